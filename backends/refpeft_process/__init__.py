@@ -1,0 +1,1 @@
+"""Any program as a backend, over safetensors on standard input and output."""

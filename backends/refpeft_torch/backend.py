@@ -1,0 +1,63 @@
+"""What refpeft is told about torch before torch is imported."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import importlib.util
+
+import numpy as np
+
+from refpeft.backend import Backend
+from refpeft.numerics.formats import BFLOAT16
+from refpeft.numerics.precision import standard_precision
+
+
+class TorchBackend(Backend):
+    """torch on the CPU, or on CUDA where there is a device."""
+
+    name = "torch"
+    summary = "idiomatic torch, gradients by torch.autograd"
+
+    def unavailable(self):
+        if importlib.util.find_spec("torch") is None:
+            return "torch is not installed; pip install 'refpeft[torch]' brings it."
+        return None
+
+    def devices(self):
+        torch = importlib.import_module("torch")
+        return ("cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count())))
+
+    def versions(self):
+        return {"torch": importlib.metadata.version("torch")}
+
+    def precision(self, dtype):
+        """torch's defaults: no TF32 in float32; the CPU's bfloat16 dot products flush subnormals."""
+        return standard_precision(dtype, flush_to_zero=dtype == "bfloat16")
+
+    @functools.cached_property
+    def _implementations(self):
+        from refpeft_torch.autograd import implementations
+
+        return implementations()
+
+    def operations(self):
+        return self._implementations
+
+    def asarray(self, array, device):
+        """Zero-copy where torch can hold the layout; negative strides are copied, since it has none."""
+        torch = importlib.import_module("torch")
+        array = np.asarray(array)
+        if any(stride < 0 for stride in array.strides):
+            array = array.copy()
+        if not array.flags.writeable:
+            array = np.lib.stride_tricks.as_strided(array, writeable=True) if 0 in array.strides else array.copy()
+        if array.dtype == BFLOAT16.dtype:
+            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(device)
+        return torch.from_numpy(array).to(device)
+
+    def to_numpy(self, array):
+        from refpeft.arrays import to_numpy
+
+        return to_numpy(array)

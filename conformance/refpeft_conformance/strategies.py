@@ -1,0 +1,289 @@
+"""Hypothesis strategies for problems: public, for other people's property tests as for the kit's own.
+
+A problem is drawn as (structure, seed): shapes, attributes and which optional inputs are there shrink as Hypothesis knows how;
+the arrays follow from one integer seed, so that drawing stays fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.control import reject
+
+from refpeft.errors import RefpeftError
+from refpeft.golden import BudgetError, answer, interpret
+from refpeft.numerics.exact import Exact, Inexact
+from refpeft.numerics.formats import FORMATS, as_format, round_to_format, store
+from refpeft.numerics.precision import Precision, standard_precision
+from refpeft.operation import Attribute, Operation, find
+from refpeft.problem import Problem
+from refpeft_conformance import regimes
+
+SIZES = (1, 2, 3, 5, 7, 4, 8, 11, 13, 16, 17)
+LONG_SIZES = (64, 129, 512, 777, 1024, 2048, 4096)
+EXACT_FLOATS = (1.0, 2.0, 0.5, 4.0, 0.25, -2.0)
+ROUNDED_FLOATS = (1.0, 0.5, 2.0, 0.75, 1.3, 0.1, 3.7, -0.6, 16.0)
+DENSITIES = (1.0, 0.5, 0.25, 0.12, 0.05)
+
+
+def regimes_of(operation: str | Operation) -> tuple[str, ...]:
+    """Names of the regimes in which problems of an operation can be drawn."""
+    return (*regimes.REGIMES, *(f.__name__ for f in find(operation).structured))
+
+
+@st.composite
+def problems(
+    draw,
+    operation: str | Operation,
+    *,
+    dtype: str = "float32",
+    regime: str = "random",
+    gradients: bool = True,
+    precision: Precision | None = None,
+):
+    """Problems of an operation.
+
+    Parameters
+    ----------
+    operation : str or Operation
+    dtype : str
+        ``float64 float32 bfloat16 float16`` or ``fp64 fp32 bf16 fp16``.
+    regime : str
+        One of `regimes_of`, or ``"exact"``: inputs that `refpeft.numerics.Exact` accepts at ``precision``.
+    gradients : bool
+        Whether the problem has cotangents.
+    precision : Precision
+        For the exact regime, and to leave out what may overflow; the dtype's standard where not given.
+
+    Returns
+    -------
+    strategy of refpeft.Problem
+    """
+    operation, format = find(operation), as_format(dtype)
+    precision = precision or standard_precision(format)
+    exact = regime == "exact"
+    attributes = draw(attribute_values(operation, exact=exact))
+    dims = draw(dim_sizes(operation, attributes, long=regime == "long"))
+    present = [a for a in operation.signature.inputs if not a.optional or draw(st.booleans())]
+    seed = draw(st.integers(0, 2**32 - 1))
+    gradients = gradients and operation.has_vjp
+    if exact and not _defined_by_steps(operation):
+        return _exact(operation, format, attributes, dims, present, seed, gradients, precision)
+    built = _build(
+        operation, format, attributes, dims, present, np.random.default_rng(seed), gradients, _numbers(regime, format)
+    )
+    if not exact and "proven" in operation.kinds.values():
+        try:
+            answer(built, precision)
+        except BudgetError:
+            reject()
+    return built
+
+
+@st.composite
+def attribute_values(draw, operation: Operation, *, exact: bool = False):
+    """A value for each attribute of an operation, every constraint on attributes alone kept."""
+    values: dict = {}
+    for name, attribute in operation.attributes.items():
+        admitted = [
+            v for v in _candidates(attribute, exact) if _holds(operation, values | {name: v}, values.keys() | {name})
+        ]
+        values[name] = draw(st.sampled_from(admitted)) if admitted else reject()
+    return values
+
+
+def _candidates(attribute: Attribute, exact: bool) -> list:
+    if attribute.choices is not None:
+        return list(attribute.choices)
+    if attribute.type is float:
+        return list(EXACT_FLOATS if exact else ROUNDED_FLOATS)
+    if attribute.type is int:
+        return [1, 2, 3, 4, 8]
+    if attribute.type is bool:
+        return [False, True]
+    if attribute.type is tuple:
+        return [(1, 1), (1, 2), (2, 1), (2, 2), (0, 0), (0, 1), (3, 2)]
+    return [attribute.default]
+
+
+@st.composite
+def dim_sizes(draw, operation: Operation, attributes: dict, *, long: bool = False):
+    """A size for each dim of an operation's signature under its constraints, given the attributes."""
+    signature = operation.signature
+    defined = {c.defines: c.right for c in signature.constraints if c.defines and c.defines not in attributes}
+    named = [d for d in signature.dims if not d.startswith("*")]
+    named += sorted({n for c in signature.constraints for n in c.names} - set(named))
+    free = [n for n in named if n not in attributes and n not in defined]
+    stretched = draw(st.sampled_from(free)) if long and free else None
+    known = dict(attributes)
+    for name in free:
+        sizes = LONG_SIZES if name == stretched else operation.sizes.get(name, SIZES[:4] if long else SIZES)
+        admitted = [s for s in sizes if _holds(operation, _derived(known | {name: s}, defined), None)]
+        known[name] = draw(st.sampled_from(admitted)) if admitted else reject()
+    known = _derived(known, defined)
+    for name in signature.dims:
+        if name.startswith("*"):
+            known[name[1:]] = tuple(draw(st.lists(st.sampled_from((2, 1, 3, 5)), max_size=2 if long else 3)))
+    return known
+
+
+def _derived(known: dict, defined: dict) -> dict:
+    known = dict(known)
+    for name, expression in defined.items():
+        if expression.names <= known.keys():
+            known[name] = expression(known)
+    return known
+
+
+def _holds(operation: Operation, known: dict, names) -> bool:
+    constraints = [c for c in operation.signature.constraints if c.names <= (known.keys() if names is None else names)]
+    return all(c.holds(known) for c in constraints)
+
+
+def _defined_by_steps(operation: Operation) -> bool:
+    return not {"proven", "perturbed"} & set(operation.kinds.values())
+
+
+def _numbers(regime: str, format) -> Callable:
+    draw = regimes.REGIMES.get(regime, regimes.random)
+
+    def numbers(generator, arrays: dict, operation: Operation, attributes: dict) -> dict:
+        filled = {name: draw(generator, shape, format) for name, shape in arrays.items()}
+        if regime == "subnormal" and filled:
+            name = list(filled)[int(generator.integers(len(filled)))]
+            filled[name] = regimes.subnormal(generator, arrays[name], format)
+        for structure in operation.structured:
+            if structure.__name__ == regime:
+                filled |= structure(generator, filled, attributes)
+        return filled
+
+    return numbers
+
+
+def _build(operation, format, attributes, dims, present, generator, gradients, numbers) -> Problem:
+    signature = operation.signature
+    shapes = {a.name: signature.shape(a, dims) for a in present}
+    floating = {a.name: shapes[a.name] for a in present if a.dtype in (None, "float32")}
+    cotangents = {}
+    if gradients:
+        cotangents = {"d" + o.name: signature.shape(o, dims) for o in operation.outputs if o.differentiable}
+    filled = numbers(generator, floating | cotangents, operation, attributes)
+    for argument in present:
+        if argument.name not in filled:
+            filled[argument.name] = _discrete(argument, shapes[argument.name], dims, generator)
+    if operation._validate is not None:
+        filled |= operation._validate(generator, filled, attributes)
+    fixed = {a.name: a.dtype for a in present if a.dtype is not None}
+    arrays = {n: x.astype(fixed[n]) if n in fixed else store(x, format) for n, x in filled.items()}
+    return Problem.of(
+        operation,
+        {a.name: arrays[a.name] for a in present},
+        attributes,
+        {n: arrays[n] for n in cotangents},
+        format.name,
+    )
+
+
+def _discrete(argument, shape, dims, generator):
+    if argument.dtype == "bool":
+        return generator.random(shape) < 0.5
+    if argument.below is not None:
+        return generator.integers(0, argument.below(dims), size=shape)
+    limits = np.iinfo(argument.dtype)
+    return generator.integers(limits.min, limits.max, size=shape, endpoint=True)
+
+
+def _exact(operation, format, attributes, dims, present, seed, gradients, precision) -> Problem:
+    """The densest problem of small integers that `Exact` accepts."""
+    for density in DENSITIES:
+
+        def numbers(generator, arrays, operation, attributes, density=density):
+            return {name: regimes.integers(generator, shape, density) for name, shape in arrays.items()}
+
+        problem = _build(operation, format, attributes, dims, present, np.random.default_rng(seed), gradients, numbers)
+        if is_exact(problem, precision):
+            return problem
+    return reject()
+
+
+def is_exact(problem: Problem, precision: Precision) -> bool:
+    """Whether `Exact` accepts the problem: every admitted algorithm must then give the same numbers."""
+    try:
+        interpret(problem, lambda a: Exact.input(a, precision), lambda s: Exact.input(s, precision))
+    except Inexact:
+        return False
+    return True
+
+
+def matrices(condition: float = 1.0, *, rows: int = 16, columns: int = 16, dtype: str = "float32"):
+    """Matrices whose singular values fall geometrically from 1 to 1/condition.
+
+    Parameters
+    ----------
+    condition : float
+        Target condition number, at least 1.
+    rows, columns : int
+        Largest shape.
+    dtype : str
+
+    Returns
+    -------
+    strategy of ndarray
+    """
+    if condition < 1:
+        raise RefpeftError(f"a condition number is at least 1, but {condition:g} came.")
+
+    def make(shape, seed):
+        generator = np.random.default_rng(seed)
+        m, n = shape
+        k = min(m, n)
+        u = np.linalg.qr(generator.normal(size=(m, k)))[0]
+        v = np.linalg.qr(generator.normal(size=(n, k)))[0]
+        singular = condition ** -np.linspace(0, 1, k) if k > 1 else np.ones(1)
+        return store(u * singular @ v.T, as_format(dtype))
+
+    return st.builds(make, st.tuples(st.integers(1, rows), st.integers(1, columns)), st.integers(0, 2**32 - 1))
+
+
+def layouts():
+    """Functions that give an array another memory layout with equal values: transposed, strided, reversed, offset."""
+    return st.sampled_from(list(LAYOUTS.values()))
+
+
+def _strided(array):
+    wide = np.zeros((*array.shape[:-1], 2 * array.shape[-1] + 1), array.dtype) if array.ndim else array
+    if array.ndim:
+        wide[..., 1::2][..., : array.shape[-1]] = array
+        return wide[..., 1::2][..., : array.shape[-1]]
+    return wide
+
+
+def _reversed(array):
+    return np.ascontiguousarray(array[..., ::-1])[..., ::-1] if array.ndim else array
+
+
+def _column_major(array):
+    return np.asfortranarray(array)
+
+
+def _offset(array):
+    padded = np.zeros(array.size + 3, array.dtype)
+    padded[3:] = array.reshape(-1)
+    return padded[3:].reshape(array.shape)
+
+
+LAYOUTS = {"column-major": _column_major, "strided": _strided, "reversed": _reversed, "offset": _offset}
+
+__all__ = [
+    "FORMATS",
+    "attribute_values",
+    "dim_sizes",
+    "is_exact",
+    "layouts",
+    "matrices",
+    "problems",
+    "regimes_of",
+    "round_to_format",
+]

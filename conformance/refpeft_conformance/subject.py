@@ -1,0 +1,110 @@
+"""The subject of a certification: one backend on one device, run on problems while the reference is poisoned."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+
+from refpeft.backend import Backend
+from refpeft.golden import answer
+from refpeft.numerics.precision import Precision, rounding_model
+from refpeft.oracle import Comparison, compare
+from refpeft.problem import Problem
+from refpeft.provenance import poisoned
+from refpeft_conformance.verdict import Observation, Violation
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A backend under certification.
+
+    Attributes
+    ----------
+    backend : Backend
+    device : str
+    """
+
+    backend: Backend
+    device: str = "cpu"
+
+    def precision(self, dtype: str) -> Precision | None:
+        """What the backend declares for the dtype; None where it does not have it."""
+        return self.backend.precision(dtype)
+
+    def arrays(self, problem: Problem) -> list:
+        """The problem's inputs as the backend's own arrays, None for absent ones."""
+        return [None if x is None else self.backend.asarray(x, self.device) for x in problem.positional]
+
+    def call(self, problem: Problem, arrays: list) -> dict:
+        """Forward, and vjp if the problem has cotangents, on the backend's own arrays.
+
+        Raises
+        ------
+        Violation
+            If the backend raises, or returns another number of results.
+        """
+        operation = problem.operation
+        implementation = self.backend.implementation(operation.name)
+        guard = poisoned(self.backend.name) if self.backend.name != "reference" else nullcontext()
+        cotangents = [
+            self.backend.asarray(problem.cotangents[n], self.device) for n in operation.cotangents if problem.cotangents
+        ]
+        try:
+            with guard:
+                outputs, residuals = implementation.forward(*arrays, residuals=bool(cotangents), **problem.attributes)
+                gradients = implementation.vjp(residuals, cotangents, problem.wanted) if cotangents else ()
+        except Exception as error:
+            raise Violation(
+                f"the backend raised {type(error).__name__}: {' '.join(str(error).split())[:400]}"
+            ) from error
+        if len(outputs) != len(operation.outputs) or len(gradients) != len(problem.wanted):
+            raise Violation(
+                f"the backend returned {len(outputs)} outputs and {len(gradients)} gradients, "
+                f"where {len(operation.outputs)} and {len(problem.wanted)} are due"
+            )
+        named = dict(zip((o.name for o in operation.outputs), outputs))
+        return named | {"d" + n: g for n, g in zip(problem.wanted, gradients)}
+
+    def run(self, problem: Problem) -> dict[str, np.ndarray]:
+        """Everything the problem asks for, as NumPy arrays of the right shape and dtype.
+
+        Raises
+        ------
+        Violation
+            If the backend raises, or a result has another shape or dtype.
+        """
+        results = {name: self.backend.to_numpy(a) for name, a in self.call(problem, self.arrays(problem)).items()}
+        for name, (shape, dtype) in problem.result_specs.items():
+            got = results[name]
+            if got.shape != shape or got.dtype.name != dtype:
+                raise Violation(
+                    f"{name} is {got.dtype.name}{list(got.shape)} but must be {dtype}{list(shape)}", results
+                )
+        return results
+
+    def compare(self, problem: Problem, results: dict, names=None, *, finite: bool = True) -> list[Comparison]:
+        """Results against golden values at the precision that the backend declares."""
+        precision = self.precision(problem.dtype)
+        golden = answer(problem, precision, finite=finite)
+        model = rounding_model(precision)
+        return [compare(problem, n, golden[n], results[n], model) for n in names or results]
+
+    def hold(self, problem: Problem, observed: Observation, *, gradients: bool) -> None:
+        """Run the problem; outputs (or gradients) must lie within their budgets.
+
+        Raises
+        ------
+        Violation
+            Naming the worst element.
+        """
+        results = self.run(problem)
+        outputs = [o.name for o in problem.operation.outputs]
+        names = [n for n in results if (n not in outputs) == gradients]
+        comparisons = self.compare(problem, results, names)
+        for comparison in comparisons:
+            observed.add(comparison)
+        wrong = [str(c) for c in comparisons if not c.conforms]
+        if wrong:
+            raise Violation("; ".join(wrong), results)

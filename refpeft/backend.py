@@ -1,0 +1,99 @@
+"""Backends: what another implementation offers, so that the kit can certify it and an experiment can run on it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from refpeft.errors import CapabilityError
+from refpeft.numerics.precision import Precision, standard_precision
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One operation as a backend has it, after ``jax.custom_vjp``'s convention.
+
+    Attributes
+    ----------
+    forward : callable
+        ``forward(*inputs, residuals=True, **attributes) -> (outputs, residuals)``. Inputs are the backend's own
+        arrays in the signature's order, None for absent ones; outputs a tuple. Residuals are the backend's own affair.
+    vjp : callable or None
+        ``vjp(residuals, cotangents, wanted) -> gradients``: a tuple, one for each input name in ``wanted``. What is not
+        wanted costs nothing. Residuals are consumed once. None for forward only.
+    source : str
+        ``"own"``; ``"shared"`` where it is the reference's source on the backend's arrays.
+    """
+
+    forward: Callable[..., tuple[tuple, Any]]
+    vjp: Callable[[Any, Sequence, Sequence[str]], tuple] | None = None
+    source: str = "own"
+
+
+class Backend(ABC):
+    """A light description of an implementation of the catalogue. Creating one imports no array library.
+
+    Attributes
+    ----------
+    name : str
+        What ``refpeft certify`` calls it.
+    summary : str
+        One line for ``refpeft backends``.
+    deterministic : bool
+        Whether equal inputs give equal bits from run to run.
+    """
+
+    name: str
+    summary: str = ""
+    deterministic: bool = True
+
+    def unavailable(self) -> str | None:
+        """Why the backend cannot run here, in one sentence; None if it can."""
+        return None
+
+    def devices(self) -> tuple[str, ...]:
+        """Names of the devices it can run on here; the first is the default."""
+        return ("cpu",)
+
+    def versions(self) -> dict[str, str]:
+        """Versions of what it computes with, for the certificate."""
+        return {}
+
+    def precision(self, dtype: str) -> Precision | None:
+        """What it promises about its arithmetic in ``dtype``; None where it does not have the dtype."""
+        return standard_precision(dtype)
+
+    @abstractmethod
+    def operations(self) -> Mapping[str, Implementation]:
+        """What it implements, by operation name."""
+
+    @abstractmethod
+    def asarray(self, array: np.ndarray, device: str) -> Any:
+        """A host array (bfloat16 as ``ml_dtypes.bfloat16``) as the backend's own, on the device."""
+
+    @abstractmethod
+    def to_numpy(self, array: Any) -> np.ndarray:
+        """The backend's array as a host array."""
+
+    def device_of(self, array: Any) -> str:
+        """The name of the device that holds the array."""
+        return str(getattr(array, "device", "cpu"))
+
+    def implementation(self, operation: str) -> Implementation:
+        """The implementation of one operation.
+
+        Raises
+        ------
+        CapabilityError
+            If the backend does not have it.
+        """
+        known = self.operations()
+        if operation not in known:
+            raise CapabilityError(
+                f"backend {self.name!r} does not implement {operation}; it has {', '.join(sorted(known))}."
+            )
+        return known[operation]

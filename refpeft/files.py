@@ -1,0 +1,62 @@
+"""Files that are either written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from refpeft.errors import FormatError
+
+
+@contextmanager
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a binary file for writing that appears under its name only when the block has succeeded.
+
+    The bytes go to a temporary name in the same folder, are synced to the disk, and the file is then renamed. When
+    the block raises, a file that was there before is left as it was and nothing new is left behind. A replaced file
+    hands on its permissions; a symbolic link is followed.
+
+    Parameters
+    ----------
+    path : path-like
+        The file's final name.
+
+    Yields
+    ------
+    BinaryIO
+        The open temporary file.
+
+    Raises
+    ------
+    FormatError
+        If the folder does not exist, or the name belongs to something that is not a regular file.
+    """
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise FormatError(f"{os.fspath(path)} cannot be written because the folder {target.parent} does not exist.")
+    replaces = target.exists()
+    if replaces and not target.is_file():
+        raise FormatError(f"{os.fspath(path)} cannot be written because it exists and is not a regular file.")
+    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if replaces:
+            shutil.copymode(target, temporary)
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write ``data`` to ``path``, whole or not at all (see `atomic_file`)."""
+    with atomic_file(path) as file:
+        file.write(data)

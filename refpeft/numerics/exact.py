@@ -1,0 +1,236 @@
+"""Exact: raises unless every intermediate, and every partial sum in any order, is representable.
+
+An input that gets through a source in this interpretation has one right answer: all admitted algorithms, in any order, with
+or without FMA, fused or not, must give these very numbers. So a check on it needs no tolerance.
+
+Sums are judged by their quantum: if all terms are multiples of q = 2**k and sum|terms| <= 2**p q, then every partial sum
+in every order is a multiple of q below 2**p q, which a format with p bits represents.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from refpeft.errors import RefpeftError
+from refpeft.numerics.doubledouble import two_prod, two_sum
+from refpeft.numerics.duck import DuckArray
+from refpeft.numerics.formats import as_format, round_to_format
+from refpeft.numerics.precision import Precision
+from refpeft.numerics.primitives import PRIMITIVES, fold, scatter_add, topk
+
+
+class Inexact(RefpeftError):
+    """A primitive's result, or a partial sum on the way to it, is not representable."""
+
+
+class Exact(DuckArray):
+    """An array of values that are all representable in a precision.
+
+    Parameters
+    ----------
+    value : float64 array
+    precision : Precision
+    """
+
+    def __init__(self, value, precision: Precision):
+        self.value, self.precision = np.asarray(value, np.float64), precision
+
+    @classmethod
+    def input(cls, array, precision: Precision) -> Exact:
+        """Data or an attribute: must be representable where the subject stores it."""
+        return cls(np.asarray(array).astype(np.float64), precision).checked("input")
+
+    def parts(self):
+        return (self.value,)
+
+    def rebuild(self, value):
+        return Exact(value, self.precision)
+
+    def lift(self, constant):
+        return self.rebuild(constant).checked("constant", self.precision.accumulation)
+
+    def checked(self, name: str, format=None) -> Exact:
+        """This array, if storage represents each element.
+
+        Raises
+        ------
+        Inexact
+            Naming the primitive otherwise.
+        """
+        format = format or self.precision.storage
+        if not np.all(np.isfinite(self.value)) or not np.array_equal(round_to_format(self.value, format), self.value):
+            raise Inexact(f"{name}: a value is not representable in {format}.")
+        small = np.abs(self.value[self.value != 0])
+        if self.precision.flush_to_zero and np.any(small < format.tiny):
+            raise Inexact(f"{name}: a value is subnormal in {format}, where the backend may flush it to zero.")
+        return self
+
+    def __repr__(self):
+        return f"Exact({self.value!r})"
+
+
+rule = Exact.rule
+
+
+def _quantum(values) -> np.ndarray:
+    """log2 of the largest power of two that divides each value; a large number for zero."""
+    fraction, exponent = np.frexp(values)
+    significand = np.abs(np.ldexp(fraction, 53)).astype(np.int64)
+    lowest = np.where(significand == 0, 1, significand & -significand)
+    return np.where(significand == 0, 1 << 20, exponent - 53 + np.log2(lowest).astype(int))
+
+
+def _check_sum(name: str, terms, quantum, precision: Precision) -> None:
+    """All partial sums of terms with this total magnitude and this quantum are representable."""
+    format = precision.accumulation
+    floor = math.log2(format.tiny if precision.flush_to_zero else format.subnormal)
+    used = terms != 0
+    with np.errstate(over="ignore"):
+        ratio = np.where(used, terms, 1.0) / np.exp2(np.where(used, quantum, 0).astype(np.float64))
+    if np.any(used & ((ratio > 2.0**format.precision) | (quantum < floor) | (terms > format.max))):
+        raise Inexact(f"{name}: a partial sum may not be representable in {format}.")
+
+
+@rule("add")
+def _(a, b):
+    value, lost = two_sum(a.value, b.value)
+    return _without_loss("add", a, value, lost)
+
+
+@rule("subtract")
+def _(a, b):
+    value, lost = two_sum(a.value, -b.value)
+    return _without_loss("subtract", a, value, lost)
+
+
+@rule("multiply")
+def _(a, b):
+    value, lost = two_prod(a.value, b.value)
+    return _without_loss("multiply", a, value, lost)
+
+
+@rule("divide")
+def _(a, b):
+    if np.any(b.value == 0):
+        raise Inexact("divide: the divisor is zero.")
+    value = a.value / b.value
+    product, lost = two_prod(value, b.value)
+    return _without_loss("divide", a, value, np.abs(product - a.value) + np.abs(lost))
+
+
+@rule("sqrt")
+def _(a):
+    if np.any(a.value < 0):
+        raise Inexact("sqrt: the radicand is negative.")
+    value = np.sqrt(a.value)
+    product, lost = two_prod(value, value)
+    return _without_loss("sqrt", a, value, np.abs(product - a.value) + np.abs(lost))
+
+
+def _without_loss(name: str, like: Exact, value, lost) -> Exact:
+    if np.any(lost != 0):
+        raise Inexact(f"{name}: a result needs more bits than float64 has.")
+    return like.rebuild(value).checked(name)
+
+
+def _anchored(name: str, at: float, gives: float):
+    """A transcendental function is exact at one point only; exp and its kin also where they vanish in any rounding."""
+
+    @rule(name)
+    def apply(a):
+        vanishes = (name == "exp") & (a.value < 2 * math.log(a.precision.accumulation.subnormal))
+        saturates = (name in ("tanh", "erf")) & (np.abs(a.value) > 64)
+        if not np.all((a.value == at) | vanishes | saturates):
+            raise Inexact(f"{name}: exact only at {at:g} and where it is flat.")
+        return a.rebuild(np.where(a.value == at, gives, np.where(saturates, np.sign(a.value), 0.0)))
+
+
+_anchored("exp", 0.0, 1.0)
+_anchored("log", 1.0, 0.0)
+_anchored("tanh", 0.0, 0.0)
+_anchored("erf", 0.0, 0.0)
+_anchored("sin", 0.0, 0.0)
+_anchored("cos", 0.0, 1.0)
+
+
+def _selecting(name: str):
+    @rule(name)
+    def apply(*args, **kwargs):
+        first = next(a for a in args if isinstance(a, Exact))
+        return first.rebuild(PRIMITIVES[name].plain(*(getattr(a, "value", a) for a in args), **kwargs))
+
+
+for _name in ("negative", "absolute", "maximum", "minimum", "where", "max", "min", "detach"):
+    _selecting(_name)
+
+
+def _comparing(name: str):
+    @rule(name)
+    def apply(a, b):
+        return PRIMITIVES[name].plain(a.value, b.value)
+
+
+for _name in ("less", "less_equal", "greater", "greater_equal", "equal", "not_equal"):
+    _comparing(_name)
+
+
+@rule("sum")
+def _(a, axis=None, keepdims=False):
+    over = {"axis": axis, "keepdims": keepdims}
+    quantum = np.min(_quantum(a.value), initial=1 << 20, **over)
+    _check_sum("sum", np.sum(np.abs(a.value), **over), quantum, a.precision)
+    return a.rebuild(np.sum(a.value, **over)).checked("sum")
+
+
+@rule("matmul")
+def _(a, b):
+    left, right = np.atleast_2d(a.value), b.value[:, None] if b.ndim == 1 else b.value
+    if a.precision.operands is not None:
+        for operand in (a, b):
+            operand.checked("matmul", a.precision.operands)
+    if left.shape[-1]:
+        quantum = _quantum(left).min(axis=-1)[..., :, None] + _quantum(right).min(axis=-2)[..., None, :]
+        _check_sum("matmul", np.abs(left) @ np.abs(right), quantum, a.precision)
+    return a.rebuild(a.value @ b.value).checked("matmul")
+
+
+@rule("scatter_add")
+def _(values, index, size):
+    terms = scatter_add(np.abs(values.value), index, size)
+    _check_sum(
+        "scatter_add", terms, np.full(terms.shape, _quantum(values.value).min(initial=1 << 20)), values.precision
+    )
+    return values.rebuild(scatter_add(values.value, index, size)).checked("scatter_add")
+
+
+@rule("fold")
+def _(patches, shape, stride, dilation):
+    terms = fold(np.abs(patches.value), shape, stride, dilation)
+    _check_sum("fold", terms, np.full(terms.shape, _quantum(patches.value).min(initial=1 << 20)), patches.precision)
+    return patches.rebuild(fold(patches.value, shape, stride, dilation)).checked("fold")
+
+
+@rule("topk")
+def _(a, k):
+    return topk(a.value, k)
+
+
+@rule("round_to")
+def _(a, format):
+    if not np.array_equal(round_to_format(a.value, as_format(format)), a.value):
+        raise Inexact(f"round_to: a value is not representable in {as_format(format)}.")
+    return a
+
+
+@rule("straight_through")
+def _(value, surrogate):
+    return value
+
+
+@rule("dropout")
+def _(x, mask, keep):
+    """Both x / keep and x * (1 / keep) must be exact."""
+    np.divide(keep.rebuild(1.0), keep)
+    return np.where(mask, x / keep, 0.0)

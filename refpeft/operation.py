@@ -1,0 +1,378 @@
+"""Operations: a pure function on arrays with its vector-Jacobian product right under it, and the catalogue of them."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+import pkgutil
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from refpeft import provenance
+from refpeft.errors import AttributeValueError, CapabilityError, DomainError, DtypeError, PluginError, ShapeError
+from refpeft.numerics.formats import FORMATS, as_format
+from refpeft.signature import Argument, Signature
+
+BUDGET_KINDS = ("exact", "proven", "perturbed", "invariant", "discrete")
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A keyword-only parameter of an operation: a number, a flag, a choice or a pair of integers.
+
+    Attributes
+    ----------
+    name : str
+    type : type
+        float, int, bool, str or tuple.
+    choices : tuple or None
+        The closed set of admitted values, from a ``Literal`` annotation.
+    default : object
+        `inspect.Parameter.empty` if it must be given.
+    """
+
+    name: str
+    type: type
+    choices: tuple | None
+    default: object
+
+    @property
+    def required(self) -> bool:
+        return self.default is inspect.Parameter.empty
+
+    def validate(self, operation: str, value):
+        """``value`` as this attribute holds it.
+
+        Raises
+        ------
+        AttributeValueError
+            If it has another type, is not finite, or is outside the choices.
+        """
+        if self.choices is not None:
+            if value not in self.choices or isinstance(value, bool):
+                raise AttributeValueError(
+                    f"{operation}: attribute {self.name} must be one of {list(self.choices)}, but {value!r} came."
+                )
+            return value
+        if self.type is tuple:
+            if not (isinstance(value, list | tuple) and len(value) == 2 and all(_is_int(v) for v in value)):
+                raise AttributeValueError(
+                    f"{operation}: attribute {self.name} must be a pair of integers, but {value!r} came."
+                )
+            return tuple(int(v) for v in value)
+        if self.type is bool:
+            admitted, wanted = isinstance(value, bool | np.bool_), "true or false"
+        elif self.type is int:
+            admitted, wanted = _is_int(value), "an integer"
+        elif self.type is float:
+            admitted = (
+                not isinstance(value, bool)
+                and isinstance(value, int | float | np.integer | np.floating)
+                and math.isfinite(value)
+            )
+            wanted = "a finite number"
+        else:
+            admitted, wanted = isinstance(value, str), "a string"
+        if not admitted:
+            raise AttributeValueError(f"{operation}: attribute {self.name} must be {wanted}, but {value!r} came.")
+        return self.type(value)
+
+    def from_text(self, operation: str, text: str):
+        """Read the value from a command line's ``name=value``."""
+        kinds = {type(c) for c in self.choices} if self.choices else {self.type}
+        try:
+            if tuple in kinds:
+                value = tuple(int(part) for part in text.split(","))
+            elif bool in kinds:
+                value = {"true": True, "false": False}[text.lower()]
+            else:
+                value = next(iter(kinds))(text)
+        except (ValueError, KeyError):
+            value = text
+        return self.validate(operation, value)
+
+
+def _is_int(value) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+class Operation:
+    """A reference operation.
+
+    Calling it checks the arguments against the signature and runs the source; `forward` and `backward` run it unchecked, on
+    any interpretation.
+
+    Attributes
+    ----------
+    name : str
+        ``family.operation``.
+    signature : Signature
+    attributes : dict of str to Attribute
+    dtypes : tuple of str
+        The floating-point dtypes a problem may have.
+    kinds : dict of str to str
+        Budget kind of each output.
+    sizes : dict of str to tuple of int
+        Sizes worth drawing for a dim, where the usual ones are not.
+    """
+
+    def __init__(
+        self, name: str, signature: Signature, source: Callable, dtypes, kinds: Mapping[str, str], sizes: Mapping
+    ):
+        self.name, self.signature, self.source, self.sizes = name, signature, source, dict(sizes)
+        self.__doc__, self.__name__, self.__module__ = source.__doc__, source.__name__, source.__module__
+        self.dtypes = dtypes
+        self.kinds = {output.name: kinds.get(output.name, "proven") for output in signature.outputs}
+        self.attributes = _attributes(source)
+        self.differentiable = tuple(a for a in signature.inputs if a.differentiable)
+        self._vjp: Callable | None = None
+        self._stored: Callable | None = None
+        self._accepts: dict[str, Callable] = {}
+        self._refuses: Callable | None = None
+        self._problems: list[Callable] = []
+        self._validate: Callable | None = None
+        expected = [a.name for a in signature.inputs]
+        given = [p.name for p in inspect.signature(source).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        if given != expected:
+            raise PluginError(f"{name}: the source takes {given} but the signature names {expected}.")
+
+    def __repr__(self):
+        return f"<operation {self.name}: {self.signature}>"
+
+    @property
+    def outputs(self) -> tuple[Argument, ...]:
+        return self.signature.outputs
+
+    @property
+    def has_vjp(self) -> bool:
+        """Whether gradients exist."""
+        return self._vjp is not None
+
+    @property
+    def cotangents(self) -> tuple[str, ...]:
+        """Names of the cotangents, ``d`` and the output's name, that a vjp takes."""
+        return tuple("d" + o.name for o in self.outputs if o.differentiable) if self.has_vjp else ()
+
+    @property
+    def gradients(self) -> tuple[str, ...]:
+        """Names of the gradients, ``d`` and the input's name, that a vjp gives."""
+        return tuple("d" + a.name for a in self.differentiable) if self.has_vjp else ()
+
+    def __call__(self, *inputs, **keywords):
+        """Check the arguments and run the source on them."""
+        names = [a.name for a in self.signature.inputs]
+        arrays = dict(zip(names, inputs)) | {n: keywords.pop(n) for n in names[len(inputs) :] if n in keywords}
+        arrays = {n: v for n, v in arrays.items() if v is not None}
+        attributes = self.check_attributes(keywords)
+        self.check_shapes(
+            {n: np.shape(v) if not hasattr(v, "shape") else v.shape for n, v in arrays.items()}, attributes
+        )
+        return self.forward(*(arrays.get(n) for n in names), **attributes)
+
+    def forward(self, *inputs, **attributes):
+        """The source, unchecked: positional inputs in the signature's order, None for absent ones."""
+        provenance.guard(self.name, inputs)
+        return self.source(*inputs, **attributes)
+
+    def backward(self, *cotangents_and_inputs, **attributes) -> tuple:
+        """The vjp, unchecked: cotangents of the outputs, then the inputs; gradients of `differentiable` in order."""
+        if self._vjp is None:
+            raise CapabilityError(f"{self.name} has no gradient.")
+        provenance.guard(self.name, cotangents_and_inputs)
+        gradients = self._vjp(*cotangents_and_inputs, **attributes)
+        return gradients if isinstance(gradients, tuple) else (gradients,)
+
+    def vjp(self, function: Callable) -> Callable:
+        """Register the vector-Jacobian product: (cotangents..., inputs..., attributes) -> one gradient per differentiable input."""
+        self._vjp = function
+        return function
+
+    def stored_as(self, function: Callable) -> Callable:
+        """Register how the reference gives its outputs in a storage format, where rounding the float64 value is not the definition.
+
+        The function takes (format, *inputs, **attributes) and returns float64 arrays that the format represents.
+        """
+        self._stored = function
+        return function
+
+    def accepts(self, output: str) -> Callable:
+        """Register when a discrete output may differ from the golden one.
+
+        The function takes (got, golden, model, *inputs, **attributes) and returns two boolean arrays over the elements: where
+        ``got`` is admissible, and where it is admissible only because the input lies within its budget of a boundary.
+        """
+
+        def register(function):
+            self._accepts[output] = function
+            return function
+
+        return register
+
+    def refuses(self, function: Callable) -> Callable:
+        """Register a check of values: it takes the inputs and attributes, and raises DomainError where undefined."""
+        self._refuses = function
+        return function
+
+    def makes_valid(self, function: Callable) -> Callable:
+        """Register how drawn arrays become valid inputs: (random, arrays by name, attributes) -> the arrays to replace."""
+        self._validate = function
+        return function
+
+    def problems(self, function: Callable) -> Callable:
+        """Add a regime of structured inputs, called by the function's name: (random, arrays, attributes) -> arrays to replace.
+
+        Arrays are float64 before they are rounded to the problem's dtype.
+        """
+        self._problems.append(function)
+        return function
+
+    @property
+    def structured(self) -> tuple[Callable, ...]:
+        """What `problems` registered."""
+        return tuple(self._problems)
+
+    def check_attributes(self, given: Mapping) -> dict:
+        """Every attribute, validated, defaults filled in.
+
+        Raises
+        ------
+        AttributeValueError
+            If one is unknown, missing or outside its domain.
+        """
+        for name in given:
+            if name not in self.attributes:
+                known = ", ".join([a.name for a in self.signature.inputs] + list(self.attributes))
+                raise AttributeValueError(f"{self.name}: unknown argument {name!r}; it takes {known}.")
+        missing = [name for name, a in self.attributes.items() if a.required and name not in given]
+        if missing:
+            raise AttributeValueError(f"{self.name}: attribute {missing[0]} is missing.")
+        return {name: a.validate(self.name, given.get(name, a.default)) for name, a in self.attributes.items()}
+
+    def check_shapes(self, shapes: Mapping, attributes: Mapping) -> dict:
+        """Dims and attributes by name, after checking that every required input is there and fits."""
+        for argument in self.signature.inputs:
+            if argument.name not in shapes and not argument.optional:
+                raise ShapeError(f"{self.name}: input {argument} is missing.")
+        return self.signature.bind(self.name, shapes, attributes)
+
+    def check(self, arrays: Mapping[str, np.ndarray], attributes: Mapping, dtype: str) -> tuple[dict, dict]:
+        """Check arrays and attributes in full: names, shapes, dtypes, index ranges, and the operation's own domain.
+
+        Returns
+        -------
+        (attributes, dims)
+        """
+        names = {a.name: a for a in self.signature.inputs}
+        for name in arrays:
+            if name not in names:
+                raise AttributeValueError(f"{self.name}: unknown input {name!r}; the signature is {self.signature}.")
+        attributes = self.check_attributes(attributes)
+        dims = self.check_shapes({n: a.shape for n, a in arrays.items()}, attributes)
+        for name, array in arrays.items():
+            wanted = names[name].dtype or as_format(dtype).name
+            if array.dtype.name != wanted:
+                raise DtypeError(f"{self.name}: {name} has dtype {array.dtype.name} but {wanted} is needed.")
+            if names[name].below is not None and array.size:
+                limit = names[name].below(dims)
+                if array.min() < 0 or array.max() >= limit:
+                    raise DomainError(
+                        f"{self.name}: {name} must hold indices from 0 to {limit - 1}, but holds {array.min()} to {array.max()}."
+                    )
+        if self._refuses is not None:
+            self._refuses(*(arrays.get(n) for n in names), **attributes)
+        return attributes, dims
+
+    def output_specs(self, dims: Mapping, dtype: str) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and dtype name of each output."""
+        return {o.name: (self.signature.shape(o, dims), o.dtype or as_format(dtype).name) for o in self.outputs}
+
+
+def operation(
+    name: str,
+    signature: str,
+    *,
+    dtypes: tuple[str, ...] = tuple(FORMATS),
+    budgets: Mapping[str, str] | None = None,
+    sizes: Mapping[str, tuple[int, ...]] | None = None,
+):
+    """Declare the decorated function as the reference of operation ``name`` and enter it in the catalogue.
+
+    Parameters
+    ----------
+    name : str
+        ``family.operation``.
+    signature : str
+        See `refpeft.signature`. The function's positional parameters must be its inputs, its keyword-only ones the attributes.
+    dtypes : tuple of str
+        Floating-point dtypes that a problem may have.
+    budgets : mapping of output name to budget kind
+        ``proven`` where not given.
+    sizes : mapping of dim to tuple of int
+        Sizes worth drawing for it, smallest first, where the usual ones (primes and powers of two up to 17) are not.
+    """
+    for kind in (budgets or {}).values():
+        if kind not in BUDGET_KINDS:
+            raise PluginError(f"{name}: budget kind {kind!r} is none of {BUDGET_KINDS}.")
+
+    def declare(source: Callable) -> Operation:
+        if name in CATALOGUE and CATALOGUE[name].__module__ != source.__module__:
+            raise PluginError(f"{name}: declared by {CATALOGUE[name].__module__} and again by {source.__module__}.")
+        CATALOGUE[name] = Operation(name, Signature.parse(signature), source, dtypes, budgets or {}, sizes or {})
+        return CATALOGUE[name]
+
+    return declare
+
+
+CATALOGUE: dict[str, Operation] = {}
+
+
+def catalogue() -> dict[str, Operation]:
+    """All operations by name: those of `refpeft.ops` and those that plugins bring.
+
+    Returns
+    -------
+    dict of str to Operation
+        Sorted by name; a copy.
+    """
+    from refpeft import ops, plugins
+
+    for module in pkgutil.iter_modules(ops.__path__):
+        importlib.import_module(f"{ops.__name__}.{module.name}")
+    plugins.load_operations()
+    return dict(sorted(CATALOGUE.items()))
+
+
+def find(name: str | Operation) -> Operation:
+    """The operation called ``name``.
+
+    Raises
+    ------
+    CapabilityError
+        If there is none, with the nearest names.
+    """
+    if isinstance(name, Operation):
+        return name
+    known = catalogue()
+    if name not in known:
+        import difflib
+
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}."
+        raise CapabilityError(f"there is no operation {name!r}: {hint}")
+    return known[name]
+
+
+def _attributes(source: Callable) -> dict[str, Attribute]:
+    hints = typing.get_type_hints(source)
+    found = {}
+    for parameter in inspect.signature(source).parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            hint = hints.get(parameter.name, float)
+            choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else None
+            kind = type(choices[0]) if choices else typing.get_origin(hint) or hint
+            found[parameter.name] = Attribute(parameter.name, kind, choices, parameter.default)
+    return found

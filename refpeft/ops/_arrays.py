@@ -1,0 +1,14 @@
+"""Two words that most families use."""
+
+
+def rows(x):
+    """(*n, k) as a matrix (prod(n), k): every vector of a batch a row."""
+    count = 1
+    for size in x.shape[:-1]:
+        count *= size
+    return x.reshape(count, x.shape[-1])
+
+
+def plus(y, bias):
+    """``y + bias``, or ``y`` where there is none."""
+    return y if bias is None else y + bias
