@@ -14,7 +14,7 @@ from refpeft.numerics.formats import as_format, round_to_format, store, ulp
 from refpeft.numerics.perturbed import spread
 from refpeft.numerics.precision import Precision, RoundingModel, rounding_model, standard_precision
 from refpeft.problem import Problem
-from refpeft.provenance import trusted
+from refpeft.provenance import guard
 
 VACUOUS_SHARE = 0.1
 
@@ -99,15 +99,13 @@ def interpret(problem: Problem, array: Callable, scalar: Callable) -> dict:
 
     inputs = [bring(x) for x in problem.positional]
     attributes = {n: scalar(v) if isinstance(v, float) else v for n, v in problem.attributes.items()}
-    with trusted():
-        outputs = operation.forward(*inputs, **attributes)
-        results = dict(zip((o.name for o in operation.outputs), outputs if isinstance(outputs, tuple) else (outputs,)))
-        if problem.cotangents:
-            cotangents = [bring(problem.cotangents[n]) for n in operation.cotangents]
-            gradients = operation.backward(*cotangents, *inputs, **attributes)
-            results |= {
-                "d" + a.name: g for a, g in zip(operation.differentiable, gradients) if a.name in problem.inputs
-            }
+    guard(operation.name, problem.positional)
+    outputs = operation.forward(*inputs, **attributes)
+    results = dict(zip((o.name for o in operation.outputs), outputs if isinstance(outputs, tuple) else (outputs,)))
+    if problem.cotangents:
+        cotangents = [bring(problem.cotangents[n]) for n in operation.cotangents]
+        gradients = operation.backward(*cotangents, *inputs, **attributes)
+        results |= {"d" + a.name: g for a, g in zip(operation.differentiable, gradients) if a.name in problem.inputs}
     return results
 
 
@@ -126,8 +124,7 @@ def stored(problem: Problem) -> dict[str, np.ndarray]:
     results = evaluate(problem)
     operation = problem.operation
     if operation._stored is not None:
-        with trusted():
-            outputs = operation._stored(as_format(problem.dtype), *problem.positional, **problem.attributes)
+        outputs = operation._stored(as_format(problem.dtype), *problem.positional, **problem.attributes)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         results |= dict(zip((o.name for o in operation.outputs), outputs))
     return {name: _in_dtype(results[name], shape, dtype) for name, (shape, dtype) in problem.result_specs.items()}

@@ -31,17 +31,6 @@ def poisoned(backend: str):
         _poisoned_for = before
 
 
-@contextmanager
-def trusted():
-    """Within this context the reference answers again (the kit's own judgement between a backend's calls)."""
-    global _poisoned_for
-    before, _poisoned_for = _poisoned_for, None
-    try:
-        yield
-    finally:
-        _poisoned_for = before
-
-
 def guard(operation: str, arguments) -> None:
     """Refuse the call if the reference is poisoned and an argument is a plain array."""
     if _poisoned_for is not None and any(isinstance(a, np.ndarray) for a in arguments):

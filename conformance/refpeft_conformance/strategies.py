@@ -64,7 +64,7 @@ def problems(
     operation, format = find(operation), as_format(dtype)
     precision = precision or standard_precision(format)
     exact = regime == "exact"
-    attributes = draw(attribute_values(operation, exact=exact))
+    attributes = draw(attribute_values(operation, exact=exact, dtype=format.name))
     dims = draw(dim_sizes(operation, attributes, long=regime == "long"))
     present = [a for a in operation.signature.inputs if not a.optional or draw(st.booleans())]
     seed = draw(st.integers(0, 2**32 - 1))
@@ -83,24 +83,26 @@ def problems(
 
 
 @st.composite
-def attribute_values(draw, operation: Operation, *, exact: bool = False):
-    """A value for each attribute of an operation, every constraint on attributes alone kept."""
+def attribute_values(draw, operation: Operation, *, exact: bool = False, dtype: str | None = None):
+    """A value for each attribute of an operation, every constraint on attributes alone kept; ``dtype`` as given."""
     values: dict = {}
     for name, attribute in operation.attributes.items():
         admitted = [
-            v for v in _candidates(attribute, exact) if _holds(operation, values | {name: v}, values.keys() | {name})
+            v
+            for v in ([dtype] if name == "dtype" and dtype else _candidates(operation, attribute, exact))
+            if _holds(operation, values | {name: v}, values.keys() | {name})
         ]
         values[name] = draw(st.sampled_from(admitted)) if admitted else reject()
     return values
 
 
-def _candidates(attribute: Attribute, exact: bool) -> list:
+def _candidates(operation: Operation, attribute: Attribute, exact: bool) -> list:
     if attribute.choices is not None:
         return list(attribute.choices)
     if attribute.type is float:
         return list(EXACT_FLOATS if exact else ROUNDED_FLOATS)
     if attribute.type is int:
-        return [1, 2, 3, 4, 8]
+        return list(operation.sizes.get(attribute.name, (1, 2, 3, 4, 8)))
     if attribute.type is bool:
         return [False, True]
     if attribute.type is tuple:

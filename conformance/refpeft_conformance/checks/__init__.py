@@ -1,0 +1,69 @@
+"""The seven kinds of check. A check is a claim about one operation in one dtype, and how to examine a backend for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from hypothesis.strategies import SearchStrategy
+
+from refpeft.numerics.formats import as_format
+from refpeft.operation import Operation
+from refpeft.problem import Problem
+from refpeft_conformance.subject import Subject
+from refpeft_conformance.verdict import Observation
+
+KINDS = ("exact", "rounded", "laws", "conduct", "provenance", "discontinuities", "golden")
+
+
+@dataclass(frozen=True)
+class Check:
+    """A claim.
+
+    Attributes
+    ----------
+    operation : Operation
+    dtype : str
+        NumPy's name.
+    kind : str
+        One of `KINDS`.
+    claim : str
+        What is true of a conforming backend, in words.
+    examine : callable
+        (subject, problem, observation) -> None; raises Violation where the claim fails on the problem.
+    problems : callable
+        subject -> a Hypothesis strategy of problems, or an iterable of fixed ones.
+    gradients : bool
+        Whether it needs a vjp.
+    needs : tuple of str
+        Other operations that the backend must have.
+    """
+
+    operation: Operation
+    dtype: str
+    kind: str
+    claim: str
+    examine: Callable[[Subject, Problem, Observation], None]
+    problems: Callable[[Subject], SearchStrategy[Problem] | Iterable[Problem]]
+    gradients: bool = False
+    needs: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """``lora.linear-bf16-exact-gradients_equal_as_numbers``."""
+        return f"{self.operation.name}-{as_format(self.dtype).short}-{self.kind}-{re.sub(r'[^a-z0-9]+', '_', self.claim.lower()).strip('_')}"
+
+
+def checks_of(operation: Operation, dtype: str) -> Iterator[Check]:
+    """Every check of one operation in one dtype, in the order of `KINDS`, golden files and cheap lanes first.
+
+    Parameters
+    ----------
+    operation : Operation
+    dtype : str
+    """
+    from refpeft_conformance.checks import conduct, discontinuities, exact, golden, laws, provenance, rounded
+
+    for module in (golden, exact, provenance, conduct, discontinuities, laws, rounded):
+        yield from module.checks(operation, dtype)

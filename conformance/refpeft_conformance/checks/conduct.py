@@ -1,0 +1,205 @@
+"""Conduct: what a caller may rely on besides the numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import strategies as st
+
+from refpeft_conformance.checks import Check
+from refpeft_conformance.strategies import LAYOUTS, problems
+from refpeft_conformance.verdict import Violation
+
+
+def checks(operation, dtype):
+    """The claims that every operation makes, and two more for those with gradients."""
+
+    def drawn(subject):
+        return problems(operation, dtype=dtype, precision=subject.precision(dtype))
+
+    def forward(subject):
+        return problems(operation, dtype=dtype, precision=subject.precision(dtype), gradients=False)
+
+    def claim(text, examine, source=drawn, gradients=False):
+        return Check(operation, dtype, "conduct", text, examine, source, gradients)
+
+    yield claim("inputs are left as they were", _leaves_inputs)
+    yield claim("results stay on the device", _stays_on_device)
+    for name, layout in LAYOUTS.items():
+        yield claim(f"{name} inputs give the same answer", _accepts_layout(layout))
+    yield claim("broadcast inputs give the same answer", _accepts_layout(_broadcast), lambda s: drawn(s).map(_uniform))
+    if operation.signature.dims and operation.signature.dims[0].startswith("*"):
+        yield claim("empty batches give empty results", _held, lambda s: drawn(s).map(_emptied))
+    if {"proven"} >= set(operation.kinds.values()):
+        yield claim(
+            "nan and infinity go where they belong",
+            _spreads_nonfinite,
+            lambda s: st.builds(_spoiled, forward(s), st.integers(0, 2**32 - 1)),
+        )
+    yield claim("equal inputs give equal bits", _repeats)
+    if operation.has_vjp:
+        yield claim("gradients that are not wanted change nothing", _wants_less, gradients=True)
+        yield claim("calls in between leave residuals alone", _interleaves, gradients=True)
+
+
+def _bits(array) -> bytes:
+    return np.ascontiguousarray(array).tobytes()
+
+
+def _leaves_inputs(subject, problem, observed):
+    arrays = subject.arrays(problem)
+    before = [None if a is None else _bits(subject.backend.to_numpy(a)) for a in arrays]
+    subject.call(problem, arrays)
+    for argument, array, bits in zip(problem.operation.signature.inputs, arrays, before):
+        if array is not None and _bits(subject.backend.to_numpy(array)) != bits:
+            raise Violation(f"input {argument.name} was changed by the call")
+
+
+def _stays_on_device(subject, problem, observed):
+    arrays = subject.arrays(problem)
+    devices = {subject.backend.device_of(a) for a in arrays if a is not None}
+    for name, result in subject.call(problem, arrays).items():
+        if subject.backend.device_of(result) not in devices:
+            raise Violation(f"{name} lies on {subject.backend.device_of(result)}, but the inputs on {sorted(devices)}")
+
+
+def _accepts_layout(layout):
+    def examine(subject, problem, observed):
+        arranged = [
+            None if x is None else subject.backend.asarray(layout(x), subject.device) for x in problem.positional
+        ]
+        results = {n: subject.backend.to_numpy(a) for n, a in subject.call(problem, arranged).items()}
+        _hold_all(subject, problem, results, observed)
+
+    return examine
+
+
+def _broadcast(array):
+    """The first row of ``array``, repeated by a stride of zero."""
+    return np.broadcast_to(array[:1], array.shape) if array.ndim and array.shape[0] else array
+
+
+def _uniform(problem):
+    """Every input made of copies of its first row, so that it can come broadcast."""
+    return problem.replace(inputs={n: np.ascontiguousarray(_broadcast(a)) for n, a in problem.inputs.items()})
+
+
+def _emptied(problem):
+    """The same problem with no rows in the batch."""
+    signature, dims = problem.operation.signature, dict(problem.dims)
+    star = signature.dims[0][1:]
+    dims[star] = (0, *dims[star][1:])
+
+    def cut(argument, array):
+        return np.zeros(signature.shape(argument, dims), array.dtype)
+
+    inputs = {
+        a.name: cut(a, problem.inputs[a.name]) if a.star else problem.inputs[a.name]
+        for a in signature.inputs
+        if a.name in problem.inputs
+    }
+    outputs = {"d" + o.name: o for o in signature.outputs}
+    return problem.replace(inputs=inputs, cotangents={n: cut(outputs[n], a) for n, a in problem.cotangents.items()})
+
+
+def _held(subject, problem, observed):
+    _hold_all(subject, problem, subject.run(problem), observed)
+
+
+def _hold_all(subject, problem, results, observed):
+    for name, (shape, dtype) in problem.result_specs.items():
+        if results[name].shape != shape or results[name].dtype.name != dtype:
+            raise Violation(
+                f"{name} is {results[name].dtype.name}{list(results[name].shape)} but must be {dtype}{list(shape)}",
+                results,
+            )
+    comparisons = subject.compare(problem, results)
+    for comparison in comparisons:
+        observed.add(comparison)
+    wrong = [str(c) for c in comparisons if not c.conforms]
+    if wrong:
+        raise Violation("; ".join(wrong), results)
+
+
+def _spoiled(problem, seed):
+    """One element of one floating input made NaN or infinite."""
+    random = np.random.default_rng(seed)
+    names = [
+        a.name for a in problem.operation.differentiable if a.name in problem.inputs and problem.inputs[a.name].size
+    ]
+    if not names:
+        return problem
+    name = names[int(random.integers(len(names)))]
+    array = problem.inputs[name].copy()
+    array.reshape(-1)[int(random.integers(array.size))] = random.choice([np.nan, np.inf, -np.inf])
+    return problem.replace(inputs=problem.inputs | {name: array})
+
+
+def _spreads_nonfinite(subject, problem, observed):
+    """NaN where the mathematics gives NaN or adds opposite infinities; infinities with their sign; the rest within budget."""
+    with np.errstate(all="ignore"):
+        results = subject.run(problem)
+        for comparison in subject.compare(problem, results, finite=False):
+            got, golden = comparison.got.astype(np.float64), comparison.golden
+            finite = np.isfinite(golden.value) & np.isfinite(golden.budget)
+            wrong = np.where(finite, comparison.share > 1, np.isfinite(got) & ~np.isfinite(golden.value))
+            observed.elements += wrong.size
+            if np.any(wrong):
+                at = tuple(int(i) for i in np.argwhere(wrong)[0])
+                raise Violation(f"{comparison.name}{list(at)} must be {golden.value[at]}, but is {got[at]}", results)
+
+
+def _repeats(subject, problem, observed):
+    if not subject.backend.deterministic:
+        return
+    first, second = subject.run(problem), subject.run(problem)
+    for name in first:
+        if _bits(first[name]) != _bits(second[name]):
+            raise Violation(f"{name} differs between two runs on equal inputs", second)
+
+
+def _wants_less(subject, problem, observed):
+    """Each gradient alone is what it is among all."""
+    implementation = subject.backend.implementation(problem.operation.name)
+    everything = subject.run(problem)
+    for name in problem.wanted:
+        arrays = subject.arrays(problem)
+        cotangents = [
+            subject.backend.asarray(problem.cotangents[n], subject.device) for n in problem.operation.cotangents
+        ]
+        try:
+            _, residuals = implementation.forward(*arrays, residuals=True, **problem.attributes)
+            (alone,) = implementation.vjp(residuals, cotangents, (name,))
+        except Exception as error:
+            raise Violation(f"wanting only d{name}, the backend raised {type(error).__name__}: {error}") from error
+        single = {"d" + name: subject.backend.to_numpy(alone)}
+        if single["d" + name].shape != everything["d" + name].shape:
+            raise Violation(
+                f"d{name} alone has shape {single['d' + name].shape}, among all {everything['d' + name].shape}", single
+            )
+        wrong = [str(c) for c in subject.compare(problem, single, ["d" + name]) if not c.conforms]
+        if wrong:
+            raise Violation("; ".join(wrong), single)
+
+
+def _interleaves(subject, problem, observed):
+    """Two forwards, then two vjps: each must use its own residuals."""
+    implementation = subject.backend.implementation(problem.operation.name)
+    other = problem.replace(inputs={n: _moved(a) for n, a in problem.inputs.items()})
+    try:
+        runs = []
+        for p in (problem, other):
+            cotangents = [subject.backend.asarray(p.cotangents[n], subject.device) for n in p.operation.cotangents]
+            runs.append((p, implementation.forward(*subject.arrays(p), residuals=True, **p.attributes)[1], cotangents))
+        results = [implementation.vjp(residuals, cotangents, p.wanted) for p, residuals, cotangents in runs]
+    except Exception as error:
+        raise Violation(f"interleaved, the backend raised {type(error).__name__}: {error}") from error
+    for (p, _, _), gradients in zip(runs, results):
+        named = {"d" + n: subject.backend.to_numpy(g) for n, g in zip(p.wanted, gradients)}
+        wrong = [str(c) for c in subject.compare(p, named, list(named)) if not c.conforms]
+        if wrong:
+            raise Violation("after another call in between: " + "; ".join(wrong), named)
+
+
+def _moved(array):
+    """The array with its elements in another place."""
+    return np.roll(array.reshape(-1), 1).reshape(array.shape) if array.size else array

@@ -1,0 +1,22 @@
+"""Laws: what holds between several calls of a backend, whatever its rounding. They are declared in `refpeft_conformance.laws`."""
+
+from __future__ import annotations
+
+from refpeft_conformance.checks import Check
+from refpeft_conformance.laws import laws_of
+from refpeft_conformance.strategies import problems
+
+
+def checks(operation, dtype):
+    """One claim for each law of the operation."""
+    for law in laws_of(operation):
+        yield _check(operation, dtype, law)
+
+
+def _check(operation, dtype, law) -> Check:
+    def drawn(subject):
+        return problems(
+            operation, dtype=dtype, regime=law.regime, gradients=law.gradients, precision=subject.precision(dtype)
+        )
+
+    return Check(operation, dtype, "laws", law.claim, law.examine, drawn, law.gradients, law.needs)

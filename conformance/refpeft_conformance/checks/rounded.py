@@ -1,0 +1,25 @@
+"""Rounded lane: on arbitrary inputs every element lies within its error budget."""
+
+from __future__ import annotations
+
+from refpeft_conformance.checks import Check
+from refpeft_conformance.strategies import problems, regimes_of
+
+
+def checks(operation, dtype):
+    """One claim for each regime and direction."""
+    for regime in regimes_of(operation):
+        yield _lane(operation, dtype, regime, gradients=False)
+        if operation.has_vjp:
+            yield _lane(operation, dtype, regime, gradients=True)
+
+
+def _lane(operation, dtype, regime: str, *, gradients: bool) -> Check:
+    def drawn(subject):
+        return problems(operation, dtype=dtype, regime=regime, gradients=gradients, precision=subject.precision(dtype))
+
+    def examine(subject, problem, observed):
+        subject.hold(problem, observed, gradients=gradients)
+
+    what = "gradients" if gradients else "outputs"
+    return Check(operation, dtype, "rounded", f"{what} within budget on {regime} inputs", examine, drawn, gradients)

@@ -1,0 +1,93 @@
+"""Laws, one file per family. A law takes a subject and a problem, and makes its own calls."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from refpeft.operation import Operation
+from refpeft_conformance.verdict import Violation
+
+
+@dataclass(frozen=True)
+class Law:
+    """A claim between calls.
+
+    Attributes
+    ----------
+    operation : str
+    claim : str
+    regime : str
+        The regime its problems are drawn in.
+    gradients : bool
+    needs : tuple of str
+        Other operations it calls.
+    examine : callable
+        (subject, problem, observation) -> None; raises Violation.
+    """
+
+    operation: str
+    claim: str
+    regime: str
+    gradients: bool
+    needs: tuple[str, ...]
+    examine: Callable
+
+
+LAWS: list[Law] = []
+
+
+def law(operation: str, claim: str, *, regime: str = "random", gradients: bool = False, needs: tuple[str, ...] = ()):
+    """Declare the decorated function as a law of ``operation``."""
+
+    def declare(examine):
+        LAWS.append(Law(operation, claim, regime, gradients, needs, examine))
+        return examine
+
+    return declare
+
+
+def laws_of(operation: Operation) -> list[Law]:
+    """All laws of one operation, in order of declaration."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    return [one for one in LAWS if one.operation == operation.name]
+
+
+def equal(claim: str, got: np.ndarray, expected: np.ndarray, observed=None) -> None:
+    """Equal as numbers, element by element, or a Violation."""
+    wrong = ~((got == expected) | (np.isnan(got) & np.isnan(expected)))
+    if observed is not None:
+        observed.elements += wrong.size
+    if np.any(wrong):
+        at = tuple(int(i) for i in np.argwhere(wrong)[0])
+        raise Violation(f"{claim}: element {list(at)} is {got[at]} but must be {expected[at]}", {"got": got})
+
+
+def agree(claim: str, subject, first, second, pairs, observed=None) -> None:
+    """Two runs agree within the sum of their budgets and the distance of their golden values.
+
+    Parameters
+    ----------
+    claim : str
+    subject : Subject
+    first, second : (Problem, results)
+    pairs : mapping of result name in the first to result name in the second
+    """
+    (p, one), (q, two) = first, second
+    for c, d in zip(subject.compare(p, one, list(pairs)), subject.compare(q, two, list(pairs.values()))):
+        room = c.golden.budget + d.golden.budget + np.abs(c.golden.value - d.golden.value)
+        apart = np.abs(c.got.astype(np.float64) - d.got.astype(np.float64))
+        if observed is not None:
+            observed.elements += apart.size
+        if np.any(~(apart <= room)):
+            at = tuple(int(i) for i in np.argwhere(~(apart <= room))[0])
+            raise Violation(
+                f"{claim}: {c.name}{list(at)} is {c.got[at]} one way and {d.got[at]} the other, {apart[at]:.3g} apart "
+                f"where the budgets leave {room[at]:.3g}",
+                one,
+            )

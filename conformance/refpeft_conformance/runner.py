@@ -1,0 +1,145 @@
+"""Running a check: draw problems, examine the subject on each, and shrink the first that fails."""
+
+from __future__ import annotations
+
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.errors import Unsatisfiable
+from hypothesis.strategies import SearchStrategy
+
+from refpeft.errors import CapabilityError
+from refpeft.problem import Problem
+from refpeft_conformance.checks import Check
+from refpeft_conformance.shrink import shrink
+from refpeft_conformance.subject import Subject
+from refpeft_conformance.verdict import ERROR, FAIL, PASS, UNSUPPORTED, Observation, Verdict, Violation
+
+PROFILES = {"quick": 8, "standard": 40, "thorough": 250}
+"""Examples a check examines, by profile."""
+
+
+def run(
+    check: Check, subject: Subject, *, profile: str = "standard", random_seed: int = 0, shrinking: bool = True
+) -> Verdict:
+    """Examine one claim.
+
+    Parameters
+    ----------
+    check : Check
+    subject : Subject
+    profile : str
+        ``quick``, ``standard`` or ``thorough``.
+    random_seed : int
+        Equal seeds draw equal problems.
+    shrinking : bool
+        Whether to reduce a counterexample; its bits are kept either way.
+
+    Returns
+    -------
+    Verdict
+        ERROR where the harness itself failed, never where the backend did. A backend that breaks a claim on one call and
+        keeps it on the next has failed: whatever Hypothesis says of flakiness, the first violation counts.
+    """
+    started, observed = time.perf_counter(), Observation()
+    found: list[tuple[Problem, Violation]] = []
+
+    def verdict(kind: str, message: str = "", **more) -> Verdict:
+        seconds = time.perf_counter() - started
+        return Verdict(
+            check.id,
+            check.operation.name,
+            check.dtype,
+            check.kind,
+            check.claim,
+            kind,
+            message,
+            observed,
+            seconds,
+            **more,
+        )
+
+    missing = _missing(check, subject)
+    if missing:
+        return verdict(UNSUPPORTED, missing)
+
+    def examine(problem: Problem) -> None:
+        observed.examples += 1
+        try:
+            check.examine(subject, problem, observed)
+        except Violation as violation:
+            found.append((problem, violation))
+            raise
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                _examine_all(check.problems(subject), examine, PROFILES[profile], random_seed)
+            except Exception:
+                if not found:
+                    raise
+            if not found and observed.examples == 0:
+                return verdict(ERROR, "no example could be drawn")
+            if not found:
+                return verdict(PASS)
+            problem, violation = found[0]
+            minimal = False
+            if shrinking:
+                problem, minimal = shrink(problem, lambda p: _violation(check, subject, p) is not None)
+                violation = _violation(check, subject, problem) or violation
+    except Exception as error:
+        return verdict(ERROR, f"the harness failed: {type(error).__name__}: {error}\n{traceback.format_exc()}")
+    return verdict(FAIL, violation.message, problem=problem, outputs=violation.outputs, minimal=minimal)
+
+
+def _missing(check: Check, subject: Subject) -> str:
+    """Why the backend is not held to the check; empty if it is."""
+    if subject.precision(check.dtype) is None:
+        return f"the backend does not declare {check.dtype}"
+    for name in (check.operation.name, *check.needs):
+        try:
+            implementation = subject.backend.implementation(name)
+        except CapabilityError as error:
+            return str(error)
+        if check.gradients and name == check.operation.name and implementation.vjp is None:
+            return f"the backend declares {name} forward only"
+    return ""
+
+
+def _examine_all(problems, examine: Callable, examples: int, random_seed: int) -> None:
+    if not isinstance(problems, SearchStrategy):
+        for problem in problems:
+            examine(problem)
+        return
+
+    @seed(random_seed)
+    @settings(
+        max_examples=examples,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
+    )
+    @given(problems)
+    def search(problem):
+        examine(problem)
+
+    with suppress(Unsatisfiable):
+        search()
+
+
+def _violation(check: Check, subject: Subject, problem: Problem) -> Violation | None:
+    """What the problem violates, if it does; None also where the problem is not one of the check's own."""
+    try:
+        check.examine(subject, problem, Observation())
+    except Violation as violation:
+        return violation
+    except Exception:
+        return None
+    return None
