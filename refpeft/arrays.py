@@ -25,12 +25,12 @@ def to_numpy(array) -> np.ndarray:
     """
     if isinstance(array, np.ndarray):
         return array
-    root = type(array).__module__.partition(".")[0]
-    if root == "torch":
-        return _from_torch(array)
-    if root == "cupy":
-        return array.get()
+    roots = {kin.__module__.partition(".")[0] for kin in type(array).__mro__}
     try:
+        if "torch" in roots:
+            return _from_torch(array)
+        if "cupy" in roots:
+            return array.get()
         result = (
             np.asarray(array)
             if hasattr(array, "__array__") or not hasattr(array, "__dlpack__")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import math
 import pkgutil
+import sys
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -53,11 +53,13 @@ class Attribute:
             If it has another type, is not finite, or is outside the choices.
         """
         if self.choices is not None:
-            if value not in self.choices or isinstance(value, bool):
-                raise AttributeValueError(
-                    f"{operation}: attribute {self.name} must be one of {list(self.choices)}, but {value!r} came."
-                )
-            return value
+            for choice in self.choices:
+                alike = _is_int(value) if _is_int(choice) else isinstance(value, type(choice))
+                if alike and value == choice:
+                    return choice
+            raise AttributeValueError(
+                f"{operation}: attribute {self.name} must be one of {list(self.choices)}, but {value!r} came."
+            )
         if self.type is tuple:
             if not (isinstance(value, list | tuple) and len(value) == 2 and all(_is_int(v) for v in value)):
                 raise AttributeValueError(
@@ -72,7 +74,7 @@ class Attribute:
             admitted = (
                 not isinstance(value, bool)
                 and isinstance(value, int | float | np.integer | np.floating)
-                and math.isfinite(value)
+                and abs(value) <= sys.float_info.max
             )
             wanted = "a finite number"
         else:
@@ -165,6 +167,8 @@ class Operation:
     def __call__(self, *inputs, **keywords):
         """Check the arguments and run the source on them."""
         names = [a.name for a in self.signature.inputs]
+        if len(inputs) > len(names):
+            raise AttributeValueError(f"{self.name}: it takes at most {len(names)} inputs, but {len(inputs)} came.")
         arrays = dict(zip(names, inputs)) | {n: keywords.pop(n) for n in names[len(inputs) :] if n in keywords}
         arrays = {n: v for n, v in arrays.items() if v is not None}
         attributes = self.check_attributes(keywords)

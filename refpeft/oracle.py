@@ -64,8 +64,10 @@ class Comparison:
 def compare(problem: Problem, name: str, golden: Golden, got: np.ndarray, model=None) -> Comparison:
     """Hold one output against its golden value, element by element."""
     distance = golden.distance(got)
+    unbounded = np.isfinite(golden.value) & np.isinf(golden.budget)
     with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.where(distance == 0, 0.0, distance / golden.budget)
+        share = np.where((distance == 0) | unbounded, 0.0, distance / golden.budget)
+    share = np.where(np.isinf(distance) & ~unbounded, np.inf, share)
     near = 0
     accepts = problem.operation._accepts.get(name)
     if golden.kind == "discrete" and accepts is not None:
@@ -144,6 +146,8 @@ def assert_conforms(operation, outputs, /, *, dtype=None, precision: Precision |
     if not isinstance(outputs, Mapping):
         outputs = {problem.operation.outputs[0].name: outputs}
     specs = problem.result_specs
+    if not outputs:
+        raise AttributeValueError(f"{problem.operation.name}: no output came; the problem has {', '.join(specs)}.")
     golden = answer(problem, precision)
     arrays, failures = {}, []
     for name, output in outputs.items():

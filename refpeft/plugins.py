@@ -7,13 +7,22 @@ A plugin is a module named by an entry point in the group ``refpeft``. It marks 
     @hookimpl
     def refpeft_backends():
         return [MyBackend()]
+
+Whatever a plugin raises, when it is imported or called, even SystemExit, is caught and listed by `broken`. refpeft's
+own plugins and operations come first, so that no other can take their names.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.metadata
+import pkgutil
+import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 from typing import Any
 
 import pluggy
@@ -68,53 +77,105 @@ class Broken:
         return f"plugin {self.name!r} of {self.distribution} {self.version} is broken: {self.error}"
 
 
-_broken: dict[str, Broken] = {}
+_broken: dict[tuple[str, str], Broken] = {}
+_entries: dict[str, EntryPoint] = {}
+_loading = False
 
 
 @functools.cache
 def manager() -> pluggy.PluginManager:
-    """The plugin manager with every loadable plugin registered; failures go to `broken`."""
-    plugins = pluggy.PluginManager(GROUP)
-    plugins.add_hookspecs(Specification)
-    for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: e.name):
+    """The plugin manager with every loadable plugin registered; failures go to `broken`.
+
+    Raises
+    ------
+    PluginError
+        To a plugin that asks for plugins, backends or the catalogue while it is being imported.
+    """
+    global _loading
+    if _loading:
+        raise PluginError("plugins, backends and the catalogue can be asked for within a hook, not during import")
+    _loading = True
+    try:
+        plugins = pluggy.PluginManager(GROUP)
+        plugins.add_hookspecs(Specification)
+        _import_own_operations()
+        for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: (not _is_own(e), e.name)):
+            with _guarded(entry):
+                _register(plugins, entry)
+        return plugins
+    finally:
+        _loading = False
+
+
+def _import_own_operations() -> None:
+    from refpeft import ops
+
+    for module in pkgutil.iter_modules(ops.__path__):
+        importlib.import_module(f"{ops.__name__}.{module.name}")
+
+
+def _is_own(entry: EntryPoint) -> bool:
+    return entry.dist is not None and entry.dist.name == "refpeft"
+
+
+def _register(plugins: pluggy.PluginManager, entry: EntryPoint) -> None:
+    if plugins.has_plugin(entry.name):
+        raise PluginError("another distribution brings a plugin of the same name")
+    plugin = entry.load()
+    try:
+        plugins.register(plugin, name=entry.name)
+        plugins.check_pending()
+        if not plugins.get_hookcallers(plugin):
+            raise PluginError("it has no hook; each is a function marked with refpeft.plugins.hookimpl")
+    except BaseException:
         if plugins.has_plugin(entry.name):
-            continue
-        try:
-            plugins.register(entry.load(), name=entry.name)
-            plugins.check_pending()
-        except Exception as error:
-            plugins.unregister(name=entry.name) if plugins.has_plugin(entry.name) else None
-            _mark(entry.name, error)
-    return plugins
+            plugins.unregister(name=entry.name)
+        raise
+    _entries[entry.name] = entry
 
 
 def broken() -> list[Broken]:
     """Plugins that failed so far, by name."""
     manager()
-    return [_broken[name] for name in sorted(_broken)]
+    return [_broken[key] for key in sorted(_broken)]
 
 
-def _mark(name: str, error: BaseException) -> None:
-    entries = [e for e in importlib.metadata.entry_points(group=GROUP) if e.name == name]
-    found = entries[0].dist if entries else None
-    said = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    _broken[name] = Broken(name, found.name if found else "unknown", found.version if found else "unknown", said)
+@contextmanager
+def _guarded(entry: EntryPoint) -> Iterator[None]:
+    """Mark the plugin as broken if the block raises anything but the user's interrupt, and carry on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        distribution, version = (entry.dist.name, entry.dist.version) if entry.dist else ("unknown", "unknown")
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        _broken[entry.name, distribution] = Broken(entry.name, distribution, version, said)
+
+
+def _mark(plugin: str, error: BaseException) -> None:
+    """Mark a registered plugin as broken."""
+    with _guarded(_entries[plugin]):
+        raise error
 
 
 def call(hook: str, **arguments) -> list[tuple[str, Any]]:
-    """Call a hook on each plugin by itself; a plugin that raises is marked broken and left out.
+    """Call a hook on each plugin by itself; one that raises, or returns no list, is marked broken and left out.
 
     Returns
     -------
-    list of (plugin name, result)
+    list of (plugin name, list, tuple or None)
+        In the order in which the plugins were registered.
     """
     results = []
-    for implementation in getattr(manager().hook, hook).get_hookimpls():
-        given = {name: arguments[name] for name in implementation.argnames}
-        try:
-            results.append((implementation.plugin_name, implementation.function(**given)))
-        except Exception as error:
-            _mark(implementation.plugin_name, error)
+    implementations = {i.plugin_name: i for i in getattr(manager().hook, hook).get_hookimpls()}
+    for plugin in [name for name in _entries if name in implementations]:
+        with _guarded(_entries[plugin]):
+            implementation = implementations[plugin]
+            result = implementation.function(**{name: arguments[name] for name in implementation.argnames})
+            if not isinstance(result, list | tuple | None):
+                raise PluginError(f"{hook} must return a list, but returned {reprlib.repr(result)}")
+            results.append((plugin, result))
     return results
 
 
@@ -129,21 +190,23 @@ def backends() -> dict[str, Backend]:
     """All backends by name, the first of equal names winning; a plugin that brings something else is marked broken."""
     found: dict[str, Backend] = {}
     for plugin, offered in call("refpeft_backends"):
-        for backend in offered or []:
-            if not isinstance(backend, Backend):
-                _mark(
-                    plugin,
-                    PluginError(
-                        f"refpeft_backends must return refpeft.backend.Backend objects, but returned {backend!r}"
-                    ),
-                )
-            elif backend.name in found:
-                _mark(
-                    plugin, PluginError(f"it brings a backend {backend.name!r}, a name that another plugin has already")
-                )
-            else:
-                found[backend.name] = backend
+        for backend in offered or ():
+            with _guarded(_entries[plugin]):
+                _admit(found, backend)
     return found
+
+
+def _admit(found: dict[str, Backend], backend) -> None:
+    if not isinstance(backend, Backend):
+        raise PluginError(
+            f"refpeft_backends must return refpeft.backend.Backend objects, but returned {reprlib.repr(backend)}"
+        )
+    name = backend.name
+    if not isinstance(name, str) or not name:
+        raise PluginError(f"the name of its backend must be a string that is not empty, but is {reprlib.repr(name)}")
+    if name in found:
+        raise PluginError(f"it brings a backend {name!r}, a name that another plugin has already")
+    found[name] = backend
 
 
 def backend(name: str) -> Backend:
@@ -156,7 +219,8 @@ def backend(name: str) -> Backend:
     """
     known = backends()
     if name not in known:
-        if name in _broken:
-            raise PluginError(f"{_broken[name]}.")
+        for failed in broken():
+            if failed.name == name:
+                raise PluginError(f"{failed}.")
         raise PluginError(f"there is no backend {name!r}: known are {', '.join(known)}.")
     return known[name]

@@ -52,7 +52,8 @@ class Problem:
         operation : str or Operation
         inputs, attributes, cotangents : mappings by name
         dtype : str, optional
-            Where not given, that of the first input with the problem's dtype.
+            Where not given, that of the first input with the problem's dtype. An operation whose definition depends on it
+            has an attribute ``dtype``: either may be given, and the problem's attributes hold it.
 
         Raises
         ------
@@ -61,8 +62,9 @@ class Problem:
         """
         operation = find(operation)
         arrays = {name: np.asarray(a) for name, a in inputs.items() if a is not None}
-        dtype = _dtype_of(operation, arrays, cotangents or {}, dtype)
-        attributes, dims = operation.check(arrays, attributes, dtype)
+        dtype = _dtype_of(operation, arrays, attributes, cotangents or {}, dtype)
+        stated = {"dtype": dtype} if "dtype" in operation.attributes else {}
+        attributes, dims = operation.check(arrays, {**attributes, **stated}, dtype)
         problem = cls(operation, dtype, arrays, attributes, {}, dims)
         return problem.with_cotangents(cotangents or {})
 
@@ -131,7 +133,7 @@ class Problem:
         try:
             attributes = json.loads(metadata["attributes"])
             operation, dtype = metadata["operation"], metadata["dtype"]
-        except (KeyError, json.JSONDecodeError) as error:
+        except (KeyError, ValueError, RecursionError) as error:
             raise FormatError(f"a problem's metadata needs operation, dtype and attributes (JSON): {error}.") from error
         if not isinstance(attributes, dict):
             raise FormatError(f"a problem's attributes must be a JSON object, but are {attributes!r}.")
@@ -140,13 +142,22 @@ class Problem:
         return cls.of(operation, inputs, attributes, cotangents, dtype)
 
 
-def _dtype_of(operation: Operation, arrays: Mapping, cotangents: Mapping, dtype) -> str:
+def _dtype_of(operation: Operation, arrays: Mapping, attributes: Mapping, cotangents: Mapping, dtype) -> str:
+    """As given; else that of the first floating-point input; else the attribute's default, or the only dtype there is."""
+    attribute = operation.attributes.get("dtype")
+    stated = attributes.get("dtype") if attribute else None
+    floating = [arrays[a.name] for a in operation.differentiable if a.name in arrays] + list(cotangents.values())
+    candidates = [dtype, stated, *(np.asarray(x).dtype.name for x in floating)]
+    if attribute and not attribute.required:
+        candidates.append(attribute.default)
+    if len(operation.dtypes) == 1:
+        candidates.append(operation.dtypes[0])
+    dtype = next((c for c in candidates if c is not None), None)
     if dtype is None:
-        floating = [arrays[a.name] for a in operation.differentiable if a.name in arrays] + list(cotangents.values())
-        if not floating:
-            raise DtypeError(f"{operation.name}: no input fixes the floating-point dtype, so dtype must be given.")
-        dtype = np.asarray(floating[0]).dtype.name
+        raise DtypeError(f"{operation.name}: no input fixes the floating-point dtype, so dtype must be given.")
     name = as_format(dtype).name
+    if stated is not None and as_format(stated).name != name:
+        raise DtypeError(f"{operation.name}: the problem's dtype is {name}, but its attribute dtype says {stated}.")
     if name not in operation.dtypes:
         raise DtypeError(f"{operation.name} is defined for {', '.join(operation.dtypes)}, but {name} came.")
     return name

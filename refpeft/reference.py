@@ -16,9 +16,7 @@ def as_implementation(operation: Operation) -> Implementation:
 
     def problem(inputs, attributes, cotangents=None):
         arrays = {a.name: x for a, x in zip(operation.signature.inputs, inputs) if x is not None}
-        floating = [arrays[a.name].dtype.name for a in operation.differentiable if a.name in arrays]
-        dtype = floating[0] if floating else attributes.get("dtype")
-        return Problem.of(operation, arrays, attributes, cotangents or {}, dtype)
+        return Problem.of(operation, arrays, attributes, cotangents or {})
 
     def forward(*inputs, residuals=True, **attributes):
         results = stored(problem(inputs, attributes))

@@ -5,7 +5,7 @@
 Each argument is ``name?: dtype[dims]``. ``?`` marks an optional one. Without a dtype it has the problem's floating-point
 dtype, and gradients exist for it; ``f32 u8 i64 bool`` fix another one; ``index(v)`` are integers from 0 to v - 1. A dim is a name,
 ``*name`` (any number of axes) or an integer expression over names and attributes with ``+ - * // ( ) min max``,
-``ceil(a/b)`` and ``attribute[0]``. Constraints after ``where`` compare such expressions; ``h = g*k`` also tells how to choose h.
+``ceil(a/b)``, ``attribute[0]`` and ``is(attribute,choice)``, which is 1 or 0. Constraints after ``where`` compare such expressions; ``h = g*k`` also tells how to choose h.
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ from refpeft.errors import AttributeValueError, RefpeftError, ShapeError
 
 DTYPES = {"f32": "float32", "u8": "uint8", "i8": "int8", "i32": "int32", "i64": "int64", "bool": "bool"}
 _COMPARE = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt, "=": operator.eq}
-_ARITHMETIC = {"+": operator.add, "-": operator.sub, "*": operator.mul, "//": operator.floordiv, "/": Fraction}
+_ARITHMETIC = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "//": operator.floordiv,
+    "/": lambda a, b: Fraction(a) / Fraction(b),
+}
+_LONGEST = 1000
 _TOKEN = re.compile(r"\s*(->|//|<=|>=|==|<|>|[A-Za-z_]\w*|\d+|[-+*/(),:?=\[\]])")
 
 
@@ -138,7 +145,10 @@ class Signature:
         RefpeftError
             Naming what was expected and where.
         """
-        return _Parser(text).signature()
+        try:
+            return _Parser(text).signature()
+        except RecursionError as error:
+            raise RefpeftError("a signature is nested too deeply.") from error
 
     def __str__(self) -> str:
         return self.text
@@ -230,6 +240,8 @@ class _Parser:
     """Recursive descent over the tokens of one signature."""
 
     def __init__(self, text: str):
+        if len(text) > _LONGEST:
+            raise RefpeftError(f"a signature has at most {_LONGEST} characters, but one of {len(text)} came.")
         self.text, self.tokens, position = text, [], 0
         while text[position:].strip():
             found = _TOKEN.match(text, position)
@@ -271,6 +283,15 @@ class _Parser:
                 constraints.append(self.constraint())
         if self.peek() or not outputs:
             raise RefpeftError(f"signature {self.text!r}: expected outputs after '->' and nothing behind them.")
+        for arguments in (inputs, outputs):
+            names = [a.name for a in arguments]
+            for name in names:
+                if names.count(name) > 1:
+                    raise RefpeftError(f"signature {self.text!r}: two arguments are called {name!r}.")
+        several = {a.star[1] for a in inputs + outputs if a.star}
+        single = frozenset().union(*(d.names for a in inputs + outputs for d in a.dims))
+        for name in sorted(several & single):
+            raise RefpeftError(f"signature {self.text!r}: {name!r} stands for several axes and for one size.")
         return Signature(self.text, tuple(inputs), tuple(outputs), tuple(constraints))
 
     def argument(self) -> Argument:
@@ -291,6 +312,8 @@ class _Parser:
         self.expect("[")
         while not self.accept("]"):
             if self.accept("*"):
+                if star:
+                    raise RefpeftError(f"signature {self.text!r}: {name!r} has more than one dim with a star.")
                 star = (len(dims), self.name())
             else:
                 dims.append(self.expression())
@@ -329,11 +352,20 @@ class _Parser:
         name = self.name()
         if name in ("min", "max", "ceil") and self.accept("("):
             return self.call(name)
+        if name == "is" and self.accept("("):
+            return self.choice()
         if self.peek() == "[" and self.peek(1).isdigit() and self.peek(2) == "]":
             index = int(self.peek(1))
             self.at += 3
             return Expression(f"{name}[{index}]", frozenset({name}), lambda known: _known(known, name)[index])
         return Expression(name, frozenset({name}), lambda known: _known(known, name))
+
+    def choice(self) -> Expression:
+        name = self.name()
+        self.expect(",")
+        word = self.name()
+        self.expect(")")
+        return Expression(f"is({name},{word})", frozenset({name}), lambda known: int(_known(known, name) == word))
 
     def call(self, function: str) -> Expression:
         operands = [self.expression()]

@@ -33,9 +33,17 @@ class Subject:
         """What the backend declares for the dtype; None where it does not have it."""
         return self.backend.precision(dtype)
 
-    def arrays(self, problem: Problem) -> list:
-        """The problem's inputs as the backend's own arrays, None for absent ones."""
-        return [None if x is None else self.backend.asarray(x, self.device) for x in problem.positional]
+    def arrays(self, problem: Problem, layout=np.array) -> list:
+        """Copies of the problem's inputs as the backend's own arrays, None for absent ones; ``layout`` arranges each on the host."""
+        return [None if x is None else self.backend.asarray(layout(x), self.device) for x in problem.positional]
+
+    def cotangents(self, problem: Problem) -> list:
+        """Copies of the problem's cotangents as the backend's own arrays."""
+        return [
+            self.backend.asarray(np.array(problem.cotangents[n]), self.device)
+            for n in problem.operation.cotangents
+            if problem.cotangents
+        ]
 
     def call(self, problem: Problem, arrays: list) -> dict:
         """Forward, and vjp if the problem has cotangents, on the backend's own arrays.
@@ -48,9 +56,7 @@ class Subject:
         operation = problem.operation
         implementation = self.backend.implementation(operation.name)
         guard = poisoned(self.backend.name) if self.backend.name != "reference" else nullcontext()
-        cotangents = [
-            self.backend.asarray(problem.cotangents[n], self.device) for n in operation.cotangents if problem.cotangents
-        ]
+        cotangents = self.cotangents(problem)
         try:
             with guard:
                 outputs, residuals = implementation.forward(*arrays, residuals=bool(cotangents), **problem.attributes)
@@ -86,10 +92,27 @@ class Subject:
 
     def compare(self, problem: Problem, results: dict, names=None, *, finite: bool = True) -> list[Comparison]:
         """Results against golden values at the precision that the backend declares."""
-        precision = self.precision(problem.dtype)
-        golden = answer(problem, precision, finite=finite)
-        model = rounding_model(precision)
-        return [compare(problem, n, golden[n], results[n], model) for n in names or results]
+        golden = answer(problem, self.precision(problem.dtype), finite=finite)
+        return self._compare(problem, results, {n: golden[n] for n in names or results})
+
+    def _compare(self, problem, results, golden) -> list[Comparison]:
+        model = rounding_model(self.precision(problem.dtype))
+        return [compare(problem, n, golden[n], results[n], model) for n in golden]
+
+    def judge(self, problem: Problem, results: dict, golden: dict, observed: Observation) -> None:
+        """Each result must lie within the budget of its golden value.
+
+        Raises
+        ------
+        Violation
+            Naming the worst element of each that does not.
+        """
+        comparisons = self._compare(problem, results, golden)
+        for comparison in comparisons:
+            observed.add(comparison)
+        wrong = [str(c) for c in comparisons if not c.conforms]
+        if wrong:
+            raise Violation("; ".join(wrong), results)
 
     def hold(self, problem: Problem, observed: Observation, *, gradients: bool) -> None:
         """Run the problem; outputs (or gradients) must lie within their budgets.
@@ -97,14 +120,9 @@ class Subject:
         Raises
         ------
         Violation
-            Naming the worst element.
+            Naming the worst element of each that does not.
         """
         results = self.run(problem)
         outputs = [o.name for o in problem.operation.outputs]
-        names = [n for n in results if (n not in outputs) == gradients]
-        comparisons = self.compare(problem, results, names)
-        for comparison in comparisons:
-            observed.add(comparison)
-        wrong = [str(c) for c in comparisons if not c.conforms]
-        if wrong:
-            raise Violation("; ".join(wrong), results)
+        golden = answer(problem, self.precision(problem.dtype))
+        self.judge(problem, results, {n: g for n, g in golden.items() if (n not in outputs) == gradients}, observed)

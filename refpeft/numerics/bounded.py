@@ -4,7 +4,8 @@ Running a source on `Bounded` arrays runs an error analysis: one rule per primit
 through and what the primitive's own rounding adds. The result's ``error`` bounds |computed - value| for every
 algorithm that evaluates the same expression at the given precision, with or without FMA, each intermediate stored or
 kept. Sums are taken in any order, and a chain of additions counts as one sum together with the contractions in it: a kernel
-may start its accumulator with the bias, or join two products into one. Nothing is set by hand per operation.
+may start its accumulator with the bias, or join two products into one. A number multiplies either factor of a product, or the
+product. Nothing is set by hand per operation.
 
 The analysis itself is rounded upwards: every bound is enlarged by more than its own evaluation can have lost.
 """
@@ -41,6 +42,8 @@ class Addends:
         How many addends at the level of the expression, each of which may be stored.
     whole : float64 array
         Sum of the magnitudes of the parts.
+    factor : float
+        The largest number that may multiply the parts after they are added.
     """
 
     inherited: np.ndarray
@@ -48,6 +51,7 @@ class Addends:
     count: int
     parts: int
     whole: np.ndarray
+    factor: float = 1.0
 
     def __add__(self, other: Addends) -> Addends:
         return Addends(
@@ -56,6 +60,7 @@ class Addends:
             self.count + other.count,
             self.parts + other.parts,
             up(self.whole + other.whole),
+            max(self.factor, other.factor),
         )
 
 
@@ -75,6 +80,8 @@ class Bounded(DuckArray):
 
     def __init__(self, value, error, model: RoundingModel, addends: Addends | None = None):
         self.value, self.error, self.model, self._addends = value, error, model, addends
+        self._before_storing: np.ndarray | None = None
+        self._factor = 1.0
 
     @classmethod
     def input(cls, array, model: RoundingModel) -> Bounded:
@@ -114,23 +121,36 @@ class Bounded(DuckArray):
     @property
     def addends(self) -> Addends:
         """What the value is a sum of: itself alone, where it is none."""
-        return self._addends or Addends(self.error, self.reach, 1, 1, self.reach)
+        return self._addends or Addends(self.error, self.reach, 1, 1, self.reach, self._factor)
 
-    def stored(self, value, inherited, own=0.0) -> Bounded:
+    def remember(self, sources, move):
+        """Elements of a sum remain one wherever they are moved."""
+        self._factor = max(a._factor for a in sources)
+        if any(a._addends for a in sources):
+            inherited, terms, whole = (
+                move(lambda a, name=name: getattr(a.addends, name)) for name in ("inherited", "terms", "whole")
+            )
+            count, parts = max(a.addends.count for a in sources), max(a.addends.parts for a in sources)
+            self._addends = Addends(inherited, terms, count, parts, whole, self._factor)
+
+    def stored(self, value, inherited, own=0.0, factor: float = 1.0) -> Bounded:
         """A primitive's result: inherited error, its ``own`` before storing, and one rounding to storage.
 
-        Where the result may exceed the largest finite number, the bound is infinite.
+        Where the result may exceed the largest finite number, the bound is infinite. ``factor`` is what a number among the
+        operands contributed and what may as well multiply the result, after it underflowed or overflowed without.
         """
         model = self.model
         computed = up(magnitude(value) + inherited + own)
-        rounding = model.store * computed + np.where(computed > 0, model.store_floor, 0.0)
-        error = np.where(computed <= model.precision.storage.max, up(inherited + own + rounding), np.inf)
-        return Bounded(value, error, model)
+        rounding = model.store * computed + np.where(computed > 0, max(1.0, factor) * model.store_floor, 0.0)
+        finite = computed <= min(1.0, factor) * model.precision.storage.max
+        result = Bounded(value, np.where(finite, up(inherited + own + rounding), np.inf), model)
+        result._before_storing, result._factor = up(inherited + own), factor
+        return result
 
-    def accumulated(self, value, inherited, terms, count) -> Bounded:
+    def accumulated(self, value, inherited, terms, count, factor: float = 1.0) -> Bounded:
         """A sum of ``count`` terms whose magnitudes sum to ``terms``, in any order, then stored.
 
-        ``count`` is an int, or an array of them for each element of the result.
+        ``count`` is an int, or an array of them for each element of the result; ``factor`` as for `stored`.
         """
         model = self.model
         if np.ndim(count):
@@ -139,25 +159,27 @@ class Bounded(DuckArray):
         else:
             coefficient, longest = model.accumulate(count), count
         terms, inherited = up(terms, longest), up(inherited, longest)
-        own = up(coefficient * terms + np.where(terms > 0, count * model.sum_floor, 0.0))
-        result = self.stored(value, inherited, own)
-        result.error = np.where(terms + own <= model.precision.accumulation.max, result.error, np.inf)
-        result._addends = Addends(up(result.error - own), terms, max(1, int(longest)), 1, result.reach)
+        own = up(coefficient * terms + np.where(terms > 0, max(1.0, factor) * model.underflow(count), 0.0))
+        result = self.stored(value, inherited, own, factor)
+        result.error = np.where(terms + own <= min(1.0, factor) * model.largest_partial, result.error, np.inf)
+        result._addends = Addends(up(result.error - own), terms, max(1, int(longest)), 1, result.reach, factor)
         return result
 
     def summed(self, value, sum: Addends) -> Bounded:
         """A chain of additions in any order: contractions may be joined, parts may be stored on the way."""
-        model, own = self.model, np.zeros(value.shape)
+        model, own, late = self.model, np.zeros(value.shape), max(1.0, sum.factor)
+        finite = np.ones(value.shape, bool)
         if sum.count > sum.parts:
-            own = (
-                own
-                + model.accumulate(sum.count) * sum.terms
-                + np.where(sum.terms > 0, sum.count * model.sum_floor, 0.0)
-            )
+            own = own + model.accumulate(sum.count) * sum.terms
+            own = own + np.where(sum.terms > 0, late * model.underflow(sum.count), 0.0)
+            finite &= up(sum.terms + own) <= model.largest_partial
         if sum.parts > 2:
-            own = own + sum.parts * (model.store * (1 + sum.parts * model.store) * sum.whole + model.store_floor)
-        result = self.stored(value, sum.inherited, up(own))
-        result._addends = sum
+            stored = model.store * (1 + sum.parts * model.store) * sum.whole
+            own = own + sum.parts * (stored + late * model.store_floor)
+            finite &= up(sum.whole + own) <= model.precision.storage.max
+        result = self.stored(value, sum.inherited, up(own), late)
+        result.error = np.where(finite, result.error, np.inf)
+        result._addends, result._factor = sum, 1.0
         return result
 
     def __repr__(self):
@@ -180,10 +202,12 @@ class Ambiguous:
     Attributes
     ----------
     value, unsure : boolean arrays
+    model : RoundingModel or None
+        That of the arrays that were compared.
     """
 
-    def __init__(self, value, unsure):
-        self.value, self.unsure = value, unsure
+    def __init__(self, value, unsure, model: RoundingModel | None = None):
+        self.value, self.unsure, self.model = value, unsure, model
 
     @property
     def shape(self):
@@ -204,7 +228,23 @@ class Ambiguous:
             np.logical_or: Ambiguous.__or__,
             np.logical_not: Ambiguous.__invert__,
         }
+        if ufunc not in chosen or method != "__call__":
+            raise TypeError(f"numpy.{ufunc.__name__} of truth values is outside refpeft's set of primitives.")
         return chosen[ufunc](*(_truth(i) for i in inputs))
+
+    def __array_function__(self, function, types, args, kwargs):
+        if function is not np.where or len(args) != 3:
+            raise TypeError(f"numpy.{function.__name__} of truth values is outside refpeft's set of primitives.")
+        mask, *branches = args
+        return Bounded.rules["where"](
+            mask, *(x if isinstance(x, Bounded) else Bounded.scalar(x, self.model) for x in branches)
+        )
+
+    def __array__(self, *args, **kwargs):
+        raise TypeError("truth values of Bounded arrays are never converted to NumPy implicitly.")
+
+    def __bool__(self):
+        raise TypeError("a source never branches on the truth value of an array.")
 
 
 def _truth(mask) -> Ambiguous:
@@ -215,13 +255,13 @@ def logical_and(a, b) -> Ambiguous:
     """Sure to be false where either is surely false."""
     a, b = _truth(a), _truth(b)
     surely_false = (~a.value & ~a.unsure) | (~b.value & ~b.unsure)
-    return Ambiguous(a.value & b.value, (a.unsure | b.unsure) & ~surely_false)
+    return Ambiguous(a.value & b.value, (a.unsure | b.unsure) & ~surely_false, a.model or b.model)
 
 
 def logical_not(a) -> Ambiguous:
     """As sure as what it negates."""
     a = _truth(a)
-    return Ambiguous(~a.value, a.unsure)
+    return Ambiguous(~a.value, a.unsure, a.model)
 
 
 rule = Bounded.rule
@@ -241,19 +281,27 @@ def _(a, b):
 def _(a, b):
     """|a'b' - ab| <= |a| eb + ea |b| + ea eb. A number times a sum is a sum of the products."""
     inherited = a.magnitude * b.error + a.error * b.magnitude + a.error * b.error
-    result = a.stored(a.value * b.value, up(inherited))
+    result = a.stored(a.value * b.value, up(inherited), factor=a._factor * b._factor)
     number, other = (a, b) if a.ndim == 0 else (b, a)
-    if number.ndim == 0 and other._addends is not None:
-        result._addends = _scaled(number, other.addends)
+    if number.ndim == 0 and number.reach > 0:
+        result._factor *= float(number.reach)
+        if other._addends is not None:
+            result._addends = _scaled(number, other.addends)
     return result
 
 
 def _scaled(number: Bounded, sum: Addends) -> Addends:
     """``sum`` with each term multiplied by ``number``, and rounded once more."""
     model, factor = number.model, number.reach
-    rounding = (model.store + number.error / np.where(factor > 0, factor, 1.0)) * factor * sum.terms + model.store_floor
+    relative = model.store + number.error / np.where(factor > 0, factor, 1.0)
+    rounding = relative * factor * sum.terms + model.store_floor + factor * sum.count * model.sum_floor
     return Addends(
-        up(factor * sum.inherited + rounding), up(factor * sum.terms), sum.count, sum.parts, up(factor * sum.whole)
+        up(factor * sum.inherited + rounding),
+        up(factor * sum.terms),
+        sum.count,
+        sum.parts,
+        up(factor * sum.whole),
+        float(factor) * sum.factor,
     )
 
 
@@ -264,7 +312,7 @@ def _(a, b):
         quotient = a.value / b.value
         margin = b.magnitude - up(b.error)
         spread = up((magnitude(quotient) * b.error + a.error) / margin)
-        return a.stored(quotient, np.where(margin > 0, spread, np.inf))
+        return a.stored(quotient, np.where(margin > 0, spread, np.inf), factor=a._factor)
 
 
 @rule("sqrt")
@@ -287,7 +335,9 @@ def _elementary(name: str):
             value = PRIMITIVES[name].function(a.value)
             with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
                 inherited = np.where(a.error > 0, up(spread(a, a.error), 64), 0.0)
-                own = up(a.model.elementary * (magnitude(value) + inherited))
+                own = a.model.elementary * (magnitude(value) + inherited)
+            least = a.model.precision.elementary_ulps * a.model.precision.accumulation.subnormal
+            own = up(own + np.where(own > 0, least, 0.0))
             return a.stored(value, inherited, own)
 
         return apply
@@ -337,7 +387,9 @@ def _(a, e):
 
 @rule("negative")
 def _(a):
-    return Bounded(-a.value, a.error, a.model, a._addends)
+    result = Bounded(-a.value, a.error, a.model, a._addends)
+    result._factor = a._factor
+    return result
 
 
 @rule("absolute")
@@ -359,7 +411,7 @@ def _comparison(name: str):
     def compare(a, b):
         gap = magnitude(a.value - b.value)
         radius = a.error + b.error
-        return Ambiguous(getattr(np, name)(a.value, b.value), (gap <= radius) & (radius > 0))
+        return Ambiguous(getattr(np, name)(a.value, b.value), (gap <= radius) & (radius > 0), a.model)
 
     return compare
 
@@ -375,7 +427,9 @@ def _(mask, a, b):
     value = np.where(mask.value, a.value, b.value)
     chosen = np.where(mask.value, a.error, b.error)
     turned = np.maximum(a.error, b.error) + magnitude(a.value - b.value)
-    return a.rebuild(value, np.where(mask.unsure, up(turned), chosen))
+    result = a.rebuild(value, np.where(mask.unsure, up(turned), chosen))
+    result._factor = max(a._factor, b._factor)
+    return result
 
 
 @rule("sum")
@@ -383,22 +437,34 @@ def _(a, axis=None, keepdims=False):
     over = {"axis": axis, "keepdims": keepdims}
     value = np.sum(a.value, **over)
     count = a.size // max(1, math.prod(value.shape))
-    return a.accumulated(value, np.sum(a.error, **over), np.sum(a.reach, **over), max(0, count - 1))
+    return a.accumulated(value, np.sum(a.error, **over), np.sum(a.reach, **over), max(0, count - 1), a._factor)
+
+
+def _instead(operand: Bounded, factor: float) -> np.ndarray:
+    """What ``operand`` may lose if the number that was to multiply the other one multiplies it: its digits, or itself."""
+    model = operand.model
+    return np.where(up(factor * operand.reach) <= model.precision.storage.max, model.store_floor, np.inf)
 
 
 @rule("matmul")
 def _(a, b):
     """|A'B' - AB| <= |A| Eb + Ea |B| + Ea Eb, then gamma_K (|A| + Ea)(|B| + Eb)."""
-    if a.model.precision.operands is not None:
-        unit = a.model.precision.operands.unit
-        a, b = (x.rebuild(x.value, up(x.error + unit * x.reach)) for x in (a, b))
+    model, factors = a.model, (a._factor, b._factor)
+    operands = model.precision.operands
+    if operands is not None:
+        least = model.precision.storage.tiny if model.precision.flush_to_zero else operands.subnormal
+        a, b = (x.rebuild(x.value, up(x.error + operands.unit * x.reach + least * (x.reach > 0))) for x in (a, b))
     value, terms = np.matmul(a.value, b.value), np.matmul(a.reach, b.reach)
     inherited = np.zeros(value.shape)
+    if factors[0] != 1:
+        inherited = inherited + np.matmul(a.reach / factors[0], _instead(b, factors[0]))
+    if factors[1] != 1:
+        inherited = inherited + np.matmul(_instead(a, factors[1]), b.reach / factors[1])
     if np.any(b.error):
         inherited = inherited + np.matmul(a.reach, b.error)
     if np.any(a.error):
         inherited = inherited + np.matmul(a.error, b.magnitude)
-    return a.accumulated(value, inherited, terms, a.shape[-1])
+    return a.accumulated(value, inherited, terms, a.shape[-1], factors[0] * factors[1])
 
 
 @rule("scatter_add")
@@ -407,15 +473,14 @@ def _(values, index, size):
     count = np.maximum(scatter_add(ones, index.reshape(-1), size).astype(int) - 1, 0)
     value = scatter_add(values.value, index, size)
     count = np.broadcast_to(count.reshape((size,) + (1,) * (len(value.shape) - 1)), value.shape)
-    return values.accumulated(
-        value, scatter_add(values.error, index, size), scatter_add(values.reach, index, size), count
-    )
+    error, terms = scatter_add(values.error, index, size), scatter_add(values.reach, index, size)
+    return values.accumulated(value, error, terms, count, values._factor)
 
 
 @rule("fold")
 def _(patches, shape, stride, dilation):
     value, error, terms = (fold(x, shape, stride, dilation) for x in (patches.value, patches.error, patches.reach))
-    return patches.accumulated(value, error, terms, math.prod(patches.shape[-2:]) - 1)
+    return patches.accumulated(value, error, terms, math.prod(patches.shape[-2:]) - 1, patches._factor)
 
 
 @rule("max")
@@ -445,11 +510,17 @@ def _(a, k):
 
 @rule("round_to")
 def _(a, format):
-    """A step of the definition: exact on exact data, else both sides' half ulps join the error."""
+    """A step of the definition: exact on exact data, and on a primitive of exact data, which it then rounds in place of
+    storage. Else both sides' half ulps join the error.
+    """
     target = as_format(format)
     value = round_to(a.value, format)
     moved = up(a.error + 2 * target.unit * a.reach + target.subnormal)
-    return a.rebuild(value, np.where(a.error > 0, moved, 0.0))
+    moved = np.where(a.reach <= target.max, moved, np.inf)
+    inexact = (a.error if a._before_storing is None else a._before_storing) > 0
+    precision = a.model.precision
+    flushed = precision.flush_to_zero & (magnitude(value) < precision.storage.tiny)
+    return a.rebuild(value, np.where(inexact, moved, np.where(flushed, magnitude(value), 0.0)))
 
 
 @rule("detach")
@@ -464,4 +535,5 @@ def _(value, surrogate):
 
 @rule("dropout")
 def _(x, mask, keep):
-    return np.where(mask, x / keep, 0.0)
+    """As x * (1 / keep), the reciprocal rounded: it errs more than x / keep."""
+    return np.where(mask, x * (1.0 / keep), 0.0)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from refpeft.numerics.duck import DuckArray
-from refpeft.numerics.primitives import fold, scatter_add, take
+from refpeft.numerics.primitives import PRIMITIVES, fold, scatter_add, take
 
 _SPLITTER = 134217729.0  # 2**27 + 1
 _BLOCK = 1 << 20
@@ -32,7 +32,9 @@ def quick_two_sum(a, b):
 
 
 def two_prod(a, b):
-    """p + e == a * b exactly, p the rounded product (Dekker, Veltkamp), where nothing over- or underflows."""
+    """p + e == a * b, p the rounded product (Dekker, Veltkamp); exactly, unless p overflows or e lies below 2**-1074."""
+    product = a * b
+    (a, i), (b, j) = np.frexp(a), np.frexp(b)
     p = a * b
     t = _SPLITTER * a
     ah = t - (t - a)
@@ -40,7 +42,7 @@ def two_prod(a, b):
     t = _SPLITTER * b
     bh = t - (t - b)
     bl = b - bh
-    return p, ((ah * bh - p) + ah * bl + al * bh) + al * bl
+    return product, np.ldexp(((ah * bh - p) + ah * bl + al * bh) + al * bl, i + j)
 
 
 class DoubleDouble(DuckArray):
@@ -73,10 +75,11 @@ rule = DoubleDouble.rule
 
 @rule("add")
 def add(a, b):
-    s, e = two_sum(a.hi, b.hi)
-    t, f = two_sum(a.lo, b.lo)
-    s, e = quick_two_sum(s, e + t)
-    return _finite(*quick_two_sum(s, e + f))
+    with np.errstate(over="ignore", invalid="ignore"):
+        s, e = two_sum(a.hi, b.hi)
+        t, f = two_sum(a.lo, b.lo)
+        s, e = quick_two_sum(s, e + t)
+        return _finite(a.hi + b.hi, *quick_two_sum(s, e + f))
 
 
 @rule("subtract")
@@ -91,28 +94,40 @@ def negative(a):
 
 @rule("multiply")
 def multiply(a, b):
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         p, e = two_prod(a.hi, b.hi)
-        return _finite(*quick_two_sum(p, e + (a.hi * b.lo + a.lo * b.hi)))
+        return _finite(p, *quick_two_sum(p, e + (a.hi * b.lo + a.lo * b.hi)))
 
 
 @rule("divide")
 def _(a, b):
-    with np.errstate(divide="ignore", invalid="ignore"):
+    """Long division of the significands: two corrections by what is left over."""
+    with np.errstate(all="ignore"):
+        plain = a.hi / b.hi
+        (a, i), (b, j) = _significand(a), _significand(b)
         q = DoubleDouble(a.hi / b.hi)
         for _ in range(2):
-            rest = add(a, negative(multiply(q, b)))
-            correction = np.where(np.isfinite(q.hi), rest.hi / b.hi, 0.0)
-            q = add(q, DoubleDouble(correction))
-        return q
+            q = add(q, DoubleDouble(add(a, negative(multiply(q, b))).hi / b.hi))
+        return _finite(plain, np.ldexp(q.hi, i - j), np.ldexp(q.lo, i - j))
 
 
 @rule("sqrt")
 def _(a):
-    with np.errstate(divide="ignore", invalid="ignore"):
+    """One Newton step on the significand, scaled so that its exponent is even."""
+    with np.errstate(all="ignore"):
+        plain = np.sqrt(a.hi)
+        a, i = _significand(a)
+        a, half = DoubleDouble(np.ldexp(a.hi, i % 2), np.ldexp(a.lo, i % 2)), (i - i % 2) // 2
         root = DoubleDouble(np.sqrt(a.hi))
         rest = add(a, negative(multiply(root, root)))
-        return add(root, DoubleDouble(np.where(root.hi > 0, rest.hi / (2 * root.hi), 0.0)))
+        root = add(root, DoubleDouble(np.where(root.hi > 0, rest.hi / (2 * root.hi), 0.0)))
+        return _finite(plain, np.ldexp(root.hi, half), np.ldexp(root.lo, half))
+
+
+def _significand(a):
+    """``a`` over a power of two with hi from 1/2 to 1, and the power: what is computed on it can't over- or underflow."""
+    hi, exponent = np.frexp(a.hi)
+    return DoubleDouble(hi, np.ldexp(a.lo, -exponent)), exponent
 
 
 @rule("absolute")
@@ -140,12 +155,12 @@ def _choose(mask, a, b):
 
 @rule("maximum")
 def _(a, b):
-    return _choose(a >= b, a, b)
+    return _choose((a >= b) | np.isnan(a.hi), a, b)
 
 
 @rule("minimum")
 def _(a, b):
-    return _choose(a <= b, a, b)
+    return _choose((a <= b) | np.isnan(a.hi), a, b)
 
 
 def _elementary(name: str) -> Callable:
@@ -153,21 +168,17 @@ def _elementary(name: str) -> Callable:
         import mpmath
 
         with mpmath.workprec(140):
-            if not np.isfinite(hi):
-                value = float(getattr(mpmath, name)(mpmath.mpf(hi)).real)
-                return value, 0.0
             exact = getattr(mpmath, name)(mpmath.mpf(hi) + mpmath.mpf(lo))
             exact = mpmath.nan if isinstance(exact, mpmath.mpc) else exact
             high = float(exact)
             return high, float(exact - high) if np.isfinite(high) else 0.0
 
-    vectorised = np.frompyfunc(compute, 2, 1)
-
     def apply(a):
-        pairs = np.asarray(vectorised(a.hi, a.lo), object)
-        hi = np.array([pair[0] for pair in pairs.ravel()], np.float64).reshape(a.shape)
-        lo = np.array([pair[1] for pair in pairs.ravel()], np.float64).reshape(a.shape)
-        return DoubleDouble(hi, lo)
+        plain = PRIMITIVES[name].plain
+        with np.errstate(all="ignore"):
+            pairs = [compute(*x) if np.isfinite(x[0]) else (plain(x[0]), 0.0) for x in zip(a.hi.flat, a.lo.flat)]
+        hi, lo = np.array(pairs, np.float64).reshape(-1, 2).T
+        return DoubleDouble(hi.reshape(a.shape), lo.reshape(a.shape))
 
     return apply
 
@@ -256,6 +267,7 @@ def _(a, axis=None, keepdims=False):
 def _extreme(a, axis, keepdims, extreme):
     hi = extreme(a.hi, axis=axis, keepdims=True)
     lo = extreme(np.where(a.hi == hi, a.lo, -np.inf if extreme is np.max else np.inf), axis=axis, keepdims=True)
+    lo = np.where(np.isnan(hi), 0.0, lo)
     return DoubleDouble(hi, lo) if keepdims else DoubleDouble(hi, lo).reshape(extreme(a.hi, axis=axis).shape)
 
 
@@ -293,6 +305,7 @@ def _(x, mask, keep):
     return np.where(mask, x / keep, 0.0)
 
 
-def _finite(hi, lo):
-    """Beyond the finite numbers hi alone counts."""
-    return DoubleDouble(hi, np.where(np.isfinite(hi), lo, 0.0))
+def _finite(plain, hi, lo):
+    """Beyond the finite numbers the plain result alone counts: error-free transforms make NaN of infinity."""
+    finite = np.isfinite(hi) & np.isfinite(plain)
+    return DoubleDouble(np.where(finite, hi, plain), np.where(finite, lo, 0.0))

@@ -59,8 +59,19 @@ class DuckArray(NDArrayOperatorsMixin):
         if name in cls.rules:
             return cls.rules[name](*args, **kwargs)
         if primitive.kind == "structural":
-            return first.rebuild(*(primitive.function(*_part(args, i), **kwargs) for i in range(len(first.parts()))))
+            def move(part: Callable):
+                return primitive.function(*_each(args, part), **kwargs)
+
+            moved = first.rebuild(*(move(lambda a, i=i: a.parts()[i]) for i in range(len(first.parts()))))
+            moved.remember([a for a in _flat(args) if isinstance(a, cls)], move)
+            return moved
         raise TypeError(f"{cls.__name__} has no rule for the primitive {name!r}.")
+
+    def remember(self, sources: list, move: Callable) -> None:
+        """Take over what a subclass knows of ``sources`` beside their parts, after a structural primitive moved them here.
+
+        ``move`` makes an array of this one's shape from a function that gives an array for each source.
+        """
 
     def _lifted(self, argument, kind: str):
         """Floating constants beside an interpreted array become one of its kind; indices, masks and options stay."""
@@ -88,10 +99,15 @@ class DuckArray(NDArrayOperatorsMixin):
         name = name_of(function)
         if name is None:
             raise TypeError(f"numpy.{function.__name__} is outside refpeft's set of primitives.")
+        if np.any(kwargs.get("constant_values", 0)):
+            raise TypeError("numpy.pad with constant_values other than zero is outside refpeft's set of primitives.")
         return type(self).apply_primitive(name, args, kwargs)
 
     def __array__(self, *args, **kwargs):
         raise TypeError(f"a {type(self).__name__} array is never converted to NumPy implicitly.")
+
+    def __bool__(self):
+        raise TypeError("a source never branches on the truth value of an array.")
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -144,9 +160,9 @@ def _flat(args):
             yield a
 
 
-def _part(arguments, i: int):
+def _each(arguments, part: Callable):
     if isinstance(arguments, DuckArray):
-        return arguments.parts()[i]
+        return part(arguments)
     if isinstance(arguments, list | tuple) and any(isinstance(a, DuckArray) for a in _flat(arguments)):
-        return [_part(a, i) for a in arguments]
+        return [_each(a, part) for a in arguments]
     return arguments

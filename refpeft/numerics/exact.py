@@ -3,26 +3,67 @@
 An input that gets through a source in this interpretation has one right answer: all admitted algorithms, in any order, with
 or without FMA, fused or not, must give these very numbers. So a check on it needs no tolerance.
 
-Sums are judged by their quantum: if all terms are multiples of q = 2**k and sum|terms| <= 2**p q, then every partial sum
-in every order is a multiple of q below 2**p q, which a format with p bits represents.
+Sums are judged by their quantum: if all terms are multiples of q = 2**k and sum|terms| < 2**p q, then every partial sum
+in every order is a multiple of q below 2**p q, which a format with p bits represents. A chain of additions counts as one
+sum together with the contractions in it, as for `Bounded`.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
 from refpeft.errors import RefpeftError
 from refpeft.numerics.doubledouble import two_prod, two_sum
 from refpeft.numerics.duck import DuckArray
-from refpeft.numerics.formats import as_format, round_to_format
+from refpeft.numerics.formats import Format, as_format, round_to_format
 from refpeft.numerics.precision import Precision
 from refpeft.numerics.primitives import PRIMITIVES, fold, scatter_add, topk
 
 
 class Inexact(RefpeftError):
     """A primitive's result, or a partial sum on the way to it, is not representable."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a sum is made of, so that it can be judged in any order.
+
+    Attributes
+    ----------
+    total : float64 array
+        Sum of the magnitudes of all terms, those inside contractions too.
+    quantum : int array
+        log2 of a power of two that divides all of them.
+    parts : int
+        How many addends at the level of the expression, each of which may be stored.
+    whole, grain : arrays
+        Sum of the magnitudes of the parts, and log2 of a power of two that divides all of them.
+    """
+
+    total: np.ndarray
+    quantum: np.ndarray
+    parts: int
+    whole: np.ndarray
+    grain: np.ndarray
+
+    def __add__(self, other: Terms) -> Terms:
+        return Terms(
+            self.total + other.total,
+            np.minimum(self.quantum, other.quantum),
+            self.parts + other.parts,
+            self.whole + other.whole,
+            np.minimum(self.grain, other.grain),
+        )
+
+    def scaled(self, number) -> Terms:
+        """Each term multiplied by ``number``."""
+        factor, power = np.abs(number), _quantum(number)
+        return Terms(
+            factor * self.total, power + self.quantum, self.parts, factor * self.whole, power + self.grain
+        )
 
 
 class Exact(DuckArray):
@@ -36,6 +77,7 @@ class Exact(DuckArray):
 
     def __init__(self, value, precision: Precision):
         self.value, self.precision = np.asarray(value, np.float64), precision
+        self._terms: Terms | None = None
 
     @classmethod
     def input(cls, array, precision: Precision) -> Exact:
@@ -67,6 +109,20 @@ class Exact(DuckArray):
             raise Inexact(f"{name}: a value is subnormal in {format}, where the backend may flush it to zero.")
         return self
 
+    @property
+    def terms(self) -> Terms:
+        """What the value is a sum of: itself alone, where it is none."""
+        alone, quantum = np.abs(self.value), _quantum(self.value)
+        return self._terms or Terms(alone, quantum, 1, alone, quantum)
+
+    def remember(self, sources, move):
+        """Elements of a sum remain one wherever they are moved."""
+        if any(a._terms for a in sources):
+            total, quantum, whole, grain = (
+                move(lambda a, name=name: getattr(a.terms, name)) for name in ("total", "quantum", "whole", "grain")
+            )
+            self._terms = Terms(total, quantum, max(a.terms.parts for a in sources), whole, grain)
+
     def __repr__(self):
         return f"Exact({self.value!r})"
 
@@ -82,33 +138,61 @@ def _quantum(values) -> np.ndarray:
     return np.where(significand == 0, 1 << 20, exponent - 53 + np.log2(lowest).astype(int))
 
 
-def _check_sum(name: str, terms, quantum, precision: Precision) -> None:
+def _check_sum(name: str, terms, quantum, precision: Precision, format: Format | None = None) -> None:
     """All partial sums of terms with this total magnitude and this quantum are representable."""
-    format = precision.accumulation
+    format = format or (precision.storage if precision.splits > 1 else precision.accumulation)
     floor = math.log2(format.tiny if precision.flush_to_zero else format.subnormal)
     used = terms != 0
     with np.errstate(over="ignore"):
         ratio = np.where(used, terms, 1.0) / np.exp2(np.where(used, quantum, 0).astype(np.float64))
-    if np.any(used & ((ratio > 2.0**format.precision) | (quantum < floor) | (terms > format.max))):
+    if np.any(used & ((ratio >= 2.0**format.precision) | (quantum < floor) | (terms > format.max))):
         raise Inexact(f"{name}: a partial sum may not be representable in {format}.")
+
+
+def _chain(name: str, result: Exact, terms: Terms) -> Exact:
+    """A sum of two that may be taken apart and summed in another order, where it is one of more than two."""
+    if terms.parts > 2 or not np.array_equal(terms.total, terms.whole):
+        _check_sum(name, terms.total, terms.quantum, result.precision)
+    if terms.parts > 2:
+        _check_sum(name, terms.whole, terms.grain, result.precision, result.precision.storage)
+    result._terms = terms
+    return result
+
+
+def _contracted(name: str, result: Exact, total, quantum) -> Exact:
+    """A sum over an axis, whose terms have this total magnitude and this quantum."""
+    _check_sum(name, total, quantum, result.precision)
+    result.checked(name)._terms = Terms(total, quantum, 1, np.abs(result.value), _quantum(result.value))
+    return result
+
+
+def _product(a, b):
+    """a * b, and what rounding took from it: not zero where bits fall below float64's smallest number either."""
+    value, lost = two_prod(a, b)
+    below = (a != 0) & (b != 0) & (_quantum(a) + _quantum(b) < -1074)
+    return value, np.where(below, np.inf, lost)
 
 
 @rule("add")
 def _(a, b):
     value, lost = two_sum(a.value, b.value)
-    return _without_loss("add", a, value, lost)
+    return _chain("add", _without_loss("add", a, value, lost), a.terms + b.terms)
 
 
 @rule("subtract")
 def _(a, b):
     value, lost = two_sum(a.value, -b.value)
-    return _without_loss("subtract", a, value, lost)
+    return _chain("subtract", _without_loss("subtract", a, value, lost), a.terms + b.terms)
 
 
 @rule("multiply")
 def _(a, b):
-    value, lost = two_prod(a.value, b.value)
-    return _without_loss("multiply", a, value, lost)
+    value, lost = _product(a.value, b.value)
+    result = _without_loss("multiply", a, value, lost)
+    number, other = (a, b) if a.ndim == 0 else (b, a)
+    if number.ndim == 0 and other._terms is not None:
+        result._terms = other._terms.scaled(number.value)
+    return result
 
 
 @rule("divide")
@@ -116,7 +200,7 @@ def _(a, b):
     if np.any(b.value == 0):
         raise Inexact("divide: the divisor is zero.")
     value = a.value / b.value
-    product, lost = two_prod(value, b.value)
+    product, lost = _product(value, b.value)
     return _without_loss("divide", a, value, np.abs(product - a.value) + np.abs(lost))
 
 
@@ -125,7 +209,7 @@ def _(a):
     if np.any(a.value < 0):
         raise Inexact("sqrt: the radicand is negative.")
     value = np.sqrt(a.value)
-    product, lost = two_prod(value, value)
+    product, lost = _product(value, value)
     return _without_loss("sqrt", a, value, np.abs(product - a.value) + np.abs(lost))
 
 
@@ -162,7 +246,14 @@ def _selecting(name: str):
         return first.rebuild(PRIMITIVES[name].plain(*(getattr(a, "value", a) for a in args), **kwargs))
 
 
-for _name in ("negative", "absolute", "maximum", "minimum", "where", "max", "min", "detach"):
+@rule("negative")
+def _(a):
+    result = a.rebuild(-a.value)
+    result._terms = a._terms
+    return result
+
+
+for _name in ("absolute", "maximum", "minimum", "where", "max", "min", "detach"):
     _selecting(_name)
 
 
@@ -180,8 +271,7 @@ for _name in ("less", "less_equal", "greater", "greater_equal", "equal", "not_eq
 def _(a, axis=None, keepdims=False):
     over = {"axis": axis, "keepdims": keepdims}
     quantum = np.min(_quantum(a.value), initial=1 << 20, **over)
-    _check_sum("sum", np.sum(np.abs(a.value), **over), quantum, a.precision)
-    return a.rebuild(np.sum(a.value, **over)).checked("sum")
+    return _contracted("sum", a.rebuild(np.sum(a.value, **over)), np.sum(np.abs(a.value), **over), quantum)
 
 
 @rule("matmul")
@@ -190,26 +280,24 @@ def _(a, b):
     if a.precision.operands is not None:
         for operand in (a, b):
             operand.checked("matmul", a.precision.operands)
-    if left.shape[-1]:
-        quantum = _quantum(left).min(axis=-1)[..., :, None] + _quantum(right).min(axis=-2)[..., None, :]
-        _check_sum("matmul", np.abs(left) @ np.abs(right), quantum, a.precision)
-    return a.rebuild(a.value @ b.value).checked("matmul")
+    none = {"initial": 1 << 20}
+    quantum = _quantum(left).min(axis=-1, **none)[..., :, None] + _quantum(right).min(axis=-2, **none)[..., None, :]
+    result = a.rebuild(a.value @ b.value)
+    return _contracted("matmul", result, np.abs(a.value) @ np.abs(b.value), quantum.reshape(result.shape))
 
 
 @rule("scatter_add")
 def _(values, index, size):
-    terms = scatter_add(np.abs(values.value), index, size)
-    _check_sum(
-        "scatter_add", terms, np.full(terms.shape, _quantum(values.value).min(initial=1 << 20)), values.precision
-    )
-    return values.rebuild(scatter_add(values.value, index, size)).checked("scatter_add")
+    total = scatter_add(np.abs(values.value), index, size)
+    quantum = np.full(total.shape, _quantum(values.value).min(initial=1 << 20))
+    return _contracted("scatter_add", values.rebuild(scatter_add(values.value, index, size)), total, quantum)
 
 
 @rule("fold")
 def _(patches, shape, stride, dilation):
-    terms = fold(np.abs(patches.value), shape, stride, dilation)
-    _check_sum("fold", terms, np.full(terms.shape, _quantum(patches.value).min(initial=1 << 20)), patches.precision)
-    return patches.rebuild(fold(patches.value, shape, stride, dilation)).checked("fold")
+    total = fold(np.abs(patches.value), shape, stride, dilation)
+    quantum = np.full(total.shape, _quantum(patches.value).min(initial=1 << 20))
+    return _contracted("fold", patches.rebuild(fold(patches.value, shape, stride, dilation)), total, quantum)
 
 
 @rule("topk")

@@ -121,6 +121,7 @@ def store(values, format: Format) -> np.ndarray:
 
 def ulp(values, format: Format) -> np.ndarray:
     """The gap of ``format`` around each value: ``2**(max(exponent, emin) - p + 1)``, as float64."""
-    exponent = np.frexp(np.abs(np.asarray(values, np.float64)))[1] - 1
+    values = np.asarray(values, np.float64)
+    exponent = np.where(values == 0, format.emin, np.frexp(values)[1] - 1)
     exponent = np.clip(exponent, format.emin, format.emax)
     return np.ldexp(1.0, np.maximum(exponent - format.precision + 1, -1074))

@@ -109,13 +109,14 @@ def spread(run: Callable, precision: Precision, seed: int = 0) -> dict[str, tupl
     def once(random):
         return run(lambda a: Perturbed.input(a, model, random), lambda s: Perturbed.scalar(s, model, random))
 
-    centre = {name: _plain(p.value) for name, p in once(None).items()}
+    centre = {name: _plain(p) for name, p in once(None).items()}
     widest = {name: np.zeros(value.shape) for name, value in centre.items()}
     for sample in range(SAMPLES):
         for name, p in once(np.random.default_rng([seed, sample])).items():
-            widest[name] = np.maximum(widest[name], np.abs(_plain(p.value) - centre[name]))
+            widest[name] = np.maximum(widest[name], np.abs(_plain(p) - centre[name]))
     return {name: (centre[name], SAFETY_FACTOR * widest[name]) for name in centre}
 
 
-def _plain(value) -> np.ndarray:
-    return value.hi if isinstance(value, DoubleDouble) else np.asarray(value)
+def _plain(result) -> np.ndarray:
+    value = getattr(result, "value", result)
+    return value.hi if isinstance(value, DoubleDouble) else np.asarray(value, np.float64)

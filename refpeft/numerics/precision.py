@@ -95,6 +95,15 @@ class RoundingModel:
             coefficient += self._gamma(splits, self.precision.storage.unit) * (1 + coefficient)
         return coefficient
 
+    def underflow(self, count: int):
+        """What a sum of ``count`` rounded terms may lose to underflow, those of its partial sums that are stored included."""
+        return count * self.sum_floor + (self.precision.splits * self.store_floor if self.precision.splits > 1 else 0.0)
+
+    @property
+    def largest_partial(self) -> float:
+        """The largest finite partial sum."""
+        return (self.precision.storage if self.precision.splits > 1 else self.precision.accumulation).max
+
     def _gamma(self, n: int, u: float) -> float:
         if self.probable:
             return math.sqrt(n) * u

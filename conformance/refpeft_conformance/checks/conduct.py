@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
+from refpeft.golden import answer
 from refpeft_conformance.checks import Check
 from refpeft_conformance.strategies import LAYOUTS, problems
 from refpeft_conformance.verdict import Violation
@@ -64,9 +65,7 @@ def _stays_on_device(subject, problem, observed):
 
 def _accepts_layout(layout):
     def examine(subject, problem, observed):
-        arranged = [
-            None if x is None else subject.backend.asarray(layout(x), subject.device) for x in problem.positional
-        ]
+        arranged = subject.arrays(problem, lambda x: layout(np.array(x)))
         results = {n: subject.backend.to_numpy(a) for n, a in subject.call(problem, arranged).items()}
         _hold_all(subject, problem, results, observed)
 
@@ -112,12 +111,7 @@ def _hold_all(subject, problem, results, observed):
                 f"{name} is {results[name].dtype.name}{list(results[name].shape)} but must be {dtype}{list(shape)}",
                 results,
             )
-    comparisons = subject.compare(problem, results)
-    for comparison in comparisons:
-        observed.add(comparison)
-    wrong = [str(c) for c in comparisons if not c.conforms]
-    if wrong:
-        raise Violation("; ".join(wrong), results)
+    subject.judge(problem, results, answer(problem, subject.precision(problem.dtype)), observed)
 
 
 def _spoiled(problem, seed):
@@ -163,9 +157,7 @@ def _wants_less(subject, problem, observed):
     everything = subject.run(problem)
     for name in problem.wanted:
         arrays = subject.arrays(problem)
-        cotangents = [
-            subject.backend.asarray(problem.cotangents[n], subject.device) for n in problem.operation.cotangents
-        ]
+        cotangents = subject.cotangents(problem)
         try:
             _, residuals = implementation.forward(*arrays, residuals=True, **problem.attributes)
             (alone,) = implementation.vjp(residuals, cotangents, (name,))
@@ -188,8 +180,13 @@ def _interleaves(subject, problem, observed):
     try:
         runs = []
         for p in (problem, other):
-            cotangents = [subject.backend.asarray(p.cotangents[n], subject.device) for n in p.operation.cotangents]
-            runs.append((p, implementation.forward(*subject.arrays(p), residuals=True, **p.attributes)[1], cotangents))
+            runs.append(
+                (
+                    p,
+                    implementation.forward(*subject.arrays(p), residuals=True, **p.attributes)[1],
+                    subject.cotangents(p),
+                )
+            )
         results = [implementation.vjp(residuals, cotangents, p.wanted) for p, residuals, cotangents in runs]
     except Exception as error:
         raise Violation(f"interleaved, the backend raised {type(error).__name__}: {error}") from error

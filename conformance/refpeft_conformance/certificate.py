@@ -1,0 +1,278 @@
+"""The certificate: canonical JSON whose counts follow from its checks and whose seal follows from its content.
+
+It is unsigned. `verify` proves that it is consistent with itself and, on a sample, with what the backend does here; it does not
+prove who wrote it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import platform
+import random
+from pathlib import Path
+
+import numpy as np
+
+import refpeft_spec
+from refpeft import __version__
+from refpeft.errors import FormatError
+from refpeft.files import atomic_write
+from refpeft.numerics.formats import FORMATS
+from refpeft.operation import catalogue
+from refpeft_conformance.certify import Outcome, Plan, execute, planned, sound, status
+from refpeft_conformance.counterexample import Counterexample
+from refpeft_conformance.verdict import ERROR, FAIL, PASS, VERDICTS
+
+FORMAT = "refpeft-certificate/1"
+VACUOUS_LIMIT = 0.05
+"""Largest share of vacuous elements that an operation may have in float32."""
+
+
+def build(outcome: Outcome, folder: Path) -> dict:
+    """The certificate of an outcome; its counterexamples are written into ``folder``.
+
+    Parameters
+    ----------
+    outcome : Outcome
+    folder : Path
+        Exists.
+
+    Returns
+    -------
+    dict
+        Plain data, sealed.
+    """
+    plan, subject = outcome.plan, outcome.plan.subject()
+    backend = subject.backend
+    counterexamples = []
+    for verdict in outcome.verdicts:
+        if verdict.verdict == FAIL and verdict.problem is not None:
+            path = Counterexample.of(verdict, plan.command or plan.backend, plan.fault).save(folder / "counterexamples")
+            counterexamples.append(
+                {
+                    "check": verdict.id,
+                    "file": str(path.relative_to(folder)),
+                    "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+                    "minimal": verdict.minimal,
+                    "message": verdict.message,
+                    "explanation": list(verdict.explanation),
+                    "dims": {n: d for n, d in verdict.problem.dims.items() if n not in verdict.problem.attributes},
+                    "attributes": verdict.problem.attributes,
+                }
+            )
+    records = [v.record() for v in outcome.verdicts]
+    declared = sorted({r["operation"] for r in records})
+    content = {
+        "format": FORMAT,
+        "refpeft": __version__,
+        "created": datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat(),
+        "subject": {
+            "backend": plan.backend,
+            "command": plan.command,
+            "fault": plan.fault,
+            "device": subject.device,
+            "versions": backend.versions(),
+            "deterministic": backend.deterministic,
+            "precision": {d: p.describe() for d in FORMATS if (p := backend.precision(d)) is not None},
+            "source": {n: backend.implementation(n).source for n in declared},
+        },
+        "environment": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "system": platform.system(),
+            "machine": platform.machine(),
+        },
+        "plan": {
+            "operations": plan.operations,
+            "only": plan.only,
+            "profile": plan.profile,
+            "seed": plan.seed,
+            "weights": plan.weights,
+        },
+        "spec": spec_hashes(),
+        "undeclared": sorted(set(catalogue()) - set(declared)),
+        "reference": _counts([v.record() for v in outcome.reference]),
+        "smoke": [
+            {"operation": o, "dtype": d, "fault": fault, "caught_by": check}
+            for (o, d), found in sorted(outcome.smoke.items())
+            for fault, check in found
+        ],
+        "saved": [{"file": name, "fails": message} for name, message in sorted(outcome.saved.items())],
+        "harness": "sound" if sound(outcome) else "unsound",
+        "exit_status": status(outcome),
+        "counterexamples": counterexamples,
+        "checks": records,
+    }
+    content |= summary(content)
+    return content | {"seal": seal(content)}
+
+
+def summary(content: dict) -> dict:
+    """What follows from the checks: the headline, the counts, and a row for each operation and dtype."""
+    records, undeclared = content["checks"], content["undeclared"]
+    rows: dict[str, dict[str, dict]] = {}
+    for record in records:
+        row = rows.setdefault(record["operation"], {}).setdefault(record["dtype"], _row())
+        row["checks"] += 1
+        row["passed"] += record["verdict"] == PASS
+        row["unsupported"] += record["verdict"] == "UNSUPPORTED"
+        for name in ("examples", "elements", "vacuous", "near"):
+            row[name] += record[name]
+        for name in ("worst_share", "worst_ulps"):
+            row[name] = max(row[name], record[name])
+    passed = [o for o, dtypes in rows.items() if _passes(o, dtypes, records)]
+    return {
+        "headline": f"{len(passed)} of {len(rows) + len(undeclared)} operations",
+        "passed_operations": passed,
+        "counts": _counts(records),
+        "operations": rows,
+        "vacuous_over_limit": [
+            o
+            for o, dtypes in rows.items()
+            if (row := dtypes.get("float32")) and row["elements"] and row["vacuous"] > VACUOUS_LIMIT * row["elements"]
+        ],
+    }
+
+
+def _row() -> dict:
+    return {
+        "checks": 0,
+        "passed": 0,
+        "unsupported": 0,
+        "examples": 0,
+        "elements": 0,
+        "vacuous": 0,
+        "near": 0,
+        "worst_share": 0.0,
+        "worst_ulps": 0.0,
+    }
+
+
+def _passes(operation: str, dtypes: dict, records: list[dict]) -> bool:
+    """Every must-pass kind of the operation ran and passed, and nothing failed."""
+    own = [r for r in records if r["operation"] == operation]
+    if any(r["verdict"] in (FAIL, ERROR) for r in own):
+        return False
+    return all(
+        any(r["kind"] == kind and r["verdict"] == PASS for r in own) for kind in refpeft_spec.must_pass(operation)
+    )
+
+
+def _counts(records: list[dict]) -> dict[str, int]:
+    run = [r for r in records if r["verdict"] in (PASS, FAIL, ERROR)]
+    return {"expected": len(records), "run": len(run)} | {v: sum(r["verdict"] == v for r in records) for v in VERDICTS}
+
+
+def spec_hashes() -> dict[str, str]:
+    """SHA-256 of the spec's pages, of the must-pass list and of the golden files, as this installation has them."""
+    pages = {
+        name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for name, path in sorted(refpeft_spec.pages().items())
+    }
+    must_pass = {name: list(refpeft_spec.must_pass(name)) for name in catalogue()}
+    return {"pages": _sha(pages), "must_pass": _sha(must_pass)}
+
+
+def seal(content: dict) -> str:
+    """SHA-256 of the canonical JSON of everything but the seal itself."""
+    return _sha({k: v for k, v in content.items() if k != "seal"})
+
+
+def _sha(content) -> str:
+    return hashlib.sha256(canonical(content).encode()).hexdigest()
+
+
+def canonical(content) -> str:
+    """JSON with sorted keys and no spaces: equal content, equal bytes."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=True)
+
+
+def write(certificate: dict, path: Path) -> None:
+    """Write the certificate, sorted and indented, atomically."""
+    atomic_write(path, (json.dumps(certificate, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def read(path: Path) -> dict:
+    """Read a certificate.
+
+    Raises
+    ------
+    FormatError
+        If it is not one.
+    """
+    try:
+        content = json.loads(Path(path).read_text("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise FormatError(f"{path} is not JSON: {error}.") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise FormatError(f"{path} is no refpeft certificate: its format must be {FORMAT!r}.")
+    return content
+
+
+def verify(content: dict, *, share: float = 0.02, rerun: bool = True) -> list[str]:
+    """What is wrong with a certificate: empty if it is consistent.
+
+    Parameters
+    ----------
+    content : dict
+    share : float
+        Share of the checks to run again, chosen by the seal; at least one.
+    rerun : bool
+        Whether to run any at all.
+
+    Returns
+    -------
+    list of str
+        One sentence for each inconsistency.
+    """
+    try:
+        wrong = _inconsistencies(content)
+        return wrong + (_differences(content, share) if rerun and not wrong else [])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise FormatError(f"the certificate lacks a field or has it in another form: {error!r}.") from error
+
+
+def _inconsistencies(content: dict) -> list[str]:
+    wrong = []
+    if content["seal"] != seal(content):
+        wrong.append("the seal does not match the content: something was changed after certification.")
+    for name, value in summary(content).items():
+        if content[name] != value:
+            wrong.append(f"{name} does not follow from the checks: it says {content[name]!r}, they give {value!r}.")
+    for record in content["checks"]:
+        if record["verdict"] not in VERDICTS:
+            wrong.append(f"{record['id']}: verdict {record['verdict']!r} is none of {', '.join(VERDICTS)}.")
+    if content["spec"] != spec_hashes():
+        wrong.append("the spec of this installation is not the one it was certified against.")
+    return wrong
+
+
+def _differences(content: dict, share: float) -> list[str]:
+    said, subject = content["plan"], content["subject"]
+    plan = Plan(
+        subject["backend"],
+        subject["command"],
+        subject["device"],
+        subject["fault"],
+        said["operations"],
+        said["only"],
+        said["profile"],
+        said["seed"],
+        said["weights"],
+    )
+    checks = {c.id: c for c in planned(plan)}
+    records = {r["id"]: r for r in content["checks"]}
+    if checks.keys() != records.keys():
+        missing = sorted(checks.keys() ^ records.keys())
+        return [f"the checks are not those of this installation: {len(missing)} differ, {missing[0]} among them."]
+    chosen = random.Random(content["seal"]).sample(sorted(records), max(1, round(share * len(records))))
+    wrong = []
+    for name in chosen:
+        check = checks[name]
+        verdict = execute(plan, check.operation.name, check.dtype, name)
+        if verdict.verdict != records[name]["verdict"]:
+            wrong.append(
+                f"{name}: the certificate says {records[name]['verdict']}, running it again gives {verdict.verdict}."
+            )
+    return wrong

@@ -1,0 +1,301 @@
+"""Certification: the reference first, then the smoke faults, then the backend; every verdict into one certificate."""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import os
+import random
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+from refpeft import plugins
+from refpeft.backend import Backend
+from refpeft.errors import CapabilityError, PluginError
+from refpeft.numerics.formats import FORMATS
+from refpeft.operation import catalogue, find
+from refpeft.problem import Problem
+from refpeft_conformance.checks import Check, checks_of
+from refpeft_conformance.diagnose import diagnose
+from refpeft_conformance.faults import HONEST, Faulty, faults, faults_of
+from refpeft_conformance.runner import run
+from refpeft_conformance.subject import Subject
+from refpeft_conformance.verdict import ERROR, FAIL, Verdict
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is certified, and how thoroughly.
+
+    Attributes
+    ----------
+    backend : str
+        Name of a registered backend; with ``command``, whatever the program calls itself.
+    command : str
+        A program that speaks the process protocol; empty for a registered backend.
+    device : str
+        Empty for the backend's default.
+    fault : str
+        A fault of the kit to make to the backend; empty for none.
+    operations : str
+        Pattern of operation names.
+    only : str
+        ``forward`` to leave gradients out; empty for all.
+    profile : str
+        ``quick``, ``standard`` or ``thorough``.
+    seed : int
+    weights : str
+        ``FILE[:GLOB]`` of a real model whose matrices join the inputs; empty for none.
+    """
+
+    backend: str
+    command: str = ""
+    device: str = ""
+    fault: str = ""
+    operations: str = "*"
+    only: str = ""
+    profile: str = "standard"
+    seed: int = 0
+    weights: str = ""
+
+    def honest(self) -> Backend:
+        """The backend as it is."""
+        return _process(self.command) if self.command else plugins.backend(self.backend)
+
+    def subject(self) -> Subject:
+        """The backend to certify, the fault made to it if one is named."""
+        backend = self.honest()
+        devices = backend.devices()
+        if self.device and self.device not in devices:
+            raise CapabilityError(
+                f"backend {backend.name!r} has no device {self.device!r} here: it has {', '.join(devices)}."
+            )
+        if self.fault:
+            backend = Faulty(backend, named_fault(self.fault))
+        return Subject(backend, self.device or devices[0])
+
+    def reference(self) -> Plan:
+        """The same plan for the reference, at the quick profile."""
+        return replace(self, backend="reference", command="", device="", fault="", profile="quick", weights="")
+
+
+@functools.cache
+def _process(command: str) -> Backend:
+    from refpeft_process import ProcessBackend
+
+    return ProcessBackend(command)
+
+
+def named_fault(name: str):
+    """The fault of that name.
+
+    Raises
+    ------
+    PluginError
+        If the kit has none, with the nearest names.
+    """
+    known = faults() | {"none": HONEST}
+    if name not in known:
+        import difflib
+
+        near = difflib.get_close_matches(name, known, n=3)
+        raise PluginError(
+            f"the kit has no fault {name!r}" + (f": did you mean {' or '.join(map(repr, near))}?" if near else ".")
+        )
+    return known[name]
+
+
+def planned(plan: Plan) -> list[Check]:
+    """Every check of the plan on operations that the backend declares, in a fixed order."""
+    declared = plan.honest().operations()
+    names = [n for n in catalogue() if n in declared and fnmatch.fnmatchcase(n, plan.operations)]
+    checks = [c for n in names for dtype in FORMATS if dtype in find(n).dtypes for c in _checks(n, dtype, plan.weights)]
+    return [c for c in checks if not (plan.only == "forward" and c.gradients)]
+
+
+@functools.lru_cache(maxsize=256)
+def _checks(operation: str, dtype: str, weights: str) -> tuple[Check, ...]:
+    found = tuple(checks_of(find(operation), dtype))
+    if weights:
+        from refpeft_conformance.checks import weights as on_weights
+
+        found += tuple(on_weights.checks(find(operation), dtype, weights))
+    return found
+
+
+def execute(plan: Plan, operation: str, dtype: str, check_id: str) -> Verdict:
+    """Run one check of a plan; what a worker process does."""
+    _one_thread()
+    check = next(c for c in _checks(operation, dtype, plan.weights) if c.id == check_id)
+    subject = plan.subject()
+    verdict = run(check, subject, profile=plan.profile, random_seed=plan.seed)
+    if verdict.verdict == FAIL and isinstance(verdict.problem, Problem):
+        verdict.explanation = tuple(diagnose(verdict.problem, verdict.outputs or {}, subject.precision(dtype)))
+    return verdict
+
+
+@functools.cache
+def _one_thread() -> None:
+    """Every worker is one thread wide: results do not depend on how a library splits its sums."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+
+
+def smoke(plan: Plan, operation: str, dtype: str) -> list[tuple[str, str]]:
+    """Make one fault of each family to the reference; returns (fault, id of the check that caught it or nothing)."""
+    operation_ = find(operation)
+    by_family: dict[str, list] = {}
+    for fault in faults_of(operation_, dtype):
+        by_family.setdefault(fault.family, []).append(fault)
+    chosen = [
+        random.Random(f"{plan.seed} {operation} {dtype} {family}").choice(found) for family, found in by_family.items()
+    ]
+    return [
+        (fault.name, caught_by(Faulty(plugins.backend("reference"), fault), operation, dtype, plan.seed))
+        for fault in chosen
+    ]
+
+
+def caught_by(backend: Backend, operation: str, dtype: str, seed: int = 0, profile: str = "standard") -> str:
+    """Id of the first check that a backend fails; empty if it passes all."""
+    for check in _checks(operation, dtype, ""):
+        if (
+            run(
+                check, Subject(backend, backend.devices()[0]), profile=profile, random_seed=seed, shrinking=False
+            ).verdict
+            == FAIL
+        ):
+            return check.id
+    return ""
+
+
+@dataclass
+class Outcome:
+    """Everything that a certification found.
+
+    Attributes
+    ----------
+    plan : Plan
+    verdicts : list of Verdict
+        In the order of `planned`.
+    reference : list of Verdict
+    smoke : dict of (operation, dtype) to list of (fault, check)
+    saved : dict of file name to str
+        Earlier counterexamples, replayed first: what each still violates, empty where it passes now.
+    """
+
+    plan: Plan
+    verdicts: list[Verdict]
+    reference: list[Verdict]
+    smoke: dict[tuple[str, str], list[tuple[str, str]]]
+    saved: dict[str, str]
+
+
+def certify(
+    plan: Plan,
+    *,
+    jobs: int = 1,
+    saved: Path | None = None,
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+) -> Outcome:
+    """Run a plan.
+
+    Parameters
+    ----------
+    plan : Plan
+    jobs : int
+        Worker processes; 1 runs everything in this one.
+    saved : Path, optional
+        Folder of earlier counterexamples, to be replayed first.
+    progress : callable
+        Told (done, total, what) after each step.
+
+    Raises
+    ------
+    CapabilityError
+        If the backend cannot run here, or nothing of the plan could run.
+    """
+    reason = plan.honest().unavailable()
+    if reason:
+        raise CapabilityError(f"UNSUPPORTED: backend {plan.backend!r} cannot run here: {reason}")
+    replayed = replay_saved(plan, saved) if saved is not None else {}
+    checks = planned(plan)
+    if not checks:
+        raise CapabilityError(
+            f"nothing to certify: no operation of backend {plan.backend!r} matches {plan.operations!r}."
+        )
+    pairs = sorted({(c.operation.name, c.dtype) for c in checks})
+    baseline = planned(replace(plan.reference(), operations=plan.operations))
+    baseline = [c for c in baseline if (c.operation.name, c.dtype) in set(pairs)]
+    reference_plan = plan.reference()
+    jobs_todo: list[tuple[str, object, tuple]] = [
+        ("verdict", i, (execute, plan, *_key(c))) for i, c in enumerate(checks)
+    ]
+    jobs_todo += [("reference", i, (execute, reference_plan, *_key(c))) for i, c in enumerate(baseline)]
+    jobs_todo += [
+        ("smoke", pair, (smoke, plan, *pair))
+        for pair in pairs
+        if pair[1] == find(pair[0]).dtypes[-1] or pair[1] == "float32"
+    ]
+    results: dict[tuple[str, object], object] = {}
+    for done, (stage, key, result) in enumerate(_results(jobs_todo, jobs), 1):
+        results[stage, key] = result
+        progress(done, len(jobs_todo), stage)
+    return Outcome(
+        plan,
+        [results["verdict", i] for i in range(len(checks))],  # type: ignore[misc]
+        [results["reference", i] for i in range(len(baseline))],  # type: ignore[misc]
+        {key: found for (stage, key), found in results.items() if stage == "smoke"},  # type: ignore[misc]
+        replayed,
+    )
+
+
+def replay_saved(plan: Plan, folder: Path) -> dict[str, str]:
+    """What each counterexample in ``folder`` for an operation of the plan still violates, by file name."""
+    from refpeft_conformance.counterexample import Counterexample
+
+    found = {path.name: Counterexample.load(path) for path in sorted(folder.glob("*.safetensors"))}
+    subject = plan.subject()
+    return {
+        name: example.replay(subject)[0]
+        for name, example in found.items()
+        if fnmatch.fnmatchcase(example.problem.operation.name, plan.operations)
+    }
+
+
+def _key(check: Check) -> tuple[str, str, str]:
+    return check.operation.name, check.dtype, check.id
+
+
+def _results(todo: list, jobs: int) -> Iterator[tuple]:
+    if jobs <= 1:
+        for stage, key, (function, *arguments) in todo:
+            yield stage, key, function(*arguments)
+        return
+    _one_thread()
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        futures: dict[Future, tuple] = {
+            pool.submit(f, *arguments): (stage, key) for stage, key, (f, *arguments) in todo
+        }
+        for future in as_completed(futures):
+            yield *futures[future], future.result()
+
+
+def status(outcome: Outcome) -> int:
+    """The exit status: 0 all passed, 1 a failure, 2 a broken harness or nothing run."""
+    verdicts = [v.verdict for v in outcome.verdicts]
+    if ERROR in verdicts or not sound(outcome):
+        return 2
+    if FAIL in verdicts or any(outcome.saved.values()):
+        return 1
+    return 0 if "PASS" in verdicts else 2
+
+
+def sound(outcome: Outcome) -> bool:
+    """Whether the harness may be believed: the reference passed everything and every smoke fault was caught."""
+    return all(v.verdict == "PASS" for v in outcome.reference) and all(
+        c for found in outcome.smoke.values() for _, c in found
+    )

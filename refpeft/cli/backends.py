@@ -1,0 +1,55 @@
+"""``refpeft backends``: what is installed that implements the catalogue, and which plugins are broken."""
+
+from __future__ import annotations
+
+import click
+
+from refpeft.cli._output import as_json, report
+
+
+@click.command("backends")
+@click.option("--verbose", "-v", is_flag=True, help="Load each backend, to say which devices and operations it has.")
+@as_json
+def command(verbose, as_json):
+    """List the backends, and plugins that are broken."""
+    from refpeft import plugins
+    from refpeft.cli import plugin_commands
+
+    origin = _origin()
+    rows = [_describe(backend, origin.get(backend.name), verbose) for backend in plugins.backends().values()]
+    plugin_commands(), plugins.load_operations()
+    rows += [_row(b.name, "broken", b.error, f"{b.distribution} {b.version}") for b in plugins.broken()]
+    columns = ("name", "status", "reason", "summary", "versions", "distribution")
+    report(rows, (*columns[:3], "devices", "operations", *columns[3:]) if verbose else columns, as_json)
+
+
+def _row(name, status, reason, distribution, **facts) -> dict:
+    empty = {"summary": None, "versions": {}, "devices": None, "operations": None}
+    return {"name": name, "status": status, "reason": reason, **empty, **facts, "distribution": distribution}
+
+
+def _describe(backend, distribution: str | None, verbose: bool) -> dict:
+    """A backend as plain data; one that raises while it is asked is shown as broken."""
+    facts = {"summary": backend.summary}
+    try:
+        reason = backend.unavailable()
+        if reason is None:
+            facts["versions"] = backend.versions()
+            if verbose:
+                facts |= {"devices": list(backend.devices()), "operations": len(backend.operations())}
+    except Exception as error:
+        return _row(backend.name, "broken", f"{type(error).__name__}: {error}", distribution, summary=backend.summary)
+    return _row(backend.name, "unavailable" if reason else "available", reason, distribution, **facts)
+
+
+def _origin() -> dict[str, str]:
+    """Name and version of the distribution that brings each backend, the first plugin of equal names winning."""
+    from refpeft import plugins
+    from refpeft.backend import Backend
+
+    return {
+        backend.name: f"{plugins._entries[plugin].dist.name} {plugins._entries[plugin].dist.version}"
+        for plugin, offered in reversed(plugins.call("refpeft_backends"))
+        for backend in offered or ()
+        if isinstance(backend, Backend) and plugins._entries[plugin].dist is not None
+    }

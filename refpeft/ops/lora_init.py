@@ -1,0 +1,158 @@
+"""Where LoRA starts: the factors A and B, and, where they take a part of W over, what is left of W.
+
+These are plain functions, not operations: one draws at random, the others rest on factorisations that are unique only up to
+signs. What is specified are their invariants: bounds and moments, singular values, orthonormality, and that
+
+    residual + s B A = W
+
+to within one ulp of the residual, because the residual is correctly rounded from the factors as they are stored.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from refpeft.errors import AttributeValueError, DomainError, ShapeError
+from refpeft.numerics.correct import round_update
+from refpeft.numerics.formats import as_format, store
+
+
+class Factors(NamedTuple):
+    """A and B that take a part of W over.
+
+    Attributes
+    ----------
+    a : (r, i)
+    b : (o, r)
+    residual : (o, i)
+        The new base weight, W - s B A correctly rounded. All three have W's dtype.
+    """
+
+    a: np.ndarray
+    b: np.ndarray
+    residual: np.ndarray
+
+
+def kaiming_uniform(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """A uniform on [-1/sqrt(f), 1/sqrt(f)), f the fan-in: the library's reading of "random Gaussian initialization for A".
+
+    He et al. (2015, arXiv:1502.01852) with a = sqrt(5), as the LoRA authors' code and peft have it.
+
+    Parameters
+    ----------
+    random : numpy.random.Generator
+    shape : (r, i) or (r, c, kh, kw)
+        Of A; the fan-in is the product of all sizes but the first.
+
+    Returns
+    -------
+    float64 array of that shape
+    """
+    bound = 1 / math.sqrt(_fan_in(shape))
+    return random.uniform(-bound, bound, shape)
+
+
+def gaussian(random: np.random.Generator, shape: tuple[int, ...], std: float | None = None) -> np.ndarray:
+    """A normal with mean 0 (Hu et al. 2021, arXiv:2106.09685, section 4.1, which leaves the deviation open).
+
+    Parameters
+    ----------
+    random : numpy.random.Generator
+    shape : (r, i) or (r, c, kh, kw)
+    std : float, optional
+        Standard deviation; 1/r where not given, as in peft.
+
+    Returns
+    -------
+    float64 array of that shape
+    """
+    _fan_in(shape)
+    return random.normal(0.0, 1 / shape[0] if std is None else std, shape)
+
+
+def zeros(shape: tuple[int, ...]) -> np.ndarray:
+    """B = 0, so that training starts at the base model (section 4.1)."""
+    return np.zeros(shape)
+
+
+def pissa(weight: np.ndarray, rank: int, *, scaling: float) -> Factors:
+    """Principal singular values and vectors (Meng, Wang and Zhang 2024, arXiv:2404.02948, equations 2 to 4).
+
+    With W = U S Vᵀ: A = sqrt(S_r / s) V_rᵀ and B = U_r sqrt(S_r / s), so that s B A is W's best approximation of rank r
+    (Eckart and Young 1936). The paper has s = 1.
+
+    Parameters
+    ----------
+    weight : (o, i)
+        W, in float64, float32, bfloat16 or float16.
+    rank : int
+        r, from 1 to min(o, i).
+    scaling : float
+        s, above 0.
+
+    Raises
+    ------
+    AttributeValueError, DomainError, ShapeError
+        If the rank or the scaling is outside its domain, or W is no matrix of finite numbers.
+    """
+    w, format = _matrix("pissa", weight, rank)
+    if not (math.isfinite(scaling) and scaling > 0):
+        raise AttributeValueError(f"pissa: scaling must be a finite number above 0, but {scaling!r} came.")
+    u, s, vt = np.linalg.svd(w, full_matrices=False)
+    root = np.sqrt(s[:rank] / scaling)
+    return _with_residual(weight, root[:, None] * vt[:rank], u[:, :rank] * root, scaling, format)
+
+
+def olora(weight: np.ndarray, rank: int, *, scaling: float) -> Factors:
+    """Orthonormal start (Büyükakyüz 2024, arXiv:2406.01775, section 3.2).
+
+    With W = Q R: A = R_r, the first r rows, and B = Q_r, the first r columns, which are orthonormal. Neither is divided by s.
+
+    Parameters
+    ----------
+    weight : (o, i)
+        W, in float64, float32, bfloat16 or float16.
+    rank : int
+        r, from 1 to min(o, i).
+    scaling : float
+        s, finite.
+
+    Raises
+    ------
+    AttributeValueError, DomainError, ShapeError
+        If the rank or the scaling is outside its domain, or W is no matrix of finite numbers.
+    """
+    w, format = _matrix("olora", weight, rank)
+    if not math.isfinite(scaling):
+        raise AttributeValueError(f"olora: scaling must be a finite number, but {scaling!r} came.")
+    q, r = np.linalg.qr(w)
+    return _with_residual(weight, r[:rank], q[:, :rank], scaling, format)
+
+
+def _with_residual(weight, a, b, scaling, format) -> Factors:
+    a, b = store(a, format), store(b, format)
+    return Factors(a, b, round_update(weight, a, b, -scaling, format).astype(format.dtype))
+
+
+def _matrix(name, weight, rank):
+    weight = np.asarray(weight)
+    format = as_format(weight.dtype)
+    if weight.ndim != 2:
+        raise ShapeError(f"{name}: weight must be a matrix (o, i), but has shape {weight.shape}.")
+    if isinstance(rank, bool) or not isinstance(rank, int | np.integer) or not 1 <= rank <= min(weight.shape):
+        raise AttributeValueError(
+            f"{name}: rank must be an integer from 1 to {min(weight.shape)}, the smaller side of weight, but {rank!r} came."
+        )
+    w = weight.astype(np.float64)
+    if not np.all(np.isfinite(w)):
+        raise DomainError(f"{name}: weight holds NaN or infinity, which have no factorisation.")
+    return w, format
+
+
+def _fan_in(shape) -> int:
+    if len(shape) < 2 or min(shape) < 1:
+        raise ShapeError(f"the shape of A must be (r, i) or (r, c, kh, kw) without zeros, but is {tuple(shape)}.")
+    return math.prod(shape[1:])

@@ -1,0 +1,42 @@
+"""What refpeft imports, and when: looking costs no more than NumPy and SciPy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "hypothesis", "pytest", "cupy", "jax", "jinja2", "matplotlib", "transformers", "bitsandbytes", "gguf")
+LOOKING = {
+    "importing refpeft": "import refpeft",
+    "listing backends": "from refpeft import plugins; assert 'torch' in plugins.backends()",
+    "listing the catalogue": "import refpeft; assert 'lora.linear' in refpeft.catalogue()",
+    "asking the oracle": "import refpeft; refpeft.oracle('nn.linear', x=[[1.0]], weight=[[1.0]])",
+    "asking who can run": "from refpeft import plugins; [b.unavailable() for b in plugins.backends().values()]",
+}
+
+
+def imported(statements: str) -> set[str]:
+    """Top-level names of the modules that a fresh Python has after these statements."""
+    ask = f"{statements}\nimport sys; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    run = subprocess.run([sys.executable, "-W", "error", "-c", ask], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    return set(run.stdout.split())
+
+
+@pytest.mark.parametrize("what", LOOKING)
+def test_looking_imports_nothing_heavy(what):
+    """No array library but NumPy and SciPy, and nothing of the test kit, is imported by looking."""
+    assert imported(LOOKING[what]).isdisjoint(HEAVY)
+
+
+def test_torch_is_imported_when_it_is_used():
+    """The torch backend's operations do import torch: the list above would see it."""
+    pytest.importorskip("torch")
+    assert "torch" in imported("from refpeft import plugins; plugins.backend('torch').operations()")
+
+
+def test_refpeft_depends_on_neither_backends_nor_kit():
+    """Importing refpeft imports no package that depends on it."""
+    assert not {name for name in imported("import refpeft") if name.startswith("refpeft_")}
