@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -152,6 +153,20 @@ def answer(problem: Problem, precision: Precision | None = None, *, finite: bool
         If a budget is not a finite number (results may overflow the dtype, or a division may meet zero).
     """
     precision = precision or standard_precision(problem.dtype)
+    known = _ANSWERS.setdefault(problem, {})
+    if precision not in known:
+        known[precision] = _answer(problem, precision)
+    if finite:
+        for name, golden in known[precision].items():
+            _require_finite(problem, name, golden)
+    return dict(known[precision])
+
+
+_ANSWERS: weakref.WeakKeyDictionary[Problem, dict[Precision, dict[str, Golden]]] = weakref.WeakKeyDictionary()
+"""Answers of the problems that are alive: a check draws, filters, judges and explains with the same one."""
+
+
+def _answer(problem: Problem, precision: Precision) -> dict[str, Golden]:
     kinds = problem.operation.kinds
     specs = problem.result_specs
     needs = {kinds.get(name, "proven") for name in specs}
@@ -174,8 +189,6 @@ def answer(problem: Problem, precision: Precision | None = None, *, finite: bool
         elif kind in ("exact", "discrete"):
             value = definite[name].astype(np.float64)
             golden[name] = Golden(value, np.zeros(shape), np.zeros(shape), kind, dtype)
-        if finite:
-            _require_finite(problem, name, golden[name])
     return golden
 
 

@@ -70,6 +70,7 @@ def build(outcome: Outcome, folder: Path) -> dict:
         "created": datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat(),
         "subject": {
             "backend": plan.backend,
+            "name": backend.name,
             "command": plan.command,
             "fault": plan.fault,
             "device": subject.device,
@@ -170,7 +171,7 @@ def spec_hashes() -> dict[str, str]:
     pages = {
         name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for name, path in sorted(refpeft_spec.pages().items())
     }
-    must_pass = {name: list(refpeft_spec.must_pass(name)) for name in catalogue()}
+    must_pass = {name: list(refpeft_spec.must_pass(name)) for name in sorted(refpeft_spec.declared())}
     return {"pages": _sha(pages), "must_pass": _sha(must_pass)}
 
 

@@ -202,7 +202,7 @@ def _print(content: dict, folder: Path) -> None:
     verdict = {0: "[green]PASS[/]", 1: "[red]FAIL[/]", 2: "[red]ERROR[/]"}[content["exit_status"]]
     counts = content["counts"]
     console.print(
-        f"{verdict}  {content['subject']['backend']} on {content['subject']['device']}: {content['headline']}, "
+        f"{verdict}  {content['subject']['name']} on {content['subject']['device']}: {content['headline']}, "
         f"{counts['PASS']} of {counts['run']} checks passed, {counts['UNSUPPORTED']} unsupported"
     )
     table = Table(box=None, pad_edge=False)

@@ -440,26 +440,31 @@ def _(a, axis=None, keepdims=False):
     return a.accumulated(value, np.sum(a.error, **over), np.sum(a.reach, **over), max(0, count - 1), a._factor)
 
 
-def _instead(operand: Bounded, factor: float) -> np.ndarray:
+def _as_operand(x: Bounded, unit: float, least: float) -> Bounded:
+    """``x`` as a contraction reads it, rounded once more."""
+    return x.rebuild(x.value, up(x.error + unit * x.reach + np.where(x.reach > 0, least, 0.0)))
+
+
+def _instead(operand: Bounded, factor: float, least: float) -> np.ndarray:
     """What ``operand`` may lose if the number that was to multiply the other one multiplies it: its digits, or itself."""
     model = operand.model
-    return np.where(up(factor * operand.reach) <= model.precision.storage.max, model.store_floor, np.inf)
+    return np.where(up(factor * operand.reach) <= model.precision.storage.max, model.store_floor + least, np.inf)
 
 
 @rule("matmul")
 def _(a, b):
     """|A'B' - AB| <= |A| Eb + Ea |B| + Ea Eb, then gamma_K (|A| + Ea)(|B| + Eb)."""
     model, factors = a.model, (a._factor, b._factor)
-    operands = model.precision.operands
+    operands, least = model.precision.operands, 0.0
     if operands is not None:
         least = model.precision.storage.tiny if model.precision.flush_to_zero else operands.subnormal
-        a, b = (x.rebuild(x.value, up(x.error + operands.unit * x.reach + least * (x.reach > 0))) for x in (a, b))
+        a, b = (_as_operand(x, operands.unit, max(1.0, x._factor) * least) for x in (a, b))
     value, terms = np.matmul(a.value, b.value), np.matmul(a.reach, b.reach)
     inherited = np.zeros(value.shape)
     if factors[0] != 1:
-        inherited = inherited + np.matmul(a.reach / factors[0], _instead(b, factors[0]))
+        inherited = inherited + np.matmul(a.reach / factors[0], _instead(b, factors[0], least))
     if factors[1] != 1:
-        inherited = inherited + np.matmul(_instead(a, factors[1]), b.reach / factors[1])
+        inherited = inherited + np.matmul(_instead(a, factors[1], least), b.reach / factors[1])
     if np.any(b.error):
         inherited = inherited + np.matmul(a.reach, b.error)
     if np.any(a.error):

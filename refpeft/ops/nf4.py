@@ -200,6 +200,17 @@ def midpoints(random, arrays, attributes):
 
 
 @quantize.problems
+def near_midpoints(random, arrays, attributes):
+    """Elements within two float32 ulps of a midpoint times the block's maximum, which is any number."""
+
+    def weight(blocks):
+        near = random.choice(MIDPOINTS, size=blocks.shape) * (1 + 2.0**-23 * random.integers(-2, 3, size=blocks.shape))
+        return np.concatenate([np.ones((len(blocks), 1)), near[:, 1:]], axis=1) * f32(random.random((len(blocks), 1)))
+
+    return _by_block(weight, arrays, attributes)
+
+
+@quantize.problems
 def zero_blocks(random, arrays, attributes):
     """Half of the blocks zero, of either sign."""
     return _by_block(

@@ -17,13 +17,13 @@ def _dynamic_map():
     In decade 10**e, e from -6 to 0, the midpoints of 2**(6 + e) equal parts of [0.1, 1] times 10**e, with both signs;
     and 0 and 1. Each step is rounded to float32; the parts' ends are counted from the nearer end of the interval.
     """
-    low, positive = float(f32(0.1)), []
+    low, decades = float(f32(0.1)), []
     for exponent in range(-6, 1):
         parts = 2 ** (6 + exponent)
         step, k = f32(f32(1 - low) / parts), np.arange(parts + 1)
         ends = f32(np.where(k < (parts + 1) // 2, low + step * k, 1 - step * (parts - k)))
-        positive.append(f32(f32(10.0**exponent) * between(ends)))
-    positive = np.concatenate(positive)
+        decades.append(f32(f32(10.0**exponent) * between(ends)))
+    positive = np.concatenate(decades)
     return np.sort(np.concatenate([-positive, [0.0], positive, [1.0]]))
 
 

@@ -122,8 +122,17 @@ def test_codes_maxima_and_values_equal_bitsandbytes_bit_by_bit(bnb, dtype, block
 @settings(few, max_examples=150)
 @given(problem=drawn())
 def test_adversarial_weights_equal_bitsandbytes_bit_by_bit(bnb, problem):
-    """On midpoints, one ulp beside them, in zero blocks, with outliers, below 1e-38."""
+    """On midpoints, ulps beside them, in zero blocks, with outliers, below 1e-38."""
     agree_with(bnb, problem.inputs["weight"], problem.attributes["blocksize"])
+
+
+@pytest.mark.parametrize("n", [4095, 4096])
+def test_full_blocks_multiply_and_partial_ones_divide_as_bitsandbytes_does(bnb, n):
+    """Thousands of elements ulps beside a midpoint, where the last bit of v decides."""
+    random, arrays = np.random.default_rng(n), {"weight": np.zeros(n)}
+    for _ in range(8):
+        weight = nf4.near_midpoints(random, arrays, {"blocksize": 4096})["weight"]
+        agree_with(bnb, weight.astype(np.float32), 4096)
 
 
 @pytest.mark.skipif("REFPEFT_SMOLLM2" not in os.environ, reason="REFPEFT_SMOLLM2 is not the path of a GGUF file")
@@ -291,6 +300,19 @@ def test_dividing_instead_of_multiplying_by_the_reciprocal_conforms():
     comparison = judged(problem, packed)
     assert comparison.conforms
     assert comparison.near == np.sum(packed != golden.stored(problem)["packed"]) > 0
+
+
+def test_a_neighbouring_code_eight_roundings_from_its_midpoint_does_not_conform():
+    """On either side of every midpoint, whatever the block's maximum."""
+    random = np.random.default_rng(6)
+    for away in (-8, 8):
+        v = np.append(1.0, np.array(nf4.MIDPOINTS) * (1 + away * 2.0**-23))
+        problem = Problem.of("nf4.quantize", {"weight": store(v * random.uniform(0.5, 1), as_format("float32"))}, {})
+        codes = unpacked(golden.stored(problem)["packed"], 16).astype(int)
+        for element in range(1, 16):
+            turned = np.where(np.arange(16) == element, 2 * element - 1 - codes, codes)
+            assert abs(turned - codes).sum() == 1
+            assert not judged(problem, (turned.reshape(-1, 2) @ [16, 1]).astype(np.uint8)).conforms
 
 
 def test_the_higher_code_on_a_midpoint_does_not_conform():

@@ -199,6 +199,17 @@ def test_the_variants_are_told_apart():
         assert not compare(problem, "codes", expected, codes[other]).conforms
 
 
+def test_a_neighbouring_code_within_a_bin_does_not_conform():
+    """In the middle of the first bin above each midpoint, the lower code is refused."""
+    centres = np.array(nf4_double.DYNAMIC_BINS) * 2 / 65535 - 1
+    absmax = np.append(centres, 1.0)[::-1].astype(np.float32)
+    problem = Problem.of("nf4.double_quantize", {"absmax": absmax, "offset": np.float32(0)}, {"variant": BNB})
+    expected = golden.answer(problem)["codes"]
+    for at in range(1, 256):
+        codes = expected.value - (np.arange(256) == at)
+        assert not compare(problem, "codes", expected, codes.astype(np.uint8)).conforms
+
+
 def test_arguments_that_have_no_meaning_are_refused():
     """A maximum or an offset that is not finite, and the mean of nothing."""
     with pytest.raises(DomainError, match=r"absmax\[1\] is nan"):

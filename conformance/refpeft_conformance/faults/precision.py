@@ -39,6 +39,12 @@ def _(problem, run):
     return run(_operands(problem, FLOAT16))
 
 
+@fault("precision", "adapters in bfloat16", "a", "b", dtypes=(*_FLOATS, "float16"), explains=False)
+def _(problem, run):
+    adapters = {n: _rounded(problem.inputs[n], BFLOAT16) for n in ("a", "b")}
+    return run(problem.replace(inputs=problem.inputs | adapters))
+
+
 @fault("precision", "float64 computed in float32", "x", "weight", dtypes=("float64",), explains=False)
 def _(problem, run):
     return run(_operands(problem, FLOAT32))

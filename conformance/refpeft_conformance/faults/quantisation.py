@@ -1,0 +1,112 @@
+"""Mistakes with 4-bit codes, their scales, and double quantisation."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from refpeft_conformance.faults import fault, wide, with_inputs
+
+
+@fault("quantisation", "nibbles swapped", "packed")
+def _(problem, run):
+    return _on_packed(problem, run, lambda p: (p << 4) | (p >> 4))
+
+
+@fault("quantisation", "absmax of the neighbouring block", "absmax", "packed")
+def _(problem, run):
+    return _on_absmax(problem, run, lambda a: np.roll(a, 1))
+
+
+@fault("quantisation", "absmax kept in float16", "absmax", "packed")
+def _(problem, run):
+    with np.errstate(over="ignore"):
+        return _on_absmax(problem, run, lambda a: a.astype(np.float16).astype(np.float32))
+
+
+@fault("quantisation", "absmax of the first block for all", "absmax", "packed")
+def _(problem, run):
+    return _on_absmax(problem, run, lambda a: np.broadcast_to(a[:1], a.shape).copy())
+
+
+@fault("quantisation", "low nibble's code one too high", "packed")
+def _(problem, run):
+    return _on_packed(problem, run, lambda p: (p & 0xF0) | np.minimum((p & 0x0F) + 1, 15).astype(np.uint8))
+
+
+@fault("quantisation", "codes in reverse order", "packed")
+def _(problem, run):
+    return _on_packed(problem, run, lambda p: (255 - p).astype(np.uint8))
+
+
+@fault("quantisation", "ties go to the upper code", operations="nf4.quantize")
+def _(problem, run):
+    weight = problem.inputs["weight"]
+    up = (
+        np.nextafter(weight, weight.dtype.type(np.inf))
+        if weight.dtype != np.float32
+        else np.nextafter(weight, np.float32(np.inf))
+    )
+    return run(problem) | {"packed": run(problem.replace(inputs={"weight": up}))["packed"]}
+
+
+@fault("quantisation", "absmax is the largest value, not magnitude", operations="nf4.quantize")
+def _(problem, run):
+    return run(with_inputs(problem, weight=np.maximum(wide(problem.inputs["weight"]), 0)))
+
+
+@fault("quantisation", "weights truncated to bfloat16 first", operations="nf4.quantize", dtypes=("float32",))
+def _(problem, run):
+    bits = problem.inputs["weight"].view(np.uint32) & np.uint32(0xFFFF0000)
+    return run(problem.replace(inputs={"weight": bits.view(np.float32)}))
+
+
+@fault("quantisation", "codebook off by one ulp", operations="nf4.dequantize", dtypes=("float32",))
+def _(problem, run):
+    y = run(problem)["y"]
+    return {"y": np.nextafter(y.astype(np.float32), np.float32(np.inf))}
+
+
+@fault("quantisation", "nested offset forgotten", "offset", operations="nf4.double_*")
+def _(problem, run):
+    return run(problem.replace(inputs=problem.inputs | {"offset": np.zeros_like(problem.inputs["offset"])}))
+
+
+@fault("quantisation", "nested offset with the wrong sign", "offset", operations="nf4.double_*")
+def _(problem, run):
+    return run(problem.replace(inputs=problem.inputs | {"offset": -problem.inputs["offset"]}))
+
+
+@fault("quantisation", "nested codes read as signed bytes", "codes")
+def _(problem, run):
+    if "codes" in problem.inputs:
+        return run(problem.replace(inputs=problem.inputs | {"codes": problem.inputs["codes"] ^ np.uint8(0x80)}))
+    results = run(problem)
+    return results | {"codes": results["codes"] ^ np.uint8(0x80)}
+
+
+@fault("quantisation", "nested absmax of the neighbouring block", "absmax2", "m")
+def _(problem, run):
+    if "absmax2" in problem.inputs:
+        return run(problem.replace(inputs=problem.inputs | {"absmax2": np.roll(problem.inputs["absmax2"], 1)}))
+    results = run(problem)
+    return results | {"absmax2": np.roll(results["absmax2"], 1)}
+
+
+@fault("quantisation", "mean over one value too few", operations="nf4.offset")
+def _(problem, run):
+    m = problem.dims["m"]
+    return {"offset": wide(run(problem)["offset"]) * m / max(1, m - 1)}
+
+
+def _on_packed(problem, run, change):
+    if "packed" in problem.inputs:
+        return run(problem.replace(inputs=problem.inputs | {"packed": change(problem.inputs["packed"])}))
+    results = run(problem)
+    return results | {"packed": change(results["packed"].astype(np.uint8))}
+
+
+def _on_absmax(problem, run, change):
+    if "absmax" in problem.inputs:
+        return run(problem.replace(inputs=problem.inputs | {"absmax": change(problem.inputs["absmax"])}))
+    results = run(problem)
+    return results | {"absmax": change(results["absmax"].astype(np.float32))}
