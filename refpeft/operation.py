@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import pkgutil
-import sys
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -74,7 +74,7 @@ class Attribute:
             admitted = (
                 not isinstance(value, bool)
                 and isinstance(value, int | float | np.integer | np.floating)
-                and abs(value) <= sys.float_info.max
+                and _is_finite(value)
             )
             wanted = "a finite number"
         else:
@@ -96,6 +96,13 @@ class Attribute:
         except (ValueError, KeyError):
             value = text
         return self.validate(operation, value)
+
+
+def _is_finite(number) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False
 
 
 def _is_int(value) -> bool:

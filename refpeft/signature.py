@@ -5,7 +5,8 @@
 Each argument is ``name?: dtype[dims]``. ``?`` marks an optional one. Without a dtype it has the problem's floating-point
 dtype, and gradients exist for it; ``f32 u8 i64 bool`` fix another one; ``index(v)`` are integers from 0 to v - 1. A dim is a name,
 ``*name`` (any number of axes) or an integer expression over names and attributes with ``+ - * // ( ) min max``,
-``ceil(a/b)``, ``attribute[0]`` and ``is(attribute,choice)``, which is 1 or 0. Constraints after ``where`` compare such expressions; ``h = g*k`` also tells how to choose h.
+``ceil(a/b)``, ``attribute[0]`` and ``is(attribute,choice)``, which is 1 or 0. Constraints after ``where`` compare such
+expressions; ``h = g*k`` also tells how to choose h.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _ARITHMETIC = {
     "//": operator.floordiv,
     "/": lambda a, b: Fraction(a) / Fraction(b),
 }
-_LONGEST = 1000
+_LONGEST = 2000
 _TOKEN = re.compile(r"\s*(->|//|<=|>=|==|<|>|[A-Za-z_]\w*|\d+|[-+*/(),:?=\[\]])")
 
 
@@ -329,16 +330,16 @@ class _Parser:
         return Constraint(left, "=" if symbol == "==" else symbol, self.expression())
 
     def expression(self) -> Expression:
-        left = self.term()
-        while symbol := self.accept("+", "-"):
-            left = _combine(left, symbol, self.term())
-        return left
+        return self.chain(self.term, "+", "-")
 
     def term(self) -> Expression:
-        left = self.factor()
-        while symbol := self.accept("*", "//", "/"):
-            left = _combine(left, symbol, self.factor())
-        return left
+        return self.chain(self.factor, "*", "//", "/")
+
+    def chain(self, operand: Callable[[], Expression], *symbols: str) -> Expression:
+        first, rest = operand(), []
+        while symbol := self.accept(*symbols):
+            rest.append((symbol, operand()))
+        return _combine(first, rest) if rest else first
 
     def factor(self) -> Expression:
         if self.accept("("):
@@ -372,6 +373,9 @@ class _Parser:
         while self.accept(","):
             operands.append(self.expression())
         self.expect(")")
+        if (function == "ceil") != (len(operands) == 1):
+            wanted = "one operand" if function == "ceil" else "several operands"
+            raise RefpeftError(f"signature {self.text!r}: {function} takes {wanted}, but {len(operands)} came.")
         apply = {"min": min, "max": max, "ceil": math.ceil}[function]
         names = frozenset().union(*(o.names for o in operands))
         text = f"{function}({','.join(o.text for o in operands)})"
@@ -384,11 +388,17 @@ def _known(known: Mapping, name: str):
     return known[name]
 
 
-def _combine(left: Expression, symbol: str, right: Expression) -> Expression:
-    def value(known):
-        a, b = left.value(known), right.value(known)
-        if symbol in ("//", "/") and b == 0:
-            raise ShapeError(f"the expression {left.text}{symbol}{right.text} divides by zero.")
-        return _ARITHMETIC[symbol](a, b)
+def _combine(first: Expression, rest: list[tuple[str, Expression]]) -> Expression:
+    """Operands of equal rank, from the left."""
+    text = first.text + "".join(symbol + operand.text for symbol, operand in rest)
 
-    return Expression(f"{left.text}{symbol}{right.text}", left.names | right.names, value)
+    def value(known):
+        result = first.value(known)
+        for symbol, operand in rest:
+            number = operand.value(known)
+            if symbol in ("//", "/") and number == 0:
+                raise ShapeError(f"the expression {text} divides by zero.")
+            result = _ARITHMETIC[symbol](result, number)
+        return result
+
+    return Expression(text, first.names.union(*(operand.names for _, operand in rest)), value)

@@ -79,7 +79,9 @@ def run(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                _examine_all(check.problems(subject), examine, PROFILES[profile], random_seed)
+                _examine_all(
+                    check.problems(subject), examine, max(3, round(check.share * PROFILES[profile])), random_seed
+                )
             except Exception:
                 if not found:
                     raise

@@ -157,8 +157,8 @@ def _without(problem: Problem, name: str, start: int, stop: int) -> Problem:
                 array = np.delete(array, slice(start, stop), axis=_axis_offset(argument, position, stars))
         shape = signature.shape(argument, known)
         array = array[tuple(slice(0, s) for s in shape)]
-        (cotangents if is_cotangent else inputs)["d" + argument.name if is_cotangent else argument.name] = (
-            np.ascontiguousarray(array)
+        (cotangents if is_cotangent else inputs)["d" + argument.name if is_cotangent else argument.name] = np.asarray(
+            array, order="C"
         )
     attributes = {n: known[n] if n == name else v for n, v in problem.attributes.items()}
     return Problem.of(problem.operation, inputs, attributes, cotangents, problem.dtype)
@@ -170,8 +170,8 @@ def _batch(problem: Problem, star: str, axis: int, start: int, stop: int | None)
         if argument.star and argument.star[1] == star:
             at = argument.star[0] + axis
             array = np.take(array, start, axis=at) if stop is None else np.delete(array, slice(start, stop), axis=at)
-        (cotangents if is_cotangent else inputs)["d" + argument.name if is_cotangent else argument.name] = (
-            np.ascontiguousarray(array)
+        (cotangents if is_cotangent else inputs)["d" + argument.name if is_cotangent else argument.name] = np.asarray(
+            array, order="C"
         )
     return Problem.of(problem.operation, inputs, problem.attributes, cotangents, problem.dtype)
 

@@ -41,6 +41,7 @@ def problems(
     dtype: str = "float32",
     regime: str = "random",
     gradients: bool = True,
+    optional: bool = True,
     precision: Precision | None = None,
 ):
     """Problems of an operation.
@@ -54,6 +55,8 @@ def problems(
         One of `regimes_of`, or ``"exact"``: inputs that `refpeft.numerics.Exact` accepts at ``precision``.
     gradients : bool
         Whether the problem has cotangents.
+    optional : bool
+        Whether optional inputs may be there.
     precision : Precision
         For the exact regime, and to leave out what may overflow; the dtype's standard where not given.
 
@@ -66,7 +69,7 @@ def problems(
     exact = regime == "exact"
     attributes = draw(attribute_values(operation, exact=exact, dtype=format.name))
     dims = draw(dim_sizes(operation, attributes, long=regime == "long"))
-    present = [a for a in operation.signature.inputs if not a.optional or draw(st.booleans())]
+    present = [a for a in operation.signature.inputs if not a.optional or (optional and draw(st.booleans()))]
     seed = draw(st.integers(0, 2**32 - 1))
     gradients = gradients and operation.has_vjp
     if exact and not _defined_by_steps(operation):
@@ -151,10 +154,10 @@ def _defined_by_steps(operation: Operation) -> bool:
 def _numbers(regime: str, format) -> Callable:
     draw = regimes.REGIMES.get(regime, regimes.random)
 
-    def numbers(generator, arrays: dict, operation: Operation, attributes: dict) -> dict:
-        filled = {name: draw(generator, shape, format) for name, shape in arrays.items()}
-        if regime == "subnormal" and filled:
-            name = list(filled)[int(generator.integers(len(filled)))]
+    def numbers(generator, arrays: dict, operation: Operation, attributes: dict, discrete: dict) -> dict:
+        filled = discrete | {name: draw(generator, shape, format) for name, shape in arrays.items()}
+        if regime == "subnormal" and arrays:
+            name = list(arrays)[int(generator.integers(len(arrays)))]
             filled[name] = regimes.subnormal(generator, arrays[name], format)
         for structure in operation.structured:
             if structure.__name__ == regime:
@@ -171,10 +174,12 @@ def _build(operation, format, attributes, dims, present, generator, gradients, n
     cotangents = {}
     if gradients:
         cotangents = {"d" + o.name: signature.shape(o, dims) for o in operation.outputs if o.differentiable}
-    filled = numbers(generator, floating | cotangents, operation, attributes)
-    for argument in present:
-        if argument.name not in filled:
-            filled[argument.name] = _discrete(argument, shapes[argument.name], dims, generator)
+    filled = {
+        argument.name: _discrete(argument, shapes[argument.name], dims, generator)
+        for argument in present
+        if argument.name not in floating
+    }
+    filled |= numbers(generator, floating | cotangents, operation, attributes, filled)
     if operation._validate is not None:
         filled |= operation._validate(generator, filled, attributes)
     fixed = {a.name: a.dtype for a in present if a.dtype is not None}
@@ -201,7 +206,7 @@ def _exact(operation, format, attributes, dims, present, seed, gradients, precis
     """The densest problem of small integers that `Exact` accepts."""
     for density in DENSITIES:
 
-        def numbers(generator, arrays, operation, attributes, density=density):
+        def numbers(generator, arrays, operation, attributes, discrete, density=density):
             return {name: regimes.integers(generator, shape, density) for name, shape in arrays.items()}
 
         problem = _build(operation, format, attributes, dims, present, np.random.default_rng(seed), gradients, numbers)
@@ -267,7 +272,7 @@ def _reversed(array):
 
 
 def _column_major(array):
-    return np.asfortranarray(array)
+    return np.asarray(array, order="F")
 
 
 def _offset(array):

@@ -94,13 +94,13 @@ class Program(click.Group):
             sys.stdout.flush()
             return result
 
-    def main(self, args=None, prog_name=None, **keywords):
+    def main(self, args=None, prog_name=None, complete_var=None, standalone_mode=True, **extra):
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="replace")
         try:
-            return super().main(args, prog_name or "refpeft", **keywords)
+            return super().main(args, prog_name or "refpeft", complete_var, standalone_mode, **extra)
         except Exception:
-            if not keywords.get("standalone_mode", True):
+            if not standalone_mode:
                 raise
             traceback.print_exc()
             sys.exit(2)

@@ -24,7 +24,7 @@ def command(verbose, as_json):
 
 
 def _row(name, status, reason, distribution, **facts) -> dict:
-    empty = {"summary": None, "versions": {}, "devices": None, "operations": None}
+    empty: dict = {"summary": None, "versions": {}, "devices": None, "operations": None}
     return {"name": name, "status": status, "reason": reason, **empty, **facts, "distribution": distribution}
 
 
@@ -47,9 +47,9 @@ def _origin() -> dict[str, str]:
     from refpeft import plugins
     from refpeft.backend import Backend
 
-    return {
-        backend.name: f"{plugins._entries[plugin].dist.name} {plugins._entries[plugin].dist.version}"
-        for plugin, offered in reversed(plugins.call("refpeft_backends"))
-        for backend in offered or ()
-        if isinstance(backend, Backend) and plugins._entries[plugin].dist is not None
-    }
+    origin: dict[str, str] = {}
+    for plugin, offered in reversed(plugins.call("refpeft_backends")):
+        source = plugins._entries[plugin].dist
+        if source is not None:
+            origin |= {b.name: f"{source.name} {source.version}" for b in offered or () if isinstance(b, Backend)}
+    return origin

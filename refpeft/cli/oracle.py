@@ -68,7 +68,8 @@ def read_problem(operation, path: str, attributes, dtype: str | None):
     written_for = archive.metadata.get("operation", operation.name)
     if written_for != operation.name:
         raise FormatError(f"{path} holds a problem of {written_for}, but {operation.name} was asked for.")
-    inputs, cotangents = {}, {}
+    inputs: dict = {}
+    cotangents: dict = {}
     for full, tensor in archive.tensors.items():
         name = full.removeprefix("input.").removeprefix("cotangent.")
         group = cotangents if name in operation.cotangents else inputs

@@ -9,13 +9,12 @@ Each element is decided by the cheapest of three means that can, after Shewchuk'
    survive.
 
 Rounding is monotone, so an interval whose ends round alike has one answer, and no step rounds twice: an end that lies
-between two float64 is rounded to odd first (Boldo and Melquiond 2008, "Emulation of FMA and correctly rounded sums: proved
-algorithms using rounding to odd"), which keeps the side of every tie of a format with at most 51 bits.
+between two float64 is rounded to odd first (Boldo and Melquiond 2008, "Emulation of FMA and correctly rounded sums:
+proved algorithms using rounding to odd"), which keeps it on its side of every tie.
 """
 
 from __future__ import annotations
 
-import math
 from fractions import Fraction
 
 import numpy as np
@@ -44,16 +43,17 @@ def round_update(weight, a, b, scaling: float, format: Format) -> np.ndarray:
     Returns
     -------
     (o, i) float64
-        Numbers of ``format``; infinite where the exact value rounds beyond the largest. Where a NaN or an infinity takes part,
-        what float64 arithmetic gives. The sign of an exact zero is not specified.
+        Numbers of ``format``; infinite where the exact value rounds beyond the largest. Where NaN or infinity takes
+        part, what float64 arithmetic gives. The sign of an exact zero is not specified.
     """
     weight, a, b = (np.asarray(x).astype(np.float64) for x in (weight, a, b))
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         value = weight + scaling * (b @ a)
-        rounded, decided = _agreed(*_interval(value, weight, a, b, scaling), format)
+        rounded, high = (round_to_format(end, format) for end in _interval(value, weight, a, b, scaling))
         finite = np.isfinite(weight) & np.isfinite(b).all(axis=1)[:, None] & np.isfinite(a).all(axis=0)
+        undecided = np.argwhere(finite & (rounded != high))
         rounded = np.where(finite, rounded, round_to_format(value, format))
-        _settle(rounded, np.argwhere(finite & ~decided), weight, a, b, scaling, format)
+        _settle(rounded, undecided, weight, a, b, scaling, format)
     return rounded
 
 
@@ -64,7 +64,7 @@ def round_fraction(exact: Fraction, format: Format) -> float:
     exponent = _floor_log2(abs(exact))
     quantum = Fraction(2) ** (max(exponent, format.emin) - format.precision + 1)
     nearest = round(abs(exact) / quantum) * quantum
-    return math.copysign(nearest if nearest <= Fraction(format.max) else math.inf, exact)
+    return (-1.0 if exact < 0 else 1.0) * (float(nearest) if nearest <= Fraction(format.max) else np.inf)
 
 
 def _floor_log2(positive: Fraction) -> int:
@@ -80,25 +80,24 @@ def _interval(value, weight, a, b, scaling):
     return value - radius, value + radius
 
 
-def _agreed(low, high, format: Format):
-    """``low`` rounded, and where ``high`` rounds to the same number."""
-    low, high = round_to_format(low, format), round_to_format(high, format)
-    return low, low == high
-
-
 def _settle(rounded, at, weight, a, b, scaling, format) -> None:
     """Decide the elements at the indices ``at`` by expansion, the rest of them exactly."""
     for start in range(0, len(at), _BLOCK):
         row, column = at[start : start + _BLOCK].T
         w, left, right = weight[row, column], b[row].T, a[:, column]
-        low, high = (_rounded(*end, format) for end in _expansion(w, left, right, scaling))
+        hi, low, high, sure = _expansion(w, left, right, scaling)
+        low, high = _rounded(hi, low, format), _rounded(hi, high, format)
         rounded[row, column] = low
-        for k in np.flatnonzero((low != high) | ~_survives(w, left, right, scaling)):
+        for k in np.flatnonzero((low != high) | ~sure | ~_survives(w, left, right, scaling)):
             rounded[row[k], column[k]] = round_fraction(_exact(w[k], left[:, k], right[:, k], scaling), format)
 
 
 def _expansion(w, left, right, scaling):
-    """Two unevaluated sums (hi, rest) with the exact w + s sum(left * right, axis=0) between them."""
+    """(hi, low, high, sure) with the exact w + s sum(left * right, axis=0) between hi + low and hi + high.
+
+    low and high are rounded to odd. Where ``sure``, |rest| <= |hi| / 8, so that the boundaries of rounding lie at even
+    multiples of rest's last place from hi, and neither end has changed sides of one.
+    """
     dot = _Cascade(w.shape)
     for p, e in (two_prod(x, y) for x, y in zip(left, right)):
         dot.add(p)
@@ -109,11 +108,12 @@ def _expansion(w, left, right, scaling):
         total.add(part)
     slack = total.lost + abs(scaling) * (dot.lost + _UNIT * np.abs(third))
     first, second, third = total.parts
+    second, third = two_sum(second, third)
     hi, rest = two_sum(first, second)
-    rest, left_over = two_sum(rest, third)
-    slack = np.where((slack > 0) | (left_over != 0), 2 * (slack + np.abs(left_over)), 0.0)
-    down, up = np.nextafter(rest - slack, -np.inf), np.nextafter(rest + slack, np.inf)
-    return (hi, np.where(slack > 0, down, rest)), (hi, np.where(slack > 0, up, rest))
+    rest, tail = two_sum(rest, third)
+    slack = np.where(slack > 0, 2 * (slack + _UNIT * np.abs(tail)), 0.0)
+    sure = (8 * np.abs(rest) <= np.abs(hi)) | ((tail == 0) & (slack == 0))
+    return hi, _odd(rest, tail - slack), _odd(rest, tail + slack), sure
 
 
 class _Cascade:
@@ -139,18 +139,20 @@ class _Cascade:
 
     @property
     def lost(self) -> np.ndarray:
-        """At least |parts' sum - exact sum|: each addition to the third part errs by half an ulp of at most ``reach``."""
+        """At least |sum of parts - exact sum|: adding to the third part errs by half an ulp of ``reach`` at most."""
         return 2 * self.count * _UNIT * self.reach
 
 
 def _rounded(hi, rest, format: Format) -> np.ndarray:
     """The exact hi + rest, rounded once to ``format``."""
-    s, t = two_sum(hi, rest)
-    if format.precision >= FLOAT64.precision:
-        return s
+    return hi + rest if format.precision >= FLOAT64.precision else round_to_format(_odd(hi, rest), format)
+
+
+def _odd(a, b) -> np.ndarray:
+    """a + b rounded to odd: of the two float64 around an inexact sum, the one with an odd significand."""
+    s, t = two_sum(a, b)
     even = s.view(np.int64) & 1 == 0
-    odd = np.where(even & (t != 0), np.nextafter(s, np.copysign(np.inf, t)), s)
-    return round_to_format(odd, format)
+    return np.where(even & (t != 0), np.nextafter(s, np.copysign(np.inf, t)), s)
 
 
 def _survives(w, left, right, scaling) -> np.ndarray:

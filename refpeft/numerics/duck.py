@@ -59,6 +59,7 @@ class DuckArray(NDArrayOperatorsMixin):
         if name in cls.rules:
             return cls.rules[name](*args, **kwargs)
         if primitive.kind == "structural":
+
             def move(part: Callable):
                 return primitive.function(*_each(args, part), **kwargs)
 

@@ -61,9 +61,7 @@ class Terms:
     def scaled(self, number) -> Terms:
         """Each term multiplied by ``number``."""
         factor, power = np.abs(number), _quantum(number)
-        return Terms(
-            factor * self.total, power + self.quantum, self.parts, factor * self.whole, power + self.grain
-        )
+        return Terms(factor * self.total, power + self.quantum, self.parts, factor * self.whole, power + self.grain)
 
 
 class Exact(DuckArray):

@@ -1,12 +1,12 @@
 """LoRA of a two-dimensional convolution, as peft has it (Hu et al. 2021, arXiv:2106.09685, has linear layers only).
 
-A is a convolution with the base layer's kernel, stride, padding and dilation from c channels to r, never grouped; B is a
-1 x 1 convolution with the base layer's groups. Without groups the two are one convolution with the kernel
+A is a convolution with the base layer's kernel size, stride, padding and dilation from c channels to r, never grouped;
+B is a 1 x 1 convolution with the base layer's groups. Without groups the two are one convolution with the kernel
 
     delta[o,c,p,q] = s sum_r B[o,r] A[r,c,p,q],
 
-so that `lora.merge` on kernels reshaped to (o, c kh kw) merges them. With groups, A sees channels that the base kernel does
-not, and there is nothing to merge into.
+so that `lora.merge` on kernels reshaped to (o, c kh kw) merges them. With groups, A sees channels that the base kernel
+does not, and there is nothing to merge into.
 """
 
 from __future__ import annotations
@@ -118,7 +118,8 @@ def _(
 ):
     """With z = drop(x), h = A * z and du = s dy, each adjoint as in the linear layer.
 
-    dh = Bᵀ du, dz = Aᵀ dh, dx = Wᵀ dy + drop(dz); dW, dA and dB correlate the cotangents dy, dh and du with what went in.
+    dh = Bᵀ du, dz = Aᵀ dh, dx = Wᵀ dy + drop(dz); dW, dA and dB correlate the cotangents dy, dh and du with what
+    went in.
     """
     z = x if mask is None else dropout(x, mask, keep)
     xp, zp = _pad(x, padding, padding_mode), _pad(z, padding, padding_mode)
@@ -140,7 +141,7 @@ def early_training(random, arrays, attributes):
 
 
 def _correlate(x, kernel, stride, dilation, groups):
-    """Cross-correlation of the padded x (n, c, h, w) with a kernel (o, c / groups, kh, kw): one contraction for each group.
+    """Cross-correlation of the padded x (n, c, h, w) with a kernel (o, c / groups, kh, kw): a contraction per group.
 
     y[n,o,i,j] = sum_{c,p,q} kernel[o,c,p,q] x[n,c,s i + d p,s j + d q]
     """
@@ -152,7 +153,10 @@ def _correlate(x, kernel, stride, dilation, groups):
 
 
 def _to_kernel(dy, kernel, x, stride, dilation, groups):
-    """The adjoint of `_correlate` in its kernel: dkernel[o,c,p,q] = sum_{n,i,j} dy[n,o,i,j] x[n,c,s i + d p,s j + d q]."""
+    """The adjoint of `_correlate` in its kernel.
+
+    dkernel[o,c,p,q] = sum_{n,i,j} dy[n,o,i,j] x[n,c,s i + d p,s j + d q]
+    """
     o = kernel.shape[0]
     patches, (n, oh, ow) = _patches(x, kernel, stride, dilation, groups)
     dy = np.transpose(dy.reshape(n, groups, o // groups, oh, ow), (1, 2, 0, 3, 4))
@@ -160,10 +164,11 @@ def _to_kernel(dy, kernel, x, stride, dilation, groups):
 
 
 def _to_input(dy, kernel, x, stride, dilation, groups):
-    """The adjoint of `_correlate` in the padded x: the cotangents, set apart by the stride, under the kernel turned over.
+    """The adjoint of `_correlate` in x: the cotangents, set apart by the stride, under the kernel turned over.
 
-    dx[n,c,y,z] = sum_{o,p,q} kernel[o,c,p,q] dy[n,o,i,j] over all i, j with s i + d p = y and s j + d q = z: one contraction
-    over o, p and q, which admits any order of adding, that of column images among them.
+    dx[n,c,y,z] = sum_{o,p,q} kernel[o,c,p,q] dy[n,o,i,j] over all i, j with s i + d p = y and s j + d q = z
+
+    It is one contraction over o, p and q, which admits any order of adding, that of column images among them.
     """
     (o, cg, kh, kw), (height, width) = kernel.shape, x.shape[2:]
     n, _, oh, ow = dy.shape
@@ -211,7 +216,7 @@ def _unpad(dx, padding, mode):
 
 
 def _rounds(origin, size):
-    """For each element 0..size-1, where its first copy stands, then its second, ...; ``origin.size`` where there is none."""
+    """For each of ``size`` elements where its first copy stands, then its second, ...; ``origin.size`` for none."""
     order = np.argsort(origin, kind="stable")
     first = np.searchsorted(origin[order], np.arange(size + 1))
     for k in range(int(np.max(np.diff(first)))):

@@ -1,7 +1,7 @@
 """Where LoRA starts: the factors A and B, and, where they take a part of W over, what is left of W.
 
-These are plain functions, not operations: one draws at random, the others rest on factorisations that are unique only up to
-signs. What is specified are their invariants: bounds and moments, singular values, orthonormality, and that
+These are plain functions, not operations: some draw at random, others rest on factorisations, unique up to signs
+only. What is specified are their invariants: bounds and moments, singular values, orthonormality, and that
 
     residual + s B A = W
 
@@ -37,9 +37,10 @@ class Factors(NamedTuple):
 
 
 def kaiming_uniform(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """A uniform on [-1/sqrt(f), 1/sqrt(f)), f the fan-in: the library's reading of "random Gaussian initialization for A".
+    """A uniform on [-1/sqrt(f), 1/sqrt(f)), f the fan-in.
 
-    He et al. (2015, arXiv:1502.01852) with a = sqrt(5), as the LoRA authors' code and peft have it.
+    What the LoRA authors' code and peft do, where the paper has a normal distribution: He et al. (2015,
+    arXiv:1502.01852) with a = sqrt(5).
 
     Parameters
     ----------
@@ -79,7 +80,7 @@ def zeros(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def pissa(weight: np.ndarray, rank: int, *, scaling: float) -> Factors:
-    """Principal singular values and vectors (Meng, Wang and Zhang 2024, arXiv:2404.02948, equations 2 to 4).
+    """Principal singular values and vectors (Meng, Wang and Zhang 2024, arXiv:2404.02948).
 
     With W = U S Vᵀ: A = sqrt(S_r / s) V_rᵀ and B = U_r sqrt(S_r / s), so that s B A is W's best approximation of rank r
     (Eckart and Young 1936). The paper has s = 1.
@@ -107,9 +108,10 @@ def pissa(weight: np.ndarray, rank: int, *, scaling: float) -> Factors:
 
 
 def olora(weight: np.ndarray, rank: int, *, scaling: float) -> Factors:
-    """Orthonormal start (Büyükakyüz 2024, arXiv:2406.01775, section 3.2).
+    """Orthonormal start (Büyükakyüz 2024, arXiv:2406.01775).
 
-    With W = Q R: A = R_r, the first r rows, and B = Q_r, the first r columns, which are orthonormal. Neither is divided by s.
+    With W = Q R: A = R_r, the first r rows, and B = Q_r, the first r columns, which are orthonormal. Neither is divided
+    by s.
 
     Parameters
     ----------
@@ -144,7 +146,8 @@ def _matrix(name, weight, rank):
         raise ShapeError(f"{name}: weight must be a matrix (o, i), but has shape {weight.shape}.")
     if isinstance(rank, bool) or not isinstance(rank, int | np.integer) or not 1 <= rank <= min(weight.shape):
         raise AttributeValueError(
-            f"{name}: rank must be an integer from 1 to {min(weight.shape)}, the smaller side of weight, but {rank!r} came."
+            f"{name}: rank must be an integer from 1 to {min(weight.shape)}, the smaller side of weight, "
+            f"but {rank!r} came."
         )
     w = weight.astype(np.float64)
     if not np.all(np.isfinite(w)):

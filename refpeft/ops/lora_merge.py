@@ -1,9 +1,10 @@
-"""The update of LoRA as a matrix, put into the base weight and taken out again (Hu et al. 2021, arXiv:2106.09685, section 4.1).
+"""LoRA's update as a matrix, put into the base weight and taken out (Hu et al. 2021, arXiv:2106.09685, section 4.1).
 
     delta = s B A        merged = W + delta        unmerged = M - delta
 
 In storage the reference gives merged and unmerged weights correctly rounded: the exact W + s B A, rounded once. Other
-implementations have the budget of the arithmetic they do: s (B A), (s B) A or B (s A), delta rounded before it is added or not.
+implementations have the budget of the arithmetic they do: s (B A), (s B) A or B (s A), with delta rounded before it is
+added or not.
 """
 
 from __future__ import annotations

@@ -11,15 +11,15 @@ from refpeft.operation import operation
 
 @operation("lora.scaling", "alpha[] -> s[] where rank >= 1, rank//1 = rank")
 def scaling(alpha, *, rank: float, variant: Literal["lora", "rslora"] = "lora"):
-    """s = alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA (theorem 3.2 there).
+    """s = alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA.
 
     Parameters
     ----------
     alpha : ()
         An array, so that the operation has a dtype and a gradient.
     rank : float
-        r, an integer of at least 1. It is declared as a real number because it takes part in real arithmetic: it enters an
-        interpretation as any other scalar does, its square root too.
+        r, an integer of at least 1. It is declared as a real number because it takes part in real arithmetic: it enters
+        an interpretation as any other scalar does, and so does its square root.
     variant : "lora" or "rslora"
 
     Returns

@@ -31,8 +31,8 @@ class Unfit(RefpeftError):
 def case(operation: Operation, dtype: str, seed: int, index: int) -> tuple[Problem, dict[str, Golden]]:
     """The problem number ``index`` of an operation in a dtype, with its golden values.
 
-    Number 0 has every optional input and default attributes, number 1 no optional input, number 2 small integers; later
-    ones go through the operation's structured regimes, or magnitudes over many binades where it has none.
+    Number 0 has every optional input and default attributes, number 1 no optional input, number 2 small integers. Later
+    ones go through the operation's structured regimes in turn; odd ones have magnitudes over many binades.
 
     Raises
     ------
@@ -75,9 +75,14 @@ def _problem(operation: Operation, format: Format, random: np.random.Generator, 
     cotangents = {"d" + o.name: o for o in operation.outputs if o.differentiable} if operation.has_vjp else {}
     named = {a.name: a for a in present} | cotangents
     shapes = {name: operation.signature.shape(argument, dims) for name, argument in named.items()}
-    floating = {name: s for name, s in shapes.items() if named[name].dtype in (None, "float32")}
-    filled = _numbers(operation, floating, attributes, random, index)
-    filled |= {name: _integers(named[name], s, dims, random) for name, s in shapes.items() if name not in filled}
+    filled = {
+        name: _numbers(shape, random, index)
+        if named[name].dtype in (None, "float32")
+        else _integers(named[name], shape, dims, random)
+        for name, shape in shapes.items()
+    }
+    if index > 2 and operation.structured:
+        filled |= operation.structured[(index - 3) % len(operation.structured)](random, filled, attributes)
     if operation._validate is not None:
         filled |= operation._validate(random, filled, attributes)
     arrays = {
@@ -122,16 +127,11 @@ def _dims(operation: Operation, attributes: dict, random, index: int) -> dict:
     return known
 
 
-def _numbers(operation: Operation, shapes: dict, attributes: dict, random, index: int) -> dict[str, np.ndarray]:
+def _numbers(shape, random, index: int) -> np.ndarray:
     if index == 2:
-        return {name: random.integers(-3, 4, shape).astype(np.float64) for name, shape in shapes.items()}
-    filled = {name: random.normal(size=shape) for name, shape in shapes.items()}
-    if index > 2 and operation.structured:
-        structure = operation.structured[(index - 3) % len(operation.structured)]
-        return filled | structure(random, filled, attributes)
-    if index > 2:
-        return {name: x * 2.0 ** random.integers(-4, 5, x.shape) for name, x in filled.items()}
-    return filled
+        return random.integers(-3, 4, shape).astype(np.float64)
+    values = random.normal(size=shape)
+    return values * 2.0 ** random.integers(-4, 5, shape) if index > 2 and index % 2 else values
 
 
 def _integers(argument: Argument, shape, dims: dict, random) -> np.ndarray:

@@ -85,7 +85,11 @@ ARGUMENTS = {
     "erf": _at(0.0),
     "maximum": BINARY,
     "minimum": BINARY,
-    "where": [((Array(values=MASK), X, X), {}), ((Array(values=MASK), X, 0.0), {}), ((Array(values=MASK), 1.0, ROW), {})],
+    "where": [
+        ((Array(values=MASK), X, X), {}),
+        ((Array(values=MASK), X, 0.0), {}),
+        ((Array(values=MASK), 1.0, ROW), {}),
+    ],
     "less": BINARY,
     "less_equal": BINARY,
     "greater": BINARY,

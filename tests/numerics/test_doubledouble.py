@@ -77,7 +77,9 @@ def test_error_free_transforms_are_exact():
     a, b = np.append(a, [1.7e308, 2.0**-500]), np.append(b, [0.5, 1.1])
     for transform, plain in ((two_sum, lambda p, q: p + q), (two_prod, lambda p, q: p * q)):
         s, e = transform(a, b)
-        assert [Fraction(x) + Fraction(y) for x, y in zip(s, e)] == [plain(Fraction(p), Fraction(q)) for p, q in zip(a, b)]
+        assert [Fraction(x) + Fraction(y) for x, y in zip(s, e)] == [
+            plain(Fraction(p), Fraction(q)) for p, q in zip(a, b)
+        ]
 
 
 @pytest.mark.parametrize(
@@ -127,7 +129,9 @@ def test_elementary_functions_are_mpmaths(name):
         truths = [getattr(mpmath, name)(mpmath.mpf(h) + mpmath.mpf(e)) for h, e in zip(x.hi, x.lo)]
         for got in (function(x), [function(x[i]) for i in range(4)]):
             for g, truth in zip(got, truths):
-                assert abs(mpmath.mpf(float(g.hi)) + mpmath.mpf(float(g.lo)) - truth) <= mpmath.mpf(2) ** -100 * max(1, abs(truth))
+                assert abs(mpmath.mpf(float(g.hi)) + mpmath.mpf(float(g.lo)) - truth) <= mpmath.mpf(2) ** -100 * max(
+                    1, abs(truth)
+                )
     assert function(DoubleDouble(np.zeros((0, 2)))).shape == (0, 2)
 
 
@@ -135,7 +139,8 @@ SPECIAL = np.array([0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 1e308, 1000.0
 
 
 @pytest.mark.parametrize(
-    "name", ["add", "subtract", "multiply", "divide", "maximum", "minimum", "sqrt", "exp", "log", "tanh", "sin", "absolute"]
+    "name",
+    ["add", "subtract", "multiply", "divide", "maximum", "minimum", "sqrt", "exp", "log", "tanh", "sin", "absolute"],
 )
 def test_special_values_are_numpys(name):
     """Infinities, NaN, zeros and overflow come out as in plain float64, without a warning."""
@@ -149,7 +154,11 @@ def test_special_values_are_numpys(name):
         got = function(*map(DoubleDouble, pairs))
     special = ~np.isfinite(expected) | (np.abs(expected) < 2)
     ulp = np.spacing(np.where(special & np.isfinite(expected), np.abs(expected), 1.0))
-    same = (got.hi == expected) | (np.isnan(got.hi) & np.isnan(expected)) | (np.abs(got.hi - np.nan_to_num(expected)) <= ulp)
+    same = (
+        (got.hi == expected)
+        | (np.isnan(got.hi) & np.isnan(expected))
+        | (np.abs(got.hi - np.nan_to_num(expected)) <= ulp)
+    )
     assert np.all(same | ~special)
     assert not np.any(got.lo[~np.isfinite(got.hi)])
 

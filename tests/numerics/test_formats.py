@@ -31,13 +31,24 @@ def nearest_even(value: float, format) -> float:
 def edges(format) -> list[float]:
     """Ties, their neighbours, the ends of the range, and values that a rounding by way of float32 would get wrong."""
     one, half = 1.0, 2.0**-format.precision
-    values = [0.0, -0.0, math.inf, -math.inf, one, one + half, one + 3 * half, format.max, format.tiny, format.subnormal]
+    values = [
+        0.0,
+        -0.0,
+        math.inf,
+        -math.inf,
+        one,
+        one + half,
+        one + 3 * half,
+        format.max,
+        format.tiny,
+        format.subnormal,
+    ]
     values += [format.subnormal / 2, 1.5 * format.subnormal, 2.5 * format.subnormal, format.tiny - format.subnormal / 2]
     values += [format.max * (1 + half / 2), min(format.max, 1e300) * 1.5, 5e-324]
     if format.precision < 53:
         values += [one + half + 2.0**-52, one + half - 2.0**-53, one + 3 * half - 2.0**-52]
         values += [format.max + ulp(format.max, format) / 2, np.nextafter(format.max + ulp(format.max, format) / 2, 0)]
-    near = [np.nextafter(v, d) for v in values for d in (-math.inf, math.inf)]
+    near = [math.nextafter(v, d) for v in values for d in (-math.inf, math.inf)]
     return [float(s * v) for v in values + near for s in (1, -1)]
 
 
@@ -73,7 +84,8 @@ def test_bfloat16_is_not_rounded_twice():
 def test_all_that_a_format_holds_stays_as_it_is(format):
     """Storing is idempotent, and the transport dtype's own numbers come through unchanged."""
     bits = np.random.default_rng(0).integers(0, 2**16, 4000).astype(np.uint16)
-    values = (bits.view(format.dtype) if format.dtype.itemsize == 2 else bits.view(np.float16)).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        values = bits.view(format.dtype if format.dtype.itemsize == 2 else np.float16).astype(np.float64)
     np.testing.assert_array_equal(store(values, format).astype(np.float64), values)
 
 
@@ -83,7 +95,6 @@ def test_an_ulp_is_the_gap_to_the_next_number(format):
     assert ulp(1.0, format) == 2.0 ** (1 - format.precision) == 2 * format.unit
     assert ulp(-1.5, format) == ulp(1.0, format)
     assert ulp(0.0, format) == ulp(format.subnormal, format) == ulp(format.tiny, format) == format.subnormal
-    assert format.max + ulp(format.max, format) > format.max or format is FLOAT64
     assert float(round_to_format(format.max - ulp(format.max, format), format)) < format.max
     if format in (FLOAT64, FLOAT32, FLOAT16):
         info = np.finfo(format.dtype)
@@ -93,7 +104,9 @@ def test_an_ulp_is_the_gap_to_the_next_number(format):
 def test_a_format_goes_by_three_names():
     """Full name, short name and NumPy dtype; anything else is a DtypeError that lists what there is."""
     for format in FORMATS.values():
-        assert as_format(format.name) is as_format(format.short) is as_format(format.dtype) is as_format(format) is format
+        assert (
+            as_format(format.name) is as_format(format.short) is as_format(format.dtype) is as_format(format) is format
+        )
     with pytest.raises(DtypeError) as refused:
         as_format("int64")
     assert str(refused.value) == (

@@ -38,6 +38,8 @@ class Check:
         Whether it needs a vjp.
     needs : tuple of str
         Other operations that the backend must have.
+    share : float
+        Share of the profile's examples: less than one where an example is large.
     """
 
     operation: Operation
@@ -48,6 +50,7 @@ class Check:
     problems: Callable[[Subject], SearchStrategy[Problem] | Iterable[Problem]]
     gradients: bool = False
     needs: tuple[str, ...] = ()
+    share: float = 1.0
 
     @property
     def id(self) -> str:

@@ -79,7 +79,7 @@ def _broadcast(array):
 
 def _uniform(problem):
     """Every input made of copies of its first row, so that it can come broadcast."""
-    return problem.replace(inputs={n: np.ascontiguousarray(_broadcast(a)) for n, a in problem.inputs.items()})
+    return problem.replace(inputs={n: np.array(_broadcast(a)) for n, a in problem.inputs.items()})
 
 
 def _emptied(problem):

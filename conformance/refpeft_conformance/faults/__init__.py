@@ -61,7 +61,7 @@ class Fault:
     def applies(self, operation: Operation, dtype: str) -> bool:
         """Whether it can be made to the operation in this dtype, and is a mistake there."""
         has = {a.name for a in operation.signature.inputs} | set(operation.attributes) | set(operation.gradients)
-        has |= {o.name for o in operation.outputs} | set(operation.cotangents) | set(operation.signature.dims)
+        has |= {o.name for o in operation.outputs} | set(operation.signature.dims)
         return (
             fnmatch.fnmatchcase(operation.name, self.operations)
             and set(self.needs) <= has
@@ -195,7 +195,7 @@ def _typed(result: np.ndarray, problem: Problem, name: str) -> np.ndarray:
     wanted = problem.result_specs.get(name, (None, problem.dtype))[1]
     if result.dtype == np.float64 and wanted not in ("float64",):
         return store(result, as_format(wanted)) if wanted in ALL_DTYPES else result.astype(wanted)
-    return np.ascontiguousarray(result)
+    return np.asarray(result, order="C")
 
 
 def wide(array: np.ndarray) -> np.ndarray:
