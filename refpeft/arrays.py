@@ -47,6 +47,5 @@ def _from_torch(tensor) -> np.ndarray:
     torch = sys.modules["torch"]
     tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
     if tensor.dtype == torch.bfloat16:
-        bits = tensor.view(torch.int16).numpy()
-        return np.ndarray(bits.shape, BFLOAT16.dtype, bits, strides=bits.strides)
+        return tensor.view(torch.int16).numpy().view(BFLOAT16.dtype)
     return tensor.numpy()

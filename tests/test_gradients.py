@@ -1,6 +1,7 @@
 """Hand-derived gradients against three judges: the complex step, double-double differences, and torch's autograd.
 
-The adjoint identity <dy, J v> = <vjp(dy), v> holds for every v. How far the two sides may lie apart in float64 follows from
+The adjoint identity <dy, J v> = <vjp(dy), v> holds for every v. How far the two sides may lie apart in float64
+follows from
 the gradients' own float64 budgets and from the magnitudes of what is summed: nothing is set by hand.
 """
 
@@ -52,7 +53,9 @@ def complex_step(problem: Problem, v: dict) -> dict[str, np.ndarray]:
 
 
 def differences(problem: Problem, v: dict) -> dict[str, np.ndarray]:
-    """J v by central differences in double-double: with a step of 2**-34, truncation and rounding both lie below 2**-60."""
+    """J v by central differences in double-double: with a step of 2**-34, truncation and rounding both lie below
+    2**-60.
+    """
     step = 2.0**-34
     ends = [moved(problem, lambda n, x, s=s: DoubleDouble(x) + DoubleDouble(s * step * v[n])) for s in (1, -1)]
     return {n: ((ends[0][n] - ends[1][n]) / (2 * step)).hi for n in ends[0]}

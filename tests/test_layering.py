@@ -1,4 +1,6 @@
-"""Layering: arrows point one way, no tolerance is set by hand, and the reference answers no backend under certification."""
+"""Layering: arrows point one way, no tolerance is set by hand, and the reference answers no backend under
+certification.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def imported(tree: ast.AST) -> set[str]:
 
 
 def tolerances(tree: ast.AST) -> list[int]:
-    """Lines on which a tolerance stands: as a keyword, a parameter with a default, a variable, or a comparison that implies one."""
+    """Lines on which a tolerance stands: as a keyword, a parameter with a default, a variable, or a comparison that
+    implies one.
+    """
     lines = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):

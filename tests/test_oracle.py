@@ -93,7 +93,7 @@ def test_a_call_that_makes_no_sense_is_an_error_not_a_failure():
         assert_conforms("lora.linear", y, alpha=1, **given)
     with pytest.raises(ShapeError, match=r"weight\[o,i\] gave o = 5"):
         oracle("lora.linear", **given | {"b": given["b"][:3]})
-    with pytest.raises(DtypeError, match="no input fixes|needed"):
+    with pytest.raises(DtypeError, match="is needed"):
         oracle("nn.linear", x=np.ones((1, 1), np.float32), weight=[[1.0]])
 
 
@@ -107,7 +107,9 @@ def test_nan_and_infinity_are_never_within_a_finite_budget():
 
 
 def test_a_golden_nan_is_met_by_nan_alone():
-    """Where inputs are not finite, so may be golden values: an infinite budget does not excuse a number in place of NaN."""
+    """Where inputs are not finite, so may be golden values: an infinite budget does not excuse a number in place of
+    NaN.
+    """
     x, weight = np.array([[np.nan, 1.0]], np.float32), np.ones((2, 2), np.float32)
     problem = Problem.of("nn.linear", {"x": x, "weight": weight}, {})
     golden = answer(problem, finite=False)["y"]
@@ -122,7 +124,9 @@ def test_a_golden_nan_is_met_by_nan_alone():
 
 
 def test_a_result_that_may_overflow_has_no_budget_and_admits_infinity():
-    """float16 products beyond 65504: refused by the oracle; with finite=False, both infinity and the value are admitted."""
+    """float16 products beyond 65504: refused by the oracle; with finite=False, both infinity and the value are
+    admitted.
+    """
     x = np.full((1, 4), 200.0, np.float16)
     problem = Problem.of("nn.linear", {"x": x, "weight": x}, {})
     with pytest.raises(BudgetError):

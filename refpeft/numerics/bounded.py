@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -223,7 +224,7 @@ class Ambiguous:
         return logical_not(self)
 
     def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
-        chosen = {
+        chosen: dict[Callable, Callable] = {
             np.logical_and: Ambiguous.__and__,
             np.logical_or: Ambiguous.__or__,
             np.logical_not: Ambiguous.__invert__,
@@ -236,8 +237,9 @@ class Ambiguous:
         if function is not np.where or len(args) != 3:
             raise TypeError(f"numpy.{function.__name__} of truth values is outside refpeft's set of primitives.")
         mask, *branches = args
+        model = _truth(mask).model or next(x.model for x in branches if isinstance(x, Bounded))
         return Bounded.rules["where"](
-            mask, *(x if isinstance(x, Bounded) else Bounded.scalar(x, self.model) for x in branches)
+            mask, *(x if isinstance(x, Bounded) else Bounded.scalar(x, model) for x in branches)
         )
 
     def __array__(self, *args, **kwargs):
@@ -446,7 +448,7 @@ def _as_operand(x: Bounded, unit: float, least: float) -> Bounded:
 
 
 def _instead(operand: Bounded, factor: float, least: float) -> np.ndarray:
-    """What ``operand`` may lose if the number that was to multiply the other one multiplies it: its digits, or itself."""
+    """What ``operand`` may lose where the number beside the other one multiplies it instead: its digits, or itself."""
     model = operand.model
     return np.where(up(factor * operand.reach) <= model.precision.storage.max, model.store_floor + least, np.inf)
 

@@ -32,7 +32,7 @@ def quick_two_sum(a, b):
 
 
 def two_prod(a, b):
-    """p + e == a * b, p the rounded product (Dekker, Veltkamp); exactly, unless p overflows or e lies below 2**-1074."""
+    """p + e == a * b, p the rounded product (Dekker, Veltkamp); exact unless p overflows or e is below 2**-1074."""
     product = a * b
     (a, i), (b, j) = np.frexp(a), np.frexp(b)
     p = a * b
@@ -125,7 +125,7 @@ def _(a):
 
 
 def _significand(a):
-    """``a`` over a power of two with hi from 1/2 to 1, and the power: what is computed on it can't over- or underflow."""
+    """``a`` over a power of two with hi from 1/2 to 1, and the power: arithmetic on it stays in range."""
     hi, exponent = np.frexp(a.hi)
     return DoubleDouble(hi, np.ldexp(a.lo, -exponent)), exponent
 

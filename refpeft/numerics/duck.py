@@ -69,7 +69,7 @@ class DuckArray(NDArrayOperatorsMixin):
         raise TypeError(f"{cls.__name__} has no rule for the primitive {name!r}.")
 
     def remember(self, sources: list, move: Callable) -> None:
-        """Take over what a subclass knows of ``sources`` beside their parts, after a structural primitive moved them here.
+        """Take over what is known of ``sources`` beside their parts, after a structural primitive moved them.
 
         ``move`` makes an array of this one's shape from a function that gives an array for each source.
         """

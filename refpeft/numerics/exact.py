@@ -278,8 +278,8 @@ def _(a, b):
     if a.precision.operands is not None:
         for operand in (a, b):
             operand.checked("matmul", a.precision.operands)
-    none = {"initial": 1 << 20}
-    quantum = _quantum(left).min(axis=-1, **none)[..., :, None] + _quantum(right).min(axis=-2, **none)[..., None, :]
+    rows, columns = (_quantum(x).min(axis=k, initial=1 << 20) for x, k in ((left, -1), (right, -2)))
+    quantum = rows[..., :, None] + columns[..., None, :]
     result = a.rebuild(a.value @ b.value)
     return _contracted("matmul", result, np.abs(a.value) @ np.abs(b.value), quantum.reshape(result.shape))
 

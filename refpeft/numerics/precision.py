@@ -96,7 +96,7 @@ class RoundingModel:
         return coefficient
 
     def underflow(self, count: int):
-        """What a sum of ``count`` rounded terms may lose to underflow, those of its partial sums that are stored included."""
+        """What a sum of ``count`` rounded terms may lose to underflow, stored partial sums included."""
         return count * self.sum_floor + (self.precision.splits * self.store_floor if self.precision.splits > 1 else 0.0)
 
     @property

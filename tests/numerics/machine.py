@@ -1,6 +1,7 @@
 """A machine: one admitted way of computing at a precision, drawn at random.
 
-What `refpeft.numerics.Bounded` promises holds for all of them, so tests draw many: sums in any order, products fused into
+What `refpeft.numerics.Bounded` promises holds for all of them, so tests draw many: sums in any order, products fused
+into
 additions or not, contractions cut in parts, intermediates stored or kept, subnormals flushed where that is declared.
 """
 

@@ -1,6 +1,7 @@
 """Bounded: what it proves holds for every admitted algorithm, and some algorithms come close to it.
 
-Each claim is put to machines drawn at random (`machine.Machine`) on inputs meant to break it; the share is the distance from
+Each claim is put to machines drawn at random (`machine.Machine`) on inputs meant to break it; the share is the
+distance from
 the golden value over the bound.
 """
 
@@ -120,7 +121,9 @@ def test_lora_and_its_gradients_stay_within_the_bound(precision):
 
 
 def test_a_late_scaling_cannot_hide_an_underflow():
-    """s (h Bᵀ) loses to underflow before s enlarges it; (s h) Bᵀ does not. Both are lora.linear, as torch and peft write it."""
+    """s (h Bᵀ) loses to underflow before s enlarges it; (s h) Bᵀ does not. Both are lora.linear, as torch and peft
+    write it.
+    """
     precision, tiny = PRECISIONS["fp32"], FLOAT32.tiny
     x, a, b = (np.full((1, 1), v) for v in (tiny, 1.0, 1.5 * 2.0**-24))
     model = rounding_model(precision)
@@ -156,7 +159,9 @@ def test_single_primitives_stay_within_the_bound(precision, kind):
 
 @low_precision
 def test_elementary_functions_as_wrong_as_declared_stay_within_the_bound(precision):
-    """exp, log, tanh, sin, cos, erf, each off by ``elementary_ulps`` of an argument that has an error itself, down to subnormals."""
+    """exp, log, tanh, sin, cos, erf, each off by ``elementary_ulps`` of an argument that has an error itself, down to
+    subnormals.
+    """
     random = np.random.default_rng(0)
     x = round_to_format(
         np.concatenate([random.normal(size=40) * 4, [-87.5, -90.0, -100.0, -9.7, -15.0, 0.0]]), precision.storage
@@ -260,7 +265,9 @@ def test_a_result_that_may_overflow_has_no_finite_bound(precision):
 
 
 def test_scaling_late_may_overflow_where_scaling_early_does_not():
-    """In fp16, s (h B) overflows in h B although (s h) B is small: that order is admitted, so there is no finite bound."""
+    """In fp16, s (h B) overflows in h B although (s h) B is small: that order is admitted, so there is no finite
+    bound.
+    """
     model = rounding_model(PRECISIONS["fp16"])
     h, b = (Bounded.input(np.full((1, 1), 300.0), model) for _ in range(2))
     assert np.isinf(((Bounded.scalar(1 / 16, model) * h) @ b).error)
@@ -306,7 +313,9 @@ def test_scatter_and_fold_stay_within_the_bound(precision):
 
 
 def test_the_worst_case_of_a_sequential_sum_reaches_the_bound():
-    """1 + u + u + ... rounds each time by all that it may: the bound is not idle, more than nine tenths of it is reached."""
+    """1 + u + u + ... rounds each time by all that it may: the bound is not idle, more than nine tenths of it is
+    reached.
+    """
     machine = Machine(PRECISIONS["fp32"], np.random.default_rng(0))
     machine.order, machine.fused = "sequential", True
     x, ones = np.full((1, 64), FLOAT32.unit), np.ones((64, 1))
@@ -349,7 +358,7 @@ def test_a_climb_over_inputs_does_not_pass_the_bound(name):
         return share(got, bound.value, bound.error)
 
     best, reached = [draw(random, s, format, "ties") for s in ((1, 2), (2, 1), (2, 1), (1, 1))], 0.0
-    for step in range(600):
+    for _ in range(600):
         trial = [
             round_to_format(v * (1 + (random.random(v.shape) < 0.4) * random.normal(size=v.shape) * 0.3), format)
             for v in best
@@ -363,7 +372,9 @@ def test_a_climb_over_inputs_does_not_pass_the_bound(name):
 
 
 def test_tf32_reads_subnormals_coarsely():
-    """A float32 subnormal may vanish in TF32: the operand's own smallest number is in the bound, without flushing declared."""
+    """A float32 subnormal may vanish in TF32: the operand's own smallest number is in the bound, without flushing
+    declared.
+    """
     precision = PRECISIONS["fp32-tf32"]
     x, w = np.array([[3 * FLOAT32.subnormal]]), np.array([[2.0**20]])
     model = rounding_model(precision)
@@ -385,7 +396,9 @@ def test_split_k_in_float16_may_underflow_in_every_part():
 
 
 def test_rounding_as_a_step_moves_a_neighbour_but_not_exact_data():
-    """round_to adds nothing where both sides round the same number, an ulp where they need not, infinity where one overflows."""
+    """round_to adds nothing where both sides round the same number, an ulp where they need not, infinity where one
+    overflows.
+    """
     model = rounding_model(PRECISIONS["fp32"])
     exact = Bounded.input(np.array([1.3, 65519.0]), model)
     assert not np.any(round_to(exact, FLOAT16).error)
@@ -395,7 +408,7 @@ def test_rounding_as_a_step_moves_a_neighbour_but_not_exact_data():
 
 
 def test_a_choice_that_errors_could_turn_admits_both_branches():
-    """where, maximum and topk near a boundary: the other value lies within, and an undetermined selection is refused."""
+    """where, maximum and topk near a boundary: the other value lies within; an undetermined selection is refused."""
     model = rounding_model(PRECISIONS["fp32"])
     x = Bounded(np.array([1.0, 1.5]), np.array([0.25, 0.25]), model)
     chosen = np.where(x > 1.125, 10.0, -10.0)
@@ -429,7 +442,9 @@ def test_structural_primitives_move_the_bound_with_the_value(dtype):
 
 
 def test_the_golden_value_of_fp64_is_double_double():
-    """Where the subject computes in float64 itself, the value is known to 2**-100, so that the bound is the subject's alone."""
+    """Where the subject computes in float64 itself, the value is known to 2**-100, so that the bound is the subject's
+    alone.
+    """
     model = rounding_model(standard_precision(as_format("float64")))
     x = Bounded.input(np.array([0.1]), model)
     assert isinstance((x * x).value, DoubleDouble)

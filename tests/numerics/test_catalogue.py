@@ -20,7 +20,9 @@ FEW = settings(max_examples=6, deadline=None, derandomize=True, suppress_health_
 @given(data=st.data())
 @FEW
 def test_a_source_runs_on_an_array_that_nothing_converts(name, data):
-    """Forward and vjp on Strict arrays give what plain NumPy gives, up to the order of BLAS, which depends on the layout."""
+    """Forward and vjp on Strict arrays give what plain NumPy gives, up to the order of BLAS, which depends on the
+    layout.
+    """
     operation = OPERATIONS[name]
     problem = data.draw(problems(name, dtype=operation.dtypes[0]))
 

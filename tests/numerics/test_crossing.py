@@ -1,4 +1,6 @@
-"""The set of primitives crossed with the interpretations: every pair has a meaning, and it is NumPy's where nothing rounds."""
+"""The set of primitives crossed with the interpretations: every pair has a meaning, and it is NumPy's where nothing
+rounds.
+"""
 
 from __future__ import annotations
 
@@ -169,7 +171,9 @@ PAIRS = [(name, i) for name in PRIMITIVES for i in INTERPRETATIONS if i is Stric
 
 @pytest.mark.parametrize(("name", "interpretation"), PAIRS, ids=[f"{n}-{i.__name__}" for n, i in PAIRS])
 def test_a_primitive_means_what_numpy_means(name, interpretation):
-    """Where the result is exact, each interpretation gives NumPy's values and shape: batched, 1-D, 0-d, empty, broadcast."""
+    """Where the result is exact, each interpretation gives NumPy's values and shape: batched, 1-D, 0-d, empty,
+    broadcast.
+    """
     primitive = PRIMITIVES[name]
     for args, kwargs in ARGUMENTS[name]:
         lift = LIFT[interpretation]
@@ -190,7 +194,9 @@ def test_a_primitive_means_what_numpy_means(name, interpretation):
 
 @pytest.mark.parametrize("interpretation", INTERPRETATIONS, ids=lambda i: i.__name__)
 def test_what_lies_outside_the_set_is_refused(interpretation):
-    """A function, a method, an option or a conversion outside the set raises TypeError instead of leaving the interpretation."""
+    """A function, a method, an option or a conversion outside the set raises TypeError instead of leaving the
+    interpretation.
+    """
     x = LIFT[interpretation](np.array([1.0, 2.0, 4.0]))
     for outside in (
         lambda: np.power(x, 2),
@@ -209,7 +215,9 @@ def test_what_lies_outside_the_set_is_refused(interpretation):
 
 
 def test_a_mask_of_bounded_arrays_chooses_among_numbers():
-    """``np.where(x > 0, 1.0, 0.0)`` has a value for each element, and both values in its bound where errors could turn the mask."""
+    """``np.where(x > 0, 1.0, 0.0)`` has a value for each element, and both values in its bound where errors could
+    turn the mask.
+    """
     x = Bounded(np.array([1.0, -1.0, 0.5]), np.array([0.0, 0.0, 0.75]), rounding_model(standard_precision("float32")))
     step = np.where(x > 0, 1.0, 0.0)
     np.testing.assert_array_equal(step.value, [1.0, 0.0, 1.0])
@@ -232,7 +240,9 @@ def test_a_sure_mask_adds_no_error():
 
 
 def test_a_registered_foreign_array_brings_its_own_primitives():
-    """`register_array` gives a third party's type the primitives that NumPy can't dispatch, by the name of its package."""
+    """`register_array` gives a third party's type the primitives that NumPy can't dispatch, by the name of its
+    package.
+    """
     from refpeft.numerics import primitives
 
     kin = type("Elsewhere", (), {"__module__": "elsewhere.core"})

@@ -56,7 +56,9 @@ def test_cancellation_loses_nothing():
 
 
 def test_huge_and_tiny_magnitudes_neither_overflow_nor_lose_more_than_the_smallest_number():
-    """Splitting a number near the largest must not overflow; a product below the normal numbers errs by half the smallest."""
+    """Splitting a number near the largest must not overflow; a product below the normal numbers errs by half the
+    smallest.
+    """
     huge = DoubleDouble(np.array([1.7e308, 1e305, -1e303]))
     assert exact(huge * 1.0) == exact(huge)
     assert worst(huge / 3.0, [x / 3 for x in exact(huge)]) <= 1

@@ -24,7 +24,9 @@ def kept(values, format):
 
 @pytest.mark.parametrize("precision", [FP32, BF16, FP16], ids=["fp32", "bf16", "fp16"])
 def test_an_accepted_problem_has_the_same_bits_in_every_order(precision):
-    """lora.linear on small integers: terms of all contractions and the bias shuffled, parts stored on the way, equal bits."""
+    """lora.linear on small integers: terms of all contractions and the bias shuffled, parts stored on the way, equal
+    bits.
+    """
     accepted = 0
     for seed in range(40):
         random = np.random.default_rng(seed)
@@ -97,7 +99,9 @@ def test_folds_are_judged_by_their_overlaps():
 
 
 def test_split_k_stores_partial_sums():
-    """With split-K in bfloat16 a partial sum must fit eight bits, where accumulation in float32 alone would have room."""
+    """With split-K in bfloat16 a partial sum must fit eight bits, where accumulation in float32 alone would have
+    room.
+    """
     row, ones = np.array([[200.0, 101.0, -101.0, 56.0]]), np.ones((4, 1))
     assert (lift(row, BF16) @ lift(ones, BF16)).value == 256
     split = standard_precision("bf16", splits=2)
@@ -147,7 +151,9 @@ def test_a_reciprocal_in_dropout_must_be_exact():
 
 
 def test_underflow_is_not_taken_for_exactness():
-    """2**-600 squared is zero in float64: lost, not exact. The same below the normal numbers, and where flushing is declared."""
+    """2**-600 squared is zero in float64: lost, not exact. The same below the normal numbers, and where flushing is
+    declared.
+    """
     with pytest.raises(Inexact):
         lift([2.0**-600], FP64) * lift([2.0**-600], FP64)
     with pytest.raises(Inexact):

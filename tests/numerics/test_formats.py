@@ -54,7 +54,7 @@ def edges(format) -> list[float]:
 
 @pytest.mark.parametrize("format", EVERY, ids=str)
 def test_rounding_at_the_edges_is_that_of_rationals(format):
-    """Ties, subnormals, overflow and double-rounding traps round as exact rationals do, and the sign of zero is kept."""
+    """Ties, subnormals, overflow and double-rounding traps round as exact rationals do; the sign of zero is kept."""
     values = edges(format)
     got = round_to_format(values, format)
     expected = np.array([nearest_even(v, format) for v in values])

@@ -174,13 +174,13 @@ ONES = (np.ones((1, 2, 3, 3)), np.ones((2, 2, 2, 2)), np.ones((2, 2, 2, 2)), np.
         ({"groups": 0}, r"groups >= 1, but groups = 0"),
         ({"groups": 2}, r"c = cg\*groups, but c = 2, cg = 2, groups = 2"),
         ({"dilation": (3, 1)}, r"dilation\[0\]\*\(kh-1\)\+1 <= h\+2\*padding\[0\], but dilation = \(3, 1\), h = 3"),
-        (
-            {"padding": (0, 3), "padding_mode": "reflect"},
-            r"padding\[1\]\*is\(padding_mode,reflect\) < w, but padding = \(0, 3\), padding_mode = reflect, w = 3",
-        ),
-        (
-            {"padding": (4, 0), "padding_mode": "circular"},
-            r"padding\[0\]\*is\(padding_mode,circular\) <= h, but h = 3, padding = \(4, 0\), padding_mode = circular",
+        *(
+            (
+                {"padding": padding, "padding_mode": mode},
+                rf"padding\[{k}\]\*is\(padding_mode,{mode}\) {symbol} {size}, but",
+            )
+            for mode, symbol, most in (("reflect", "<", 3), ("circular", "<=", 4))
+            for k, padding, size in ((0, (most, 0), "h"), (1, (0, most), "w"))
         ),
     ],
 )

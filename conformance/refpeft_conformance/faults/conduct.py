@@ -25,17 +25,27 @@ def _(problem, run):
     return results
 
 
-@fault("conduct", "non-contiguous input read as if contiguous", explains=False)
+@fault(
+    "conduct",
+    "non-contiguous input read as if contiguous",
+    explains=False,
+    equivalent={"lora.scaling": "a number has no strides"},
+)
 def _(problem, run):
     return run(problem.replace(inputs={n: _raw(a) for n, a in problem.inputs.items()}))
 
 
-@fault("conduct", "output squeezed", explains=False)
+@fault(
+    "conduct",
+    "output squeezed",
+    explains=False,
+    equivalent={"lora.scaling": "a number has no axes", "nf4.offset": "a number has no axes"},
+)
 def _(problem, run):
     return {n: a.reshape(tuple(s for s in a.shape if s != 1)) for n, a in run(problem).items()}
 
 
-@fault("conduct", "output flattened", explains=False, equivalent={"nf4.*": "every output is flat already"})
+@fault("conduct", "output flattened", explains=False, equivalent={"nf4.[qd]*": "every output is flat already"})
 def _(problem, run):
     return {n: a.reshape(-1) for n, a in run(problem).items()}
 

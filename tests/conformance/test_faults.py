@@ -1,0 +1,76 @@
+"""The kit catches what it claims to catch, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from refpeft import plugins
+from refpeft.operation import catalogue, find
+from refpeft_conformance.certify import caught_by
+from refpeft_conformance.checks import checks_of
+from refpeft_conformance.faults import HONEST, Faulty, faults, faults_of
+from refpeft_conformance.runner import run
+from refpeft_conformance.subject import Subject
+
+pytest.importorskip("torch")
+OPERATIONS = sorted(catalogue())
+SAMPLED = [
+    ("lora.linear", "float32", fault)
+    for fault in (
+        "scaling lost in db only",
+        "alpha over r for alpha over the root of r",
+        "last rank dropped",
+        "dweight is the mean over the batch",
+        "weight transposed when square",
+        "stale residuals of another call",
+        "dropout not scaled",
+        "silent TF32",
+        "partial sums in bfloat16",
+        "input mutated",
+        "reference called silently",
+        "non-contiguous input read as if contiguous",
+        "last element unwritten",
+        "different bits from run to run",
+        "NaN swallowed",
+    )
+] + [
+    ("lora.linear", "bfloat16", "scaling off by one percent"),
+    ("lora.linear", "bfloat16", "batch accumulated in the storage dtype"),
+    ("nf4.quantize", "float32", "nibbles swapped"),
+    ("nf4.quantize", "float32", "ties go to the upper code"),
+    ("nf4.dequantize", "float32", "codebook off by one ulp"),
+    ("nf4.dequantize", "float32", "absmax of the neighbouring block"),
+    ("nf4.double_dequantize", "float32", "nested offset forgotten"),
+    ("lora.embedding", "float32", "repeated ids overwrite in dweight"),
+    ("lora.conv2d", "float32", "padding mode ignored"),
+    ("lora.merge", "float32", "adapters in bfloat16"),
+]
+
+
+def test_the_list_holds_at_least_60_faults_of_12_families():
+    """Names are unique by construction; families are what the faults get wrong."""
+    known = faults().values()
+    assert len(known) >= 60
+    assert len({f.family for f in known}) >= 12
+
+
+@pytest.mark.parametrize(("operation", "dtype", "fault"), SAMPLED, ids=lambda value: str(value).replace(" ", "_"))
+def test_a_faulty_torch_is_caught(operation, dtype, fault):
+    """Made to torch, which passes without it, the fault fails a check at the standard profile."""
+    assert faults()[fault].applies(find(operation), dtype)
+    assert caught_by(Faulty(plugins.backend("torch"), faults()[fault]), operation, dtype)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_the_wrapper_without_a_fault_passes(operation):
+    """What kills a faulty backend is the fault, not the wrapper around it."""
+    backend = Faulty(plugins.backend("torch"), HONEST)
+    for check in checks_of(find(operation), "float32"):
+        verdict = run(check, Subject(backend), profile="quick", random_seed=3, shrinking=False)
+        assert verdict.verdict == "PASS", verdict.message
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_every_operation_can_be_got_wrong_in_several_ways(operation):
+    """An operation to which few faults apply would make the kill rate an empty figure."""
+    assert len(faults_of(find(operation), "float32")) >= 5
