@@ -36,7 +36,7 @@ class Golden:
     budget : float64 array
         Largest admissible distance, zero for exact and discrete outputs.
     kind : str
-        exact, proven, perturbed, invariant or discrete.
+        exact, proven, perturbed or discrete.
     dtype : str
         The output's dtype.
     """
@@ -195,14 +195,14 @@ def _answer(problem: Problem, precision: Precision) -> dict[str, Golden]:
 def _proven(result, shape, dtype: str, model: RoundingModel) -> Golden:
     if not isinstance(result, Bounded):
         result = Bounded(np.asarray(result, np.float64), np.zeros(np.shape(result)), model)
-    value, rest = result.value, np.zeros(shape)
-    if isinstance(value, DoubleDouble):
-        value, rest = value.hi, np.broadcast_to(value.lo, shape)
-    format = as_format(dtype)
-    kept = result.error
-    if format.precision < model.precision.storage.precision or format.name not in (model.precision.storage.name,):
-        kept = kept + np.abs(round_to_format(value, format) - value)
-    return Golden(np.broadcast_to(value, shape), rest, np.broadcast_to(kept, shape), "proven", dtype)
+    if isinstance(result.value, DoubleDouble):
+        value, rest = result.value.hi, result.value.lo
+    else:
+        value, rest = np.asarray(result.value), np.zeros(shape)
+    budget = result.error
+    if as_format(dtype) != model.precision.storage:
+        budget = budget + np.abs(round_to_format(value, as_format(dtype)) - value)
+    return Golden(*(np.broadcast_to(part, shape) for part in (value, rest, budget)), "proven", dtype)
 
 
 def _require_finite(problem: Problem, name: str, golden: Golden) -> None:

@@ -17,7 +17,7 @@ from refpeft.errors import AttributeValueError, CapabilityError, DomainError, Dt
 from refpeft.numerics.formats import FORMATS, as_format
 from refpeft.signature import Argument, Signature
 
-BUDGET_KINDS = ("exact", "proven", "perturbed", "invariant", "discrete")
+BUDGET_KINDS = ("exact", "proven", "perturbed", "discrete")
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ class Attribute:
     def from_text(self, operation: str, text: str):
         """Read the value from a command line's ``name=value``."""
         kinds = {type(c) for c in self.choices} if self.choices else {self.type}
+        value: object
         try:
             if tuple in kinds:
                 value = tuple(int(part) for part in text.split(","))
@@ -367,6 +368,8 @@ def find(name: str | Operation) -> Operation:
     """
     if isinstance(name, Operation):
         return name
+    if name in CATALOGUE:
+        return CATALOGUE[name]
     known = catalogue()
     if name not in known:
         import difflib

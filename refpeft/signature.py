@@ -296,7 +296,11 @@ class _Parser:
         return Signature(self.text, tuple(inputs), tuple(outputs), tuple(constraints))
 
     def argument(self) -> Argument:
-        name, optional, dtype, below, dims, star = self.name(), bool(self.accept("?")), None, None, [], None
+        name, optional = self.name(), bool(self.accept("?"))
+        dtype: str | None = None
+        below: Expression | None = None
+        dims: list[Expression] = []
+        star: tuple[int, str] | None = None
         if self.accept(":"):
             kind = self.name()
             if kind == "index":
@@ -376,7 +380,7 @@ class _Parser:
         if (function == "ceil") != (len(operands) == 1):
             wanted = "one operand" if function == "ceil" else "several operands"
             raise RefpeftError(f"signature {self.text!r}: {function} takes {wanted}, but {len(operands)} came.")
-        apply = {"min": min, "max": max, "ceil": math.ceil}[function]
+        apply: Callable = {"min": min, "max": max, "ceil": math.ceil}[function]
         names = frozenset().union(*(o.names for o in operands))
         text = f"{function}({','.join(o.text for o in operands)})"
         return Expression(text, names, lambda known: apply(*(o.value(known) for o in operands)))

@@ -135,7 +135,7 @@ class DuckArray(NDArrayOperatorsMixin):
 
     @property
     def T(self) -> Self:
-        return np.transpose(self)
+        return self.transpose()
 
     def reshape(self, *shape):
         return np.reshape(self, shape[0] if len(shape) == 1 else shape)

@@ -59,8 +59,8 @@ class Perturbed(DuckArray):
         if self.random is None:
             return self.rebuild(bounded.value)
         shift = self.random.uniform(-1, 1, bounded.shape) * np.where(np.isfinite(bounded.error), bounded.error, 0.0)
-        shift = DoubleDouble(shift) if isinstance(bounded.value, DoubleDouble) else shift
-        return self.rebuild(bounded.value + shift)
+        carried = isinstance(bounded.value, DoubleDouble)
+        return self.rebuild(bounded.value + (DoubleDouble(shift) if carried else shift))
 
     def __repr__(self):
         return f"Perturbed({self.value!r})"

@@ -98,7 +98,6 @@ def _own(kind: str):
             return plain(*args, **kwargs)
 
         function.__name__, function.__qualname__, function.__doc__ = name, name, plain.__doc__
-        function.__wrapped__ = plain
         PRIMITIVES[name] = Primitive(name, kind, function, plain)
         _NAME_OF[function] = name
         return function

@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from refpeft_conformance.strategies import problems, regimes_of
-from refpeft_conformance.summation import ORDERS, SummingBackend
 from refpeft_conformance.subject import Subject
+from refpeft_conformance.summation import ORDERS, SummingBackend
 from refpeft_conformance.verdict import Observation
 
 

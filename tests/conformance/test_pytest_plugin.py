@@ -28,7 +28,7 @@ def run_pytest(folder, *arguments):
 
 def test_selected_checks_run_from_any_folder(tmp_path):
     """Ids read as the spec does, so -k selects operation and dtype."""
-    done = run_pytest(tmp_path, "--refpeft-backend", "torch", "-k", "scaling and bf16 and exact", "-v")
+    done = run_pytest(tmp_path, "--refpeft-backend", "torch", "-k", "scaling and bf16 and exact", "-vv")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "lora.scaling-bf16-exact-outputs_equal_as_numbers" in done.stdout
 

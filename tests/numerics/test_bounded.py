@@ -220,20 +220,37 @@ def test_a_division_near_zero_is_covered_or_infinite(precision):
         assert np.isfinite((Bounded.input(one, model) / Bounded(one * 0.5, one * 0.25, model)).error)
 
 
-@every_precision
-def test_an_addend_may_start_the_accumulator_wherever_it_is_added(precision):
-    """A bias that cancels a contraction, added behind reshape, transpose and a number: one sum in any order."""
-    random = np.random.default_rng(2)
-    x, w = (round_to_format(random.uniform(1, 2, s), precision.storage) for s in ((1, 24), (24, 2)))
-    bias = round_to_format(-(x @ w)[0], precision.storage)
+MOVES = {
+    "reshape": lambda v: v.reshape(1, 1, 1),
+    "transpose": lambda v: v.T,
+    "getitem": lambda v: v[0, :, None],
+    "concatenate": lambda v: np.concatenate([v, v], axis=0)[1:],
+    "negative": lambda v: -v,
+    "a number": lambda v: 2.0 * v,
+}
 
-    def source(a, b, c):
-        return (2.0 * (a @ b)).T.reshape(2, 1, 1) + (2.0 * c).reshape(2, 1, 1)
 
-    def algorithm(m, a, b, c):
-        return m.stored(m.total([2.0 * c, *(2.0 * t[0] for t in m.terms(a, b))])).reshape(2, 1, 1)
+@pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)
+@pytest.mark.parametrize("name", ["fp64", "fp32", "bf16-in-bf16"])
+def test_an_addend_may_start_the_accumulator_wherever_it_is_added(name, move):
+    """A contraction that is moved, negated or scaled before a bias joins it is still one sum with it.
 
-    assert 0 < held(source, algorithm, precision, x, w, bias, machines=20) <= 1
+    The accumulator starts with one, and each product of half an ulp is lost: as many roundings as there are products,
+    none of which the separate sum would make.
+    """
+    precision, terms = PRECISIONS[name], 40
+    unit = precision.storage.unit
+    row, column, bias = np.full((1, terms), 1.0), np.full((terms, 1), unit / 2), np.ones((1, 1))
+    machine = Machine(precision, np.random.default_rng(0))
+    machine.order, machine.fused = "sequential", False
+    moved = move(np.full((1, 1), 1.0)).reshape(())
+    sign, number = np.sign(moved), np.abs(moved)
+    got = machine.total([sign * number * bias, *(number * sign * t for t in machine.terms(row, column))])
+    model = rounding_model(precision)
+    bound = move(Bounded.input(row, model) @ Bounded.input(column, model)) + Bounded.input(sign * number * bias, model)
+    value = bound.value.hi if isinstance(bound.value, DoubleDouble) else bound.value
+    assert share(got.reshape(()), value.reshape(()), bound.error.reshape(())) <= 1
+    assert np.abs(got.reshape(()) - value.reshape(())) > 10 * unit
 
 
 def test_a_partial_sum_that_overflows_has_no_finite_bound():
@@ -242,6 +259,12 @@ def test_a_partial_sum_that_overflows_has_no_finite_bound():
     a, b, c = (Bounded.input(np.array([v * FLOAT32.max]), model) for v in (0.75, -0.75, 0.75))
     assert np.isinf(((a + b) + c).error)
     assert np.isfinite((a + b).error)
+    top = Bounded.input(np.array([[0.4 * FLOAT32.max, -0.4 * FLOAT32.max, 0.75 * FLOAT32.max]]), model)
+    ones = Bounded.input(np.ones((3, 1)), model)
+    cancelling, large = top[:, :2] @ ones[:2], top[:, 2:] @ ones[2:]
+    assert np.isfinite(cancelling.error)
+    assert np.isfinite(large.error)
+    assert np.isinf((cancelling + large).error)
     row, column = np.array([[1.0, 1.0, -1.0, -1.0]]), np.full((4, 1), 60000.0)
     for precision, finite in ((PRECISIONS["fp16"], True), (PRECISIONS["fp16-splitk"], False)):
         model = rounding_model(precision)

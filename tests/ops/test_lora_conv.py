@@ -197,6 +197,15 @@ def test_outputs_that_groups_do_not_divide_are_refused():
         lora_conv.conv2d(*arrays, scaling=1.0, groups=2)
 
 
+@pytest.mark.parametrize(("shape", "side"), [((0, 2), "kh"), ((2, 0), "kw")])
+def test_a_kernel_without_elements_is_refused(shape, side):
+    """It would see nothing."""
+    x, _, _, b = ONES
+    empty = np.ones((2, 2, *shape))
+    with pytest.raises(ShapeError, match=f"the signature needs {side} >= 1, but {side} = 0"):
+        lora_conv.conv2d(x, empty, empty, b, scaling=1.0)
+
+
 def test_an_unknown_mode_is_refused():
     """The set of padding modes is closed."""
     with pytest.raises(AttributeValueError, match="padding_mode must be one of"):

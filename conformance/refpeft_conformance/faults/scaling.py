@@ -63,3 +63,14 @@ def _(problem, run):
     scaled = {n: a for n, a in problem.inputs.items() if n != "lora_bias"}
     results = run(problem)
     return results | {"y": wide(run(problem.replace(inputs=scaled))["y"]) + wide(problem.inputs["lora_bias"])}
+
+
+@fault("scaling", "the other kind of scaling", "variant", "rank")
+def _(problem, run):
+    other = {"lora": "rslora", "rslora": "lora"}[problem.attributes["variant"]]
+    return run(with_attributes(problem, variant=other))
+
+
+@fault("scaling", "alpha over r plus one", "variant", "rank")
+def _(problem, run):
+    return run(with_attributes(problem, rank=problem.attributes["rank"] + 1))
