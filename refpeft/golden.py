@@ -202,7 +202,8 @@ def _proven(result, shape, dtype: str, model: RoundingModel) -> Golden:
     budget = result.error
     if as_format(dtype) != model.precision.storage:
         budget = budget + np.abs(round_to_format(value, as_format(dtype)) - value)
-    return Golden(*(np.broadcast_to(part, shape) for part in (value, rest, budget)), "proven", dtype)
+    value, rest, budget = (np.broadcast_to(part, shape) for part in (value, rest, budget))
+    return Golden(value, rest, budget, "proven", dtype)
 
 
 def _require_finite(problem: Problem, name: str, golden: Golden) -> None:

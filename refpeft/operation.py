@@ -199,12 +199,15 @@ class Operation:
         return gradients if isinstance(gradients, tuple) else (gradients,)
 
     def vjp(self, function: Callable) -> Callable:
-        """Register the vector-Jacobian product: (cotangents..., inputs..., attributes) -> one gradient per differentiable input."""
+        """Register the vector-Jacobian product.
+
+        It takes the cotangents, the inputs and the attributes, and returns one gradient per differentiable input.
+        """
         self._vjp = function
         return function
 
     def stored_as(self, function: Callable) -> Callable:
-        """Register how the reference gives its outputs in a storage format, where rounding the float64 value is not the definition.
+        """Register how the reference gives its outputs in a storage format, where the definition is not float64 rounded.
 
         The function takes (format, *inputs, **attributes) and returns float64 arrays that the format represents.
         """
@@ -288,8 +291,9 @@ class Operation:
             wanted = names[name].dtype or as_format(dtype).name
             if array.dtype.name != wanted:
                 raise DtypeError(f"{self.name}: {name} has dtype {array.dtype.name} but {wanted} is needed.")
-            if names[name].below is not None and array.size:
-                limit = names[name].below(dims)
+            below = names[name].below
+            if below is not None and array.size:
+                limit = below(dims)
                 if array.min() < 0 or array.max() >= limit:
                     raise DomainError(
                         f"{self.name}: {name} must hold indices from 0 to {limit - 1}, but holds {array.min()} to {array.max()}."

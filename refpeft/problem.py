@@ -64,8 +64,8 @@ class Problem:
         arrays = {name: np.asarray(a) for name, a in inputs.items() if a is not None}
         dtype = _dtype_of(operation, arrays, attributes, cotangents or {}, dtype)
         stated = {"dtype": dtype} if "dtype" in operation.attributes else {}
-        attributes, dims = operation.check(arrays, {**attributes, **stated}, dtype)
-        problem = cls(operation, dtype, arrays, attributes, {}, dims)
+        checked, dims = operation.check(arrays, {**attributes, **stated}, dtype)
+        problem = cls(operation, dtype, arrays, checked, {}, dims)
         return problem.with_cotangents(cotangents or {})
 
     def with_cotangents(self, cotangents: Mapping) -> Problem:

@@ -22,6 +22,7 @@ from refpeft.errors import AttributeValueError, RefpeftError, ShapeError
 
 DTYPES = {"f32": "float32", "u8": "uint8", "i8": "int8", "i32": "int32", "i64": "int64", "bool": "bool"}
 _COMPARE = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt, "=": operator.eq}
+_FUNCTIONS: dict[str, Callable] = {"min": min, "max": max, "ceil": math.ceil}
 _ARITHMETIC = {
     "+": operator.add,
     "-": operator.sub,
@@ -380,7 +381,7 @@ class _Parser:
         if (function == "ceil") != (len(operands) == 1):
             wanted = "one operand" if function == "ceil" else "several operands"
             raise RefpeftError(f"signature {self.text!r}: {function} takes {wanted}, but {len(operands)} came.")
-        apply: Callable = {"min": min, "max": max, "ceil": math.ceil}[function]
+        apply = _FUNCTIONS[function]
         names = frozenset().union(*(o.names for o in operands))
         text = f"{function}({','.join(o.text for o in operands)})"
         return Expression(text, names, lambda known: apply(*(o.value(known) for o in operands)))

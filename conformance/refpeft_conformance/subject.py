@@ -34,7 +34,10 @@ class Subject:
         return self.backend.precision(dtype)
 
     def arrays(self, problem: Problem, layout=np.array) -> list:
-        """Copies of the problem's inputs as the backend's own arrays, None for absent ones; ``layout`` arranges each on the host."""
+        """Copies of the problem's inputs as the backend's own arrays, None for absent ones.
+
+        ``layout`` arranges each on the host first.
+        """
         return [None if x is None else self.backend.asarray(layout(x), self.device) for x in problem.positional]
 
     def cotangents(self, problem: Problem) -> list:

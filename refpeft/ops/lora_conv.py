@@ -208,10 +208,10 @@ def _unpad(dx, padding, mode):
     positions = np.arange(h * w).reshape(h, w)
     origin = np.pad(positions, [(padding[0],) * 2, (padding[1],) * 2], mode=_NUMPY_MODES[mode]).reshape(-1)
     flat = np.pad(dx.reshape(n, c, height * width), [(0, 0), (0, 0), (0, 1)])
-    total = None
-    for round_ in _rounds(origin, h * w):
-        copies = take(flat, round_, axis=2)
-        total = copies if total is None else total + copies
+    first, *others = (take(flat, round_, axis=2) for round_ in _rounds(origin, h * w))
+    total = first
+    for copies in others:
+        total = total + copies
     return total.reshape(n, c, h, w)
 
 

@@ -1,7 +1,7 @@
 """LoRA on an embedding table (Hu et al. 2021, arXiv:2106.09685, section 4.1, applied to a look-up).
 
-The table E (v, d) is a linear layer over one-hot vectors, so its update is E' = E + s (B A)ᵀ with A (r, v) and B (d, r); looking a
-token up takes its row of E and its column of A.
+The table E (v, d) is a linear layer over one-hot vectors, so its update is E' = E + s (B A)ᵀ with A (r, v) and B (d, r);
+looking a token up takes its row of E and its column of A.
 """
 
 from __future__ import annotations

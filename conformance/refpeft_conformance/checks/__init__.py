@@ -55,7 +55,8 @@ class Check:
     @property
     def id(self) -> str:
         """``lora.linear-bf16-exact-gradients_equal_as_numbers``."""
-        return f"{self.operation.name}-{as_format(self.dtype).short}-{self.kind}-{re.sub(r'[^a-z0-9]+', '_', self.claim.lower()).strip('_')}"
+        claim = re.sub(r"[^a-z0-9]+", "_", self.claim.lower()).strip("_")
+        return f"{self.operation.name}-{as_format(self.dtype).short}-{self.kind}-{claim}"
 
 
 def checks_of(operation: Operation, dtype: str) -> Iterator[Check]:

@@ -1,4 +1,7 @@
-"""Discontinuities: a neighbouring code is right only where the input lies within its budget of the boundary; those are counted."""
+"""Discontinuities: a neighbouring code is right only where the input lies within its budget of the boundary.
+
+Elements that pass only for that reason are counted.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,74 @@
+"""The README is true: its commands and examples are run as they stand there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import refpeft
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of one language, in order."""
+    return [text for kind, text in BLOCKS if kind == language]
+
+
+def test_the_first_two_shell_blocks_are_the_two_commands():
+    """One line that installs and certifies torch, one that installs and runs the tests."""
+    certify, test = blocks("sh")[:2]
+    assert certify.count("\n") == test.count("\n") == 1
+    assert "pip install" in certify
+    assert certify.rstrip().endswith("refpeft certify torch")
+    assert "pip install" in test
+    assert "pytest" in test
+
+
+def test_ci_runs_the_readmes_test_command():
+    """`.ci/run` takes the second block from the README, so that there is nothing else to know."""
+    script = (ROOT / ".ci" / "run").read_text()
+    assert "block == 2" in script
+    assert "pytest" not in script
+
+
+def test_the_one_liner_names_the_forgotten_scaling():
+    """A kernel without the scaling fails with the message that the README shows."""
+    rng = np.random.default_rng(0)
+    shapes = {"x": (4, 32), "weight": (24, 32), "a": (4, 32), "b": (24, 4)}
+    inputs = {n: rng.normal(size=s).astype(np.float32) for n, s in shapes.items()}
+    source = blocks("python")[0]
+
+    def my_lora_kernel(x, weight, a, b, scaling):
+        return x @ weight.T + (x @ a.T) @ b.T
+
+    with pytest.raises(AssertionError, match=r"does not conform") as error:
+        exec(source, inputs | {"my_lora_kernel": my_lora_kernel})
+    assert str(error.value).endswith("the output lies within the budget of fault 'scaling lost', and of no other")
+    assert "the proven budget is" in str(error.value)
+
+
+def test_the_property_test_finds_the_planted_bug(tmp_path):
+    """The ten lines fail under pytest in a folder of their own; without the bug they pass."""
+    source = blocks("python")[1]
+    (tmp_path / "test_bug.py").write_text(source)
+    (tmp_path / "test_right.py").write_text(source.replace("a[:-1]", "a").replace("b[:, :-1]", "b"))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    wrong = subprocess.run([*command, "test_bug.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    right = subprocess.run([*command, "test_right.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert wrong.returncode == 1, wrong.stdout
+    assert "does not conform" in wrong.stdout
+    assert right.returncode == 0, right.stdout
+
+
+def test_every_operation_stands_in_the_table():
+    """What is covered is what the catalogue has."""
+    for name in refpeft.catalogue():
+        assert f"`{name}`" in README
