@@ -3,8 +3,8 @@
     x[*n,i] weight[o,i] a[r,i] b[o,r] bias?[o] mask?: bool[*n,i] -> y[*n,o] where r <= min(o,i)
 
 Each argument is ``name?: dtype[dims]``. ``?`` marks an optional one. Without a dtype it has the problem's floating-point
-dtype, and gradients exist for it; ``f32 u8 i64 bool`` fix another one; ``index(v)`` are integers from 0 to v - 1. A dim is a name,
-``*name`` (any number of axes) or an integer expression over names and attributes with ``+ - * // ( ) min max``,
+dtype, and gradients exist for it; ``f32 u8 i64 bool`` fix another one; ``index(v)`` are integers from 0 to v - 1. A dim
+is a name, ``*name`` (any number of axes) or an integer expression over names and attributes with ``+ - * // ( ) min max``,
 ``ceil(a/b)``, ``attribute[0]`` and ``is(attribute,choice)``, which is 1 or 0. Constraints after ``where`` compare such
 expressions; ``h = g*k`` also tells how to choose h.
 """
