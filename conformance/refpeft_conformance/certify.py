@@ -163,13 +163,15 @@ def smoke(plan: Plan, operation: str, dtype: str) -> list[tuple[str, str]]:
 
 
 def caught_by(backend: Backend, operation: str, dtype: str, seed: int = 0, profile: str = "standard") -> str:
-    """Id of the first check that a backend fails; empty if it passes all."""
+    """Id of the first check that a backend fails; empty if it passes all.
+
+    Golden files are left out: what is measured is whether the lanes find a mistake on problems they draw themselves.
+    """
+    subject = Subject(backend, backend.devices()[0])
     for check in _checks(operation, dtype, ""):
         if (
-            run(
-                check, Subject(backend, backend.devices()[0]), profile=profile, random_seed=seed, shrinking=False
-            ).verdict
-            == FAIL
+            check.kind != "golden"
+            and run(check, subject, profile=profile, random_seed=seed, shrinking=False).verdict == FAIL
         ):
             return check.id
     return ""

@@ -19,8 +19,7 @@ def _(problem, run):
             array.reshape(-1)[0] += array.dtype.type(1)
             break
         if array.size and array.flags.writeable:
-            view = array.reshape(-1)[:1].view(np.uint8)
-            view[0] ^= 1
+            array.reshape(-1)[:1].view(np.uint8)[0] += 1
             break
     return results
 
