@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import math
@@ -133,7 +134,8 @@ class Operation:
     def __init__(
         self, name: str, signature: Signature, source: Callable, dtypes, kinds: Mapping[str, str], sizes: Mapping
     ):
-        self.name, self.signature, self.source, self.sizes = name, signature, source, dict(sizes)
+        self.name, self.signature, self.sizes = name, signature, dict(sizes)
+        self.source = _guarded(name, source)
         self.__doc__, self.__name__, self.__module__ = source.__doc__, source.__name__, source.__module__
         self.dtypes = dtypes
         self.kinds = {output.name: kinds.get(output.name, "proven") for output in signature.outputs}
@@ -187,14 +189,12 @@ class Operation:
 
     def forward(self, *inputs, **attributes):
         """The source, unchecked: positional inputs in the signature's order, None for absent ones."""
-        provenance.guard(self.name, inputs)
         return self.source(*inputs, **attributes)
 
     def backward(self, *cotangents_and_inputs, **attributes) -> tuple:
         """The vjp, unchecked: cotangents of the outputs, then the inputs; gradients of `differentiable` in order."""
         if self._vjp is None:
             raise CapabilityError(f"{self.name} has no gradient.")
-        provenance.guard(self.name, cotangents_and_inputs)
         gradients = self._vjp(*cotangents_and_inputs, **attributes)
         return gradients if isinstance(gradients, tuple) else (gradients,)
 
@@ -203,7 +203,7 @@ class Operation:
 
         It takes the cotangents, the inputs and the attributes, and returns one gradient per differentiable input.
         """
-        self._vjp = function
+        self._vjp = _guarded(self.name, function)
         return function
 
     def stored_as(self, function: Callable) -> Callable:
@@ -372,6 +372,8 @@ def find(name: str | Operation) -> Operation:
     """
     if isinstance(name, Operation):
         return name
+    if not isinstance(name, str):
+        raise CapabilityError(f"an operation is called by its name, a string, but {name!r} came.")
     if name in CATALOGUE:
         return CATALOGUE[name]
     known = catalogue()
@@ -382,6 +384,17 @@ def find(name: str | Operation) -> Operation:
         hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}."
         raise CapabilityError(f"there is no operation {name!r}: {hint}")
     return known[name]
+
+
+def _guarded(name: str, function: Callable) -> Callable:
+    """``function``, refused while the reference is poisoned."""
+
+    @functools.wraps(function)
+    def run(*arguments, **attributes):
+        provenance.guard(name, arguments)
+        return function(*arguments, **attributes)
+
+    return run
 
 
 def _attributes(source: Callable) -> dict[str, Attribute]:

@@ -125,7 +125,8 @@ def assert_conforms(operation, outputs, /, *, dtype=None, precision: Precision |
     ----------
     operation : str
     outputs : array or mapping of name to array
-        A bare array stands for the only output; a mapping may hold outputs and gradients (``{"y": y, "da": da}``).
+        A bare array stands for the only output; a mapping may hold outputs and gradients (``{"y": y, "da": da}``). What is
+        not handed in is not checked.
     dtype, precision, **arguments
         As for `oracle`.
 
@@ -143,6 +144,9 @@ def assert_conforms(operation, outputs, /, *, dtype=None, precision: Precision |
     >>> refpeft.assert_conforms("nn.linear", x @ w.T, x=x, weight=w)
     """
     problem = _problem(operation, dtype, arguments)
+    if not isinstance(outputs, Mapping) and len(problem.operation.outputs) > 1:
+        names = ", ".join(o.name for o in problem.operation.outputs)
+        raise AttributeValueError(f"{problem.operation.name} has several outputs ({names}): hand them in by name.")
     if not isinstance(outputs, Mapping):
         outputs = {problem.operation.outputs[0].name: outputs}
     specs = problem.result_specs
@@ -194,6 +198,11 @@ def _problem(operation, dtype, arguments) -> Problem:
     inputs = {a.name for a in operation.signature.inputs}
     given = {n: v for n, v in arguments.items() if v is not None}
     arrays = {n: to_numpy(v) for n, v in given.items() if n in inputs or n in operation.cotangents}
-    attributes = {n: v for n, v in given.items() if n not in arrays}
+    attributes = {n: _number(v) for n, v in given.items() if n not in arrays}
     cotangents = {n: arrays.pop(n) for n in operation.cotangents if n in arrays}
     return Problem.of(operation, arrays, attributes, cotangents, dtype)
+
+
+def _number(value):
+    """A scaling that is held as an array or tensor without axes, as a number."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value

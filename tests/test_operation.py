@@ -219,7 +219,7 @@ def test_a_declaration_that_contradicts_itself_is_refused():
     assert message == "test.bad: the source takes ['x'] but the signature names ['x', 'w']."
     assert "test.bad" not in CATALOGUE
     assert refusal(PluginError, operation, "test.bad", "x[n] -> y[n]", budgets={"y": "certain"}) == (
-        "test.bad: budget kind 'certain' is none of ('exact', 'proven', 'perturbed', 'invariant', 'discrete')."
+        "test.bad: budget kind 'certain' is none of ('exact', 'proven', 'perturbed', 'discrete')."
     )
     find("nn.linear")
     assert refusal(PluginError, operation("nn.linear", "x[n] -> y[n]"), lambda x: x) == (

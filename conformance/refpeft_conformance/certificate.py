@@ -17,11 +17,11 @@ import numpy as np
 
 import refpeft_spec
 from refpeft import __version__
-from refpeft.errors import FormatError
+from refpeft.errors import CapabilityError, FormatError
 from refpeft.files import atomic_write
 from refpeft.numerics.formats import FORMATS
 from refpeft.operation import catalogue
-from refpeft_conformance.certify import Outcome, Plan, execute, planned, sound, status
+from refpeft_conformance.certify import Outcome, Plan, execute, planned
 from refpeft_conformance.counterexample import Counterexample
 from refpeft_conformance.verdict import ERROR, FAIL, PASS, VERDICTS
 
@@ -101,8 +101,6 @@ def build(outcome: Outcome, folder: Path) -> dict:
             for fault, check in found
         ],
         "saved": [{"file": name, "fails": message} for name, message in sorted(outcome.saved.items())],
-        "harness": "sound" if sound(outcome) else "unsound",
-        "exit_status": status(outcome),
         "counterexamples": counterexamples,
         "checks": records,
     }
@@ -123,18 +121,33 @@ def summary(content: dict) -> dict:
             row[name] += record[name]
         for name in ("worst_share", "worst_ulps"):
             row[name] = max(row[name], record[name])
-    passed = [o for o, dtypes in rows.items() if _passes(o, dtypes, records)]
+    vacuous = [
+        o
+        for o, dtypes in rows.items()
+        if (row := dtypes.get("float32")) and row["elements"] and row["vacuous"] > VACUOUS_LIMIT * row["elements"]
+    ]
+    passed = [o for o, dtypes in rows.items() if o not in vacuous and _passes(o, dtypes, records)]
+    reference, smoke = content["reference"], content["smoke"]
+    sound = reference["PASS"] == reference["expected"] and all(s["caught_by"] for s in smoke)
     return {
+        "harness": "sound" if sound else "unsound",
+        "exit_status": _status(records, sound, bool(vacuous) or any(s["fails"] for s in content["saved"])),
         "headline": f"{len(passed)} of {len(rows) + len(undeclared)} operations",
         "passed_operations": passed,
         "counts": _counts(records),
         "operations": rows,
-        "vacuous_over_limit": [
-            o
-            for o, dtypes in rows.items()
-            if (row := dtypes.get("float32")) and row["elements"] and row["vacuous"] > VACUOUS_LIMIT * row["elements"]
-        ],
+        "vacuous_over_limit": vacuous,
     }
+
+
+def _status(records: list[dict], sound: bool, flawed: bool) -> int:
+    """0: everything passed. 1: something failed. 2: a broken harness, or nothing was run."""
+    verdicts = {r["verdict"] for r in records}
+    if ERROR in verdicts or not sound:
+        return 2
+    if FAIL in verdicts or flawed:
+        return 1
+    return 0 if PASS in verdicts else 2
 
 
 def _row() -> dict:
@@ -211,16 +224,22 @@ def read(path: Path) -> dict:
     return content
 
 
-def verify(content: dict, *, share: float = 0.02, rerun: bool = True) -> list[str]:
+def verify(
+    content: dict, folder: Path | None = None, *, share: float = 0.02, rerun: bool = True, command: str = ""
+) -> list[str]:
     """What is wrong with a certificate: empty if it is consistent.
 
     Parameters
     ----------
     content : dict
+    folder : Path, optional
+        Where its counterexamples lie; their hashes are compared.
     share : float
         Share of the checks to run again, chosen by the seal; at least one.
     rerun : bool
         Whether to run any at all.
+    command : str
+        The program to run again, where the certificate is a program's. What a certificate names is never started.
 
     Returns
     -------
@@ -228,8 +247,8 @@ def verify(content: dict, *, share: float = 0.02, rerun: bool = True) -> list[st
         One sentence for each inconsistency.
     """
     try:
-        wrong = _inconsistencies(content)
-        return wrong + (_differences(content, share) if rerun and not wrong else [])
+        wrong = _inconsistencies(content) + (_changed_files(content, folder) if folder else [])
+        return wrong + (_differences(content, share, command) if rerun and not wrong else [])
     except (KeyError, TypeError, AttributeError) as error:
         raise FormatError(f"the certificate lacks a field or has it in another form: {error!r}.") from error
 
@@ -249,11 +268,26 @@ def _inconsistencies(content: dict) -> list[str]:
     return wrong
 
 
-def _differences(content: dict, share: float) -> list[str]:
+def _changed_files(content: dict, folder: Path) -> list[str]:
+    wrong = []
+    for example in content["counterexamples"]:
+        path = folder / "counterexamples" / Path(example["file"]).name
+        if not path.is_file():
+            wrong.append(f"the counterexample {path} is missing.")
+        elif hashlib.sha256(path.read_bytes()).hexdigest() != example["sha256"]:
+            wrong.append(f"the counterexample {path} is not the one that was certified.")
+    return wrong
+
+
+def _differences(content: dict, share: float, command: str) -> list[str]:
     said, subject = content["plan"], content["subject"]
+    if subject["command"] and not command:
+        raise CapabilityError(
+            "the certificate is a program's: give --command PROGRAM to run its sample again, or --no-rerun."
+        )
     plan = Plan(
         subject["backend"],
-        subject["command"],
+        command,
         subject["device"],
         subject["fault"],
         said["operations"],

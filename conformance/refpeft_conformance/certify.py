@@ -8,13 +8,14 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
 from refpeft import plugins
 from refpeft.backend import Backend
-from refpeft.errors import CapabilityError, PluginError
+from refpeft.errors import CapabilityError, PluginError, RefpeftError
 from refpeft.numerics.formats import FORMATS
 from refpeft.operation import catalogue, find
 from refpeft.problem import Problem
@@ -23,7 +24,7 @@ from refpeft_conformance.diagnose import diagnose
 from refpeft_conformance.faults import HONEST, Faulty, faults, faults_of
 from refpeft_conformance.runner import run
 from refpeft_conformance.subject import Subject
-from refpeft_conformance.verdict import ERROR, FAIL, Verdict
+from refpeft_conformance.verdict import FAIL, Observation, Verdict
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Plan:
     def subject(self) -> Subject:
         """The backend to certify, the fault made to it if one is named."""
         backend = self.honest()
-        devices = backend.devices()
+        devices = ask(backend, "devices")
         if self.device and self.device not in devices:
             raise CapabilityError(
                 f"backend {backend.name!r} has no device {self.device!r} here: it has {', '.join(devices)}."
@@ -110,7 +111,7 @@ def named_fault(name: str):
 
 def planned(plan: Plan) -> list[Check]:
     """Every check of the plan on operations that the backend declares, in a fixed order."""
-    declared = plan.honest().operations()
+    declared = ask(plan.honest(), "operations")
     names = [n for n in catalogue() if n in declared and fnmatch.fnmatchcase(n, plan.operations)]
     checks = [c for n in names for dtype in FORMATS if dtype in find(n).dtypes for c in _checks(n, dtype, plan.weights)]
     return [c for c in checks if not (plan.only == "forward" and c.gradients)]
@@ -223,9 +224,7 @@ def certify(
     CapabilityError
         If the backend cannot run here, or nothing of the plan could run.
     """
-    reason = plan.honest().unavailable()
-    if reason:
-        raise CapabilityError(f"UNSUPPORTED: backend {plan.backend!r} cannot run here: {reason}")
+    require_available(plan)
     replayed = replay_saved(plan, saved) if saved is not None else {}
     checks = planned(plan)
     if not checks:
@@ -235,6 +234,10 @@ def certify(
     pairs = sorted({(c.operation.name, c.dtype) for c in checks})
     baseline = planned(replace(plan.reference(), operations=plan.operations))
     baseline = [c for c in baseline if (c.operation.name, c.dtype) in set(pairs)]
+    if plan.fault and not any(named_fault(plan.fault).applies(c.operation, c.dtype) for c in checks):
+        raise CapabilityError(
+            f"the fault {plan.fault!r} cannot be made to any operation that matches {plan.operations!r}."
+        )
     reference_plan = plan.reference()
     jobs_todo: list[tuple[str, object, tuple]] = [
         ("verdict", i, (execute, plan, *_key(c))) for i, c in enumerate(checks)
@@ -251,15 +254,52 @@ def certify(
         progress(done, len(jobs_todo), stage)
     return Outcome(
         plan,
-        [results["verdict", i] for i in range(len(checks))],  # type: ignore[misc]
+        [results["verdict", i] or _ended(check) for i, check in enumerate(checks)],  # type: ignore[misc]
         [results["reference", i] for i in range(len(baseline))],  # type: ignore[misc]
         {key: found for (stage, key), found in results.items() if stage == "smoke"},  # type: ignore[misc]
         replayed,
     )
 
 
+def require_available(plan: Plan) -> None:
+    """Raise CapabilityError, with the reason, unless the backend can run here and says on which devices."""
+    backend = plan.honest()
+    reason = ask(backend, "unavailable")
+    if reason:
+        raise CapabilityError(f"UNSUPPORTED: backend {plan.backend!r} cannot run here: {reason}")
+    if not ask(backend, "devices"):
+        raise CapabilityError(f"UNSUPPORTED: backend {plan.backend!r} names no device.")
+
+
+def ask(backend: Backend, method: str):
+    """What a method of the backend's description answers.
+
+    Raises
+    ------
+    CapabilityError
+        If it raises instead.
+    """
+    try:
+        return getattr(backend, method)()
+    except RefpeftError:
+        raise
+    except (Exception, SystemExit) as error:
+        said = " ".join(str(error).split())
+        raise CapabilityError(
+            f"backend {backend.name!r} cannot answer {method}(): {type(error).__name__}: {said}"
+        ) from error
+
+
+def _ended(check: Check) -> Verdict:
+    """The verdict on a backend that took its process down."""
+    message = "the backend ended the process that ran the check"
+    return Verdict(
+        check.id, check.operation.name, check.dtype, check.kind, check.claim, FAIL, message, Observation(), 0.0
+    )
+
+
 def replay_saved(plan: Plan, folder: Path) -> dict[str, str]:
-    """What each counterexample in ``folder`` for an operation of the plan still violates, by file name."""
+    """What each of this backend's counterexamples in ``folder`` still violates, by file name."""
     from refpeft_conformance.counterexample import Counterexample
 
     found = {path.name: Counterexample.load(path) for path in sorted(folder.glob("*.safetensors"))}
@@ -268,6 +308,9 @@ def replay_saved(plan: Plan, folder: Path) -> dict[str, str]:
         name: example.replay(subject)[0]
         for name, example in found.items()
         if fnmatch.fnmatchcase(example.problem.operation.name, plan.operations)
+        and example.backend == (plan.command or plan.backend)
+        and example.problem.operation.name in subject.backend.operations()
+        and subject.precision(example.problem.dtype) is not None
     }
 
 
@@ -276,31 +319,31 @@ def _key(check: Check) -> tuple[str, str, str]:
 
 
 def _results(todo: list, jobs: int) -> Iterator[tuple]:
+    """(stage, key, result) of every task as it ends; the result is None where the task took its process down."""
     if jobs <= 1:
         for stage, key, (function, *arguments) in todo:
             yield stage, key, function(*arguments)
         return
     _one_thread()
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures: dict[Future, tuple] = {
-            pool.submit(f, *arguments): (stage, key) for stage, key, (f, *arguments) in todo
-        }
-        for future in as_completed(futures):
-            yield *futures[future], future.result()
+    waiting = {(stage, key): (function, *arguments) for stage, key, (function, *arguments) in todo}
+    try:
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+            futures: dict[Future, tuple] = {pool.submit(*task): name for name, task in waiting.items()}
+            for future in as_completed(futures):
+                result = future.result()
+                del waiting[futures[future]]
+                yield *futures[future], result
+    except BrokenProcessPool:
+        yield from _one_by_one(waiting)
 
 
-def status(outcome: Outcome) -> int:
-    """The exit status: 0 all passed, 1 a failure, 2 a broken harness or nothing run."""
-    verdicts = [v.verdict for v in outcome.verdicts]
-    if ERROR in verdicts or not sound(outcome):
-        return 2
-    if FAIL in verdicts or any(outcome.saved.values()):
-        return 1
-    return 0 if "PASS" in verdicts else 2
-
-
-def sound(outcome: Outcome) -> bool:
-    """Whether the harness may be believed: the reference passed everything and every smoke fault was caught."""
-    return all(v.verdict == "PASS" for v in outcome.reference) and all(
-        c for found in outcome.smoke.values() for _, c in found
-    )
+def _one_by_one(waiting: dict) -> Iterator[tuple]:
+    """The remaining tasks in a pool of one, made anew whenever a task ends its process."""
+    pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+    for name, task in waiting.items():
+        try:
+            yield *name, pool.submit(*task).result()
+        except BrokenProcessPool:
+            pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+            yield *name, None
+    pool.shutdown()

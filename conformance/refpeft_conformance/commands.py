@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json as jsonlib
 import os
+import re
 import sys
+import tempfile
 from pathlib import Path
 
 import click
@@ -37,6 +39,7 @@ def certify(name, command, operations, only, profile, device, jobs, seed, weight
     Exit status 0: every must-pass check of every declared operation passed. 1: something failed; the shrunk counterexamples lie
     beside the certificate. 2: bad input, a broken harness, or nothing could run.
     """
+    os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", os.path.join(tempfile.gettempdir(), "refpeft-hypothesis"))
     from refpeft import plugins
     from refpeft_conformance import certificate, report
     from refpeft_conformance import certify as certification
@@ -50,7 +53,8 @@ def certify(name, command, operations, only, profile, device, jobs, seed, weight
         from refpeft.formats.weights import matrices
 
         next(iter(matrices(weights)))
-    folder = out or Path(f"certificate-{plan.backend}")
+    certification.require_available(plan)
+    folder = out or Path("certificate-" + re.sub(r"[^\w.-]+", "-", plan.honest().name))
     with _progress(f"certifying {plan.backend}") as progress:
         outcome = certification.certify(plan, jobs=jobs, saved=folder / "counterexamples", progress=progress)
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,15 +72,18 @@ def certify(name, command, operations, only, profile, device, jobs, seed, weight
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--no-rerun", is_flag=True, help="Only recompute counts and hashes.")
+@click.option(
+    "--command", default="", metavar="PROGRAM", help="The program to run again, where the certificate is one's."
+)
 @click.option("--json", "as_json", is_flag=True)
-def verify(path, no_rerun, as_json):
+def verify(path, no_rerun, command, as_json):
     """Verify a certificate: recompute its counts and hashes, and run a seeded 2 % sample of its checks again.
 
     It is unsigned: this proves consistency, not authorship.
     """
     from refpeft_conformance import certificate
 
-    wrong = certificate.verify(certificate.read(path), rerun=not no_rerun)
+    wrong = certificate.verify(certificate.read(path), path.parent, rerun=not no_rerun, command=command)
     if as_json:
         click.echo(jsonlib.dumps(wrong))
     else:
@@ -98,22 +105,18 @@ def verify(path, no_rerun, as_json):
 def replay(path, backend, command, no_fault, as_json):
     """Replay a counterexample. Exit status 1 while it still fails, 0 once it passes."""
     from refpeft import plugins
-    from refpeft_conformance.certify import Plan
+    from refpeft.errors import PluginError
+    from refpeft_conformance.certify import Plan, require_available
     from refpeft_conformance.counterexample import Counterexample
 
     found = Counterexample.load(path)
+    if not command and not backend and found.backend not in plugins.backends():
+        raise PluginError(
+            f"{path} was recorded with {found.backend!r}, which is no registered backend: give --command PROGRAM."
+        )
     fault = "" if no_fault else found.fault
-    recorded = "" if found.backend in plugins.backends() else found.backend
-    plan = (
-        Plan("process", command or recorded, fault=fault)
-        if command or (recorded and not backend)
-        else Plan(backend or found.backend, fault=fault)
-    )
-    reason = plan.honest().unavailable()
-    if reason:
-        from refpeft.errors import CapabilityError
-
-        raise CapabilityError(f"UNSUPPORTED: {reason}")
+    plan = Plan(backend or ("process" if command else found.backend), command, fault=fault)
+    require_available(plan)
     message, same = found.replay(plan.subject())
     if as_json:
         click.echo(

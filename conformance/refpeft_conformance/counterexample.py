@@ -12,7 +12,7 @@ from refpeft import __version__
 from refpeft.errors import FormatError
 from refpeft.formats import safetensors
 from refpeft.problem import Problem
-from refpeft_conformance.checks import Check, checks_of
+from refpeft_conformance.checks import Check, checks_of, weights
 from refpeft_conformance.subject import Subject
 from refpeft_conformance.verdict import Observation, Verdict, Violation
 
@@ -101,7 +101,8 @@ class Counterexample:
         FormatError
             If this version of the kit has no such check.
         """
-        for check in checks_of(self.problem.operation, self.problem.dtype):
+        operation, dtype = self.problem.operation, self.problem.dtype
+        for check in (*checks_of(operation, dtype), weights.check(operation, dtype, lambda subject: [])):
             if check.id == self.check:
                 return check
         raise FormatError(f"this version of the kit has no check {self.check!r}.")

@@ -33,20 +33,70 @@ class Subject:
         """What the backend declares for the dtype; None where it does not have it."""
         return self.backend.precision(dtype)
 
+    def guarded(self, function, *arguments, shared: bool = False, **keywords):
+        """Call into the backend while the reference is poisoned.
+
+        Raises
+        ------
+        Violation
+            If the backend raises, or asks the interpreter to exit.
+        """
+        guard = nullcontext() if self.backend.name == "reference" else poisoned(self.backend.name, shared=shared)
+        try:
+            with guard:
+                return function(*arguments, **keywords)
+        except (Exception, SystemExit) as error:
+            raise Violation(
+                f"the backend raised {type(error).__name__}: {' '.join(str(error).split())[:400]}"
+            ) from error
+
     def arrays(self, problem: Problem, layout=np.array) -> list:
         """Copies of the problem's inputs as the backend's own arrays, None for absent ones.
 
         ``layout`` arranges each on the host first.
         """
-        return [None if x is None else self.backend.asarray(layout(x), self.device) for x in problem.positional]
+        return [
+            None if x is None else self.guarded(self.backend.asarray, layout(x), self.device)
+            for x in problem.positional
+        ]
 
     def cotangents(self, problem: Problem) -> list:
         """Copies of the problem's cotangents as the backend's own arrays."""
-        return [
-            self.backend.asarray(np.array(problem.cotangents[n]), self.device)
-            for n in problem.operation.cotangents
-            if problem.cotangents
-        ]
+        names = problem.operation.cotangents if problem.cotangents else ()
+        return [self.guarded(self.backend.asarray, np.array(problem.cotangents[n]), self.device) for n in names]
+
+    def host(self, array) -> np.ndarray:
+        """The backend's array as NumPy's.
+
+        Raises
+        ------
+        Violation
+            If it is none.
+        """
+        result = self.guarded(self.backend.to_numpy, array)
+        if not isinstance(result, np.ndarray):
+            raise Violation(f"the backend returned {type(result).__name__}, where an array is due")
+        return result
+
+    def forward(self, problem: Problem, arrays: list, *, residuals: bool) -> tuple:
+        """The backend's forward, as (outputs, residuals)."""
+        implementation = self.backend.implementation(problem.operation.name)
+        shared = implementation.source == "shared"
+        returned = self.guarded(
+            implementation.forward, *arrays, shared=shared, residuals=residuals, **problem.attributes
+        )
+        if not (isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[0], tuple)):
+            raise Violation("forward must return (outputs, residuals), outputs a tuple")
+        return returned
+
+    def vjp(self, problem: Problem, residuals, cotangents: list, wanted) -> tuple:
+        """The backend's vjp, a tuple of gradients."""
+        implementation = self.backend.implementation(problem.operation.name)
+        shared = implementation.source == "shared"
+        gradients = self.guarded(implementation.vjp, residuals, cotangents, wanted, shared=shared)
+        if not (isinstance(gradients, tuple | list) and len(gradients) == len(wanted)):
+            raise Violation(f"vjp must return {len(wanted)} gradients, a tuple")
+        return tuple(gradients)
 
     def call(self, problem: Problem, arrays: list) -> dict:
         """Forward, and vjp if the problem has cotangents, on the backend's own arrays.
@@ -56,23 +106,11 @@ class Subject:
         Violation
             If the backend raises, or returns another number of results.
         """
-        operation = problem.operation
-        implementation = self.backend.implementation(operation.name)
-        guard = poisoned(self.backend.name) if self.backend.name != "reference" else nullcontext()
-        cotangents = self.cotangents(problem)
-        try:
-            with guard:
-                outputs, residuals = implementation.forward(*arrays, residuals=bool(cotangents), **problem.attributes)
-                gradients = implementation.vjp(residuals, cotangents, problem.wanted) if cotangents else ()
-        except Exception as error:
-            raise Violation(
-                f"the backend raised {type(error).__name__}: {' '.join(str(error).split())[:400]}"
-            ) from error
-        if len(outputs) != len(operation.outputs) or len(gradients) != len(problem.wanted):
-            raise Violation(
-                f"the backend returned {len(outputs)} outputs and {len(gradients)} gradients, "
-                f"where {len(operation.outputs)} and {len(problem.wanted)} are due"
-            )
+        operation, cotangents = problem.operation, self.cotangents(problem)
+        outputs, residuals = self.forward(problem, arrays, residuals=bool(cotangents))
+        if len(outputs) != len(operation.outputs):
+            raise Violation(f"the backend returned {len(outputs)} outputs, where {len(operation.outputs)} are due")
+        gradients = self.vjp(problem, residuals, cotangents, problem.wanted) if cotangents else ()
         named = dict(zip((o.name for o in operation.outputs), outputs))
         return named | {"d" + n: g for n, g in zip(problem.wanted, gradients)}
 
@@ -84,7 +122,7 @@ class Subject:
         Violation
             If the backend raises, or a result has another shape or dtype.
         """
-        results = {name: self.backend.to_numpy(a) for name, a in self.call(problem, self.arrays(problem)).items()}
+        results = {name: self.host(a) for name, a in self.call(problem, self.arrays(problem)).items()}
         for name, (shape, dtype) in problem.result_specs.items():
             got = results[name]
             if got.shape != shape or got.dtype.name != dtype:

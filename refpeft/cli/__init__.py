@@ -110,6 +110,8 @@ class Program(click.Group):
 
 def _flush() -> None:
     """Write out what is buffered; a reader that went away is no error, now or when Python closes the stream."""
+    if sys.stdout is None:
+        return
     try:
         sys.stdout.flush()
     except BrokenPipeError:

@@ -86,7 +86,10 @@ def as_format(dtype) -> Format:
     """
     if isinstance(dtype, Format):
         return dtype
-    name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+    try:
+        name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+    except TypeError:
+        name = str(dtype).removeprefix("torch.")
     if name not in _BY_ANY_NAME:
         raise DtypeError(
             f"dtype {name!r} is not a floating-point format of refpeft: expected one of {sorted(FORMATS)}."

@@ -48,25 +48,26 @@ def _bits(array) -> bytes:
 
 def _leaves_inputs(subject, problem, observed):
     arrays = subject.arrays(problem)
-    before = [None if a is None else _bits(subject.backend.to_numpy(a)) for a in arrays]
+    before = [None if a is None else _bits(subject.host(a)) for a in arrays]
     subject.call(problem, arrays)
     for argument, array, bits in zip(problem.operation.signature.inputs, arrays, before):
-        if array is not None and _bits(subject.backend.to_numpy(array)) != bits:
+        if array is not None and _bits(subject.host(array)) != bits:
             raise Violation(f"input {argument.name} was changed by the call")
 
 
 def _stays_on_device(subject, problem, observed):
     arrays = subject.arrays(problem)
-    devices = {subject.backend.device_of(a) for a in arrays if a is not None}
-    for name, result in subject.call(problem, arrays).items():
-        if subject.backend.device_of(result) not in devices:
-            raise Violation(f"{name} lies on {subject.backend.device_of(result)}, but the inputs on {sorted(devices)}")
+    named = {a.name: x for a, x in zip(problem.operation.signature.inputs, arrays) if x is not None}
+    for name, array in (named | subject.call(problem, arrays)).items():
+        device = subject.guarded(subject.backend.device_of, array)
+        if device != subject.device:
+            raise Violation(f"{name} lies on {device}, but the backend is certified on {subject.device}")
 
 
 def _accepts_layout(layout):
     def examine(subject, problem, observed):
         arranged = subject.arrays(problem, lambda x: layout(np.array(x)))
-        results = {n: subject.backend.to_numpy(a) for n, a in subject.call(problem, arranged).items()}
+        results = {n: subject.host(a) for n, a in subject.call(problem, arranged).items()}
         _hold_all(subject, problem, results, observed)
 
     return examine
@@ -153,48 +154,35 @@ def _repeats(subject, problem, observed):
 
 def _wants_less(subject, problem, observed):
     """Each gradient alone is what it is among all."""
-    implementation = subject.backend.implementation(problem.operation.name)
     everything = subject.run(problem)
     for name in problem.wanted:
-        arrays = subject.arrays(problem)
-        cotangents = subject.cotangents(problem)
-        try:
-            _, residuals = implementation.forward(*arrays, residuals=True, **problem.attributes)
-            (alone,) = implementation.vjp(residuals, cotangents, (name,))
-        except Exception as error:
-            raise Violation(f"wanting only d{name}, the backend raised {type(error).__name__}: {error}") from error
-        single = {"d" + name: subject.backend.to_numpy(alone)}
+        _, residuals = subject.forward(problem, subject.arrays(problem), residuals=True)
+        (alone,) = subject.vjp(problem, residuals, subject.cotangents(problem), (name,))
+        single = {"d" + name: subject.host(alone)}
         if single["d" + name].shape != everything["d" + name].shape:
-            raise Violation(
-                f"d{name} alone has shape {single['d' + name].shape}, among all {everything['d' + name].shape}", single
-            )
-        wrong = [str(c) for c in subject.compare(problem, single, ["d" + name]) if not c.conforms]
-        if wrong:
-            raise Violation("; ".join(wrong), single)
+            shapes = single["d" + name].shape, everything["d" + name].shape
+            raise Violation(f"d{name} alone has shape {shapes[0]}, among all {shapes[1]}", single)
+        _within(subject, problem, single, f"wanting only d{name}: ")
 
 
 def _interleaves(subject, problem, observed):
     """Two forwards, then two vjps: each must use its own residuals."""
-    implementation = subject.backend.implementation(problem.operation.name)
     other = problem.replace(inputs={n: _moved(a) for n, a in problem.inputs.items()})
-    try:
-        runs = []
-        for p in (problem, other):
-            runs.append(
-                (
-                    p,
-                    implementation.forward(*subject.arrays(p), residuals=True, **p.attributes)[1],
-                    subject.cotangents(p),
-                )
-            )
-        results = [implementation.vjp(residuals, cotangents, p.wanted) for p, residuals, cotangents in runs]
-    except Exception as error:
-        raise Violation(f"interleaved, the backend raised {type(error).__name__}: {error}") from error
-    for (p, _, _), gradients in zip(runs, results):
-        named = {"d" + n: subject.backend.to_numpy(g) for n, g in zip(p.wanted, gradients)}
-        wrong = [str(c) for c in subject.compare(p, named, list(named)) if not c.conforms]
-        if wrong:
-            raise Violation("after another call in between: " + "; ".join(wrong), named)
+    pending = [(p, subject.forward(p, subject.arrays(p), residuals=True)[1]) for p in (problem, other)]
+    for p, residuals in pending:
+        gradients = subject.vjp(p, residuals, subject.cotangents(p), p.wanted)
+        _within(
+            subject,
+            p,
+            {"d" + n: subject.host(g) for n, g in zip(p.wanted, gradients)},
+            "after another call in between: ",
+        )
+
+
+def _within(subject, problem, results, when: str) -> None:
+    wrong = [str(c) for c in subject.compare(problem, results, list(results)) if not c.conforms]
+    if wrong:
+        raise Violation(when + "; ".join(wrong), results)
 
 
 def _moved(array):

@@ -21,10 +21,16 @@ def checks(operation, dtype, weights: str):
         for name, matrix in matrices(weights):
             yield on_matrix(operation, name, np.asarray(matrix), dtype)
 
+    yield check(operation, dtype, drawn)
+
+
+def check(operation, dtype, problems) -> Check:
+    """The claim over given problems."""
+
     def examine(subject, problem, observed):
         subject.hold(problem, observed, gradients=False)
 
-    yield Check(operation, dtype, "rounded", "outputs within budget on the weights of a real model", examine, drawn)
+    return Check(operation, dtype, "rounded", "outputs within budget on the weights of a real model", examine, problems)
 
 
 def on_matrix(operation, name: str, matrix: np.ndarray, dtype: str) -> Problem:

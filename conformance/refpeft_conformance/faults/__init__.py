@@ -150,7 +150,16 @@ class Faulty(Backend):
     def operations(self):
         from refpeft.operation import find
 
-        return {name: self._wrapped(find(name), i) for name, i in self.inner.operations().items()}
+        inner = self.inner.operations()
+        return {name: self._wrapped(find(name), i) if self._touches(find(name)) else i for name, i in inner.items()}
+
+    def _touches(self, operation: Operation) -> bool:
+        return any(self.fault.applies(operation, dtype) for dtype in operation.dtypes)
+
+    def _made(self, problem: Problem, run: Run) -> Results:
+        """The faulty results, honest ones where the fault is none in this dtype."""
+        applies = self.fault.applies(problem.operation, problem.dtype)
+        return self.fault.transform(problem, run) if applies else run(problem)
 
     def _wrapped(self, operation: Operation, inner: Implementation) -> Implementation:
         def host(array):
@@ -159,7 +168,7 @@ class Faulty(Backend):
         def forward(*inputs, residuals=True, **attributes):
             device = next((self.inner.device_of(a) for a in inputs if a is not None), "cpu")
             problem = _problem(operation, [host(a) for a in inputs], attributes)
-            results = self.fault.transform(problem, lambda p: self._honest(inner, p, device))
+            results = self._made(problem, lambda p: self._honest(inner, p, device))
             outputs = tuple(
                 self.inner.asarray(_typed(results[o.name], problem, o.name), device) for o in operation.outputs
             )
@@ -168,7 +177,7 @@ class Faulty(Backend):
         def vjp(residuals, cotangents, wanted):
             problem, device = residuals
             problem = problem.with_cotangents(dict(zip(operation.cotangents, map(host, cotangents))))
-            results = self.fault.transform(problem, lambda p: self._honest(inner, p, device))
+            results = self._made(problem, lambda p: self._honest(inner, p, device))
             return tuple(self.inner.asarray(_typed(results["d" + n], problem, "d" + n), device) for n in wanted)
 
         return Implementation(forward, vjp if inner.vjp else None, inner.source)

@@ -1,0 +1,210 @@
+"""Backends that cheat or misbehave are told apart from honest ones, and no file starts a program."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import refpeft
+from refpeft import provenance
+from refpeft.backend import Backend, Implementation
+from refpeft.cli import main
+from refpeft.operation import find
+from refpeft_conformance import certificate
+from refpeft_conformance.certify import Plan, _results, execute
+from refpeft_conformance.checks import checks_of
+from refpeft_conformance.counterexample import Counterexample
+from refpeft_conformance.runner import run
+from refpeft_conformance.subject import Subject
+
+
+class Cheat(Backend):
+    """nn.linear, forward only, computed as the test says."""
+
+    name = "cheat"
+
+    def __init__(self, compute, device="cpu"):
+        self.compute, self.where = compute, device
+
+    def operations(self):
+        return {"nn.linear": Implementation(lambda *inputs, residuals=True: ((self.compute(*inputs),), None))}
+
+    def asarray(self, array, device):
+        return array
+
+    def to_numpy(self, array):
+        return array
+
+    def device_of(self, array):
+        return self.where
+
+
+def honest(x, weight, bias=None):
+    """What the definition says, in plain NumPy."""
+    return x @ weight.T if bias is None else x @ weight.T + bias
+
+
+def verdicts(backend):
+    """Verdict and message of every forward check of nn.linear in float32."""
+    checks = [
+        c
+        for c in checks_of(find("nn.linear"), "float32")
+        if not c.gradients and c.kind in ("exact", "provenance", "conduct")
+    ]
+    forward = [c for c in checks if "golden" not in c.kind]
+    return {c.claim: run(c, Subject(backend), profile="quick", shrinking=False) for c in forward}
+
+
+def test_an_honest_backend_computes_without_the_reference():
+    """The same class with plain NumPy inside passes the check that the cheats fail."""
+    assert verdicts(Cheat(honest))["computes without the reference"].verdict in ("PASS", "FAIL")
+    exact = verdicts(Cheat(honest))["outputs equal as numbers"]
+    assert exact.verdict == "PASS", exact.message
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda x, w, b=None: refpeft.oracle("nn.linear", x=x, weight=w, bias=b)["y"].value.astype(x.dtype),
+        lambda x, w, b=None: find("nn.linear")(x, w, b),
+        lambda x, w, b=None: find("nn.linear").forward(x, w, b),
+        lambda x, w, b=None: find("nn.linear").source(x, w, b),
+    ],
+    ids=["oracle", "call", "forward", "source"],
+)
+def test_asking_the_reference_fails(compute):
+    """By the oracle, the catalogue or the source itself: each is refused while the backend runs."""
+    verdict = verdicts(Cheat(compute))["computes without the reference"]
+    assert verdict.verdict == "FAIL"
+    assert "ReferenceCalled" in verdict.message
+
+
+def test_undeclared_shared_source_is_refused_on_any_array_type():
+    """Arrays of another type come through only where the backend declares that it runs the reference's source."""
+
+    class Foreign:
+        shape = (1, 1)
+
+    with provenance.poisoned("x"), pytest.raises(provenance.ReferenceCalled):
+        provenance.guard("nn.linear", [Foreign()])
+    with provenance.poisoned("x", shared=True):
+        provenance.guard("nn.linear", [Foreign()])
+        with pytest.raises(provenance.ReferenceCalled):
+            provenance.guard("nn.linear", [np.ones(2)])
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [lambda *a: sys.exit(0), lambda *a: None, lambda *a: [1.0], lambda *a: 1 / 0],
+    ids=["exit", "nothing", "list", "error"],
+)
+def test_what_a_backend_does_wrong_is_its_failure(compute):
+    """An exit, an object that is no array or an exception is FAIL, never ERROR and never a pass."""
+    assert verdicts(Cheat(compute))["outputs equal as numbers"].verdict == "FAIL"
+
+
+def test_another_device_than_the_certified_one_is_found():
+    """Results must lie where the certificate says that the backend was run."""
+    verdict = verdicts(Cheat(honest, "cuda:7"))["results stay on the device"]
+    assert verdict.verdict == "FAIL"
+    assert "cuda:7" in verdict.message
+
+
+def _end(status):
+    os._exit(status)
+
+
+def _double(number):
+    return 2 * number
+
+
+def test_a_task_that_ends_its_process_is_told_from_the_others():
+    """The pool breaks, the rest is still done, and the culprit alone has no result."""
+    todo = [("verdict", i, (_double, i)) for i in range(4)] + [("verdict", 9, (_end, 0))]
+    results = {key: result for _, key, result in _results(todo, 2)}
+    assert results == {0: 0, 1: 2, 2: 4, 3: 6, 9: None}
+
+
+def test_replay_never_starts_what_a_file_names(tmp_path):
+    """A counterexample may come from a stranger: a program that it names is not run."""
+    pytest.importorskip("torch")
+    check = "lora.linear-fp32-exact-outputs_equal_as_numbers"
+    verdict = execute(Plan("torch", fault="scaling lost"), "lora.linear", "float32", check)
+    trap = tmp_path / "trap"
+    path = Counterexample.of(verdict, f"touch {trap}").save(tmp_path)
+    result = CliRunner().invoke(main, ["replay", str(path)])
+    assert result.exit_code == 2
+    assert "give --command PROGRAM" in result.output
+    assert not trap.exists()
+
+
+def test_verify_never_starts_what_a_certificate_names(tmp_path, monkeypatch):
+    """Neither does a certificate's command run, even resealed."""
+    pytest.importorskip("torch")
+    arguments = [
+        "certify",
+        "torch",
+        "--operations",
+        "nf4.offset",
+        "--profile",
+        "quick",
+        "--jobs",
+        "1",
+        "--out",
+        str(tmp_path / "c"),
+    ]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    content = certificate.read(tmp_path / "c" / "certificate.json")
+    content["subject"]["command"] = f"touch {tmp_path / 'trap'}"
+    content["seal"] = certificate.seal(content)
+    (tmp_path / "evil.json").write_text(json.dumps(content))
+    result = CliRunner().invoke(main, ["verify", str(tmp_path / "evil.json")])
+    assert result.exit_code == 2
+    assert "--command PROGRAM" in result.output
+    assert not (tmp_path / "trap").exists()
+
+
+def test_changed_counterexamples_are_found_by_verify(tmp_path):
+    """Their hashes stand in the certificate."""
+    pytest.importorskip("torch")
+    arguments = [
+        "--operations",
+        "nf4.offset",
+        "--profile",
+        "quick",
+        "--jobs",
+        "1",
+        "--fault",
+        "mean over one value too few",
+    ]
+    assert CliRunner().invoke(main, ["certify", "torch", *arguments, "--out", str(tmp_path)]).exit_code == 1
+    for path in (tmp_path / "counterexamples").iterdir():
+        path.write_bytes(path.read_bytes() + b" ")
+    result = CliRunner().invoke(main, ["verify", str(tmp_path / "certificate.json"), "--no-rerun"])
+    assert result.exit_code == 1
+    assert "is not the one that was certified" in result.output
+
+
+def test_a_fault_that_applies_nowhere_is_refused():
+    """Certifying with it would prove nothing."""
+    pytest.importorskip("torch")
+    result = CliRunner().invoke(main, ["certify", "torch", "--operations", "nn.linear", "--fault", "scaling lost"])
+    assert result.exit_code == 2
+    assert "cannot be made to any operation" in result.output
+
+
+def test_one_of_several_outputs_alone_is_refused():
+    """nf4.quantize returns codes and absmax: handing in the codes only would leave absmax unchecked, silently."""
+    with pytest.raises(refpeft.RefpeftError, match="has several outputs"):
+        refpeft.assert_conforms("nf4.quantize", np.zeros(32, np.uint8), weight=np.ones(64, np.float32))
+
+
+def test_a_scaling_may_be_an_array_without_axes():
+    """A learned scaling is held as one."""
+    arrays = {n: np.ones((2, 2), np.float32) for n in ("x", "weight", "a", "b")}
+    assert refpeft.oracle("lora.linear", **arrays, scaling=np.array(2.0))["y"].value[0, 0] == 10.0
