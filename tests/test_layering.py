@@ -164,5 +164,5 @@ def test_poison_nests_and_ends_with_an_error():
 def test_a_source_on_a_backends_own_arrays_is_let_through():
     """What declares its source as shared runs it on its own array type; only plain arrays are refused."""
     torch = pytest.importorskip("torch")
-    with poisoned("sharing"):
+    with poisoned("sharing", shared=True):
         find("nn.linear").forward(torch.ones(2, 2), torch.ones(2, 2))
