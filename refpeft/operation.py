@@ -155,6 +155,9 @@ class Operation:
     def __repr__(self):
         return f"<operation {self.name}: {self.signature}>"
 
+    def __reduce__(self):
+        return find, (self.name,)
+
     @property
     def outputs(self) -> tuple[Argument, ...]:
         return self.signature.outputs

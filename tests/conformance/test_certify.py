@@ -82,6 +82,23 @@ def test_a_faulty_backend_fails_with_a_replayable_counterexample(failed):
     assert "refpeft replay" in result.output
 
 
+def test_a_failure_comes_back_from_a_worker_process(tmp_path):
+    """With several workers a counterexample travels between processes, whole."""
+    arguments = (
+        "--operations",
+        "nf4.offset",
+        "--profile",
+        "quick",
+        "--jobs",
+        "2",
+        "--fault",
+        "mean over one value too few",
+    )
+    result = refpeft("certify", "torch", *arguments, "--out", tmp_path)
+    assert result.exit_code == 1, result.output
+    assert certificate.read(tmp_path / "certificate.json")["counterexamples"]
+
+
 def test_saved_counterexamples_are_replayed_first(failed):
     """Certifying into the same folder again reports the old counterexamples, which pass once the fault is gone."""
     folder, _ = failed
