@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 import math
-import pkgutil
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -357,10 +355,8 @@ def catalogue() -> dict[str, Operation]:
     dict of str to Operation
         Sorted by name; a copy.
     """
-    from refpeft import ops, plugins
+    from refpeft import plugins
 
-    for module in pkgutil.iter_modules(ops.__path__):
-        importlib.import_module(f"{ops.__name__}.{module.name}")
     plugins.load_operations()
     return dict(sorted(CATALOGUE.items()))
 

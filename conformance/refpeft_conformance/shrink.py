@@ -2,6 +2,8 @@
 
 A problem is *minimal* when no optional input can be left out, no index of any dimension removed and no non-zero made zero so that
 it still fails. Hypothesis shrinks what it drew (shapes, attributes, a seed); this works on the arrays themselves.
+
+Of a size from which other shapes are computed (n of packed codes), only the end can be cut off: what lies before it stays.
 """
 
 from __future__ import annotations
