@@ -19,7 +19,7 @@ from refpeft_conformance.shrink import shrink
 from refpeft_conformance.subject import Subject
 from refpeft_conformance.verdict import ERROR, FAIL, PASS, UNSUPPORTED, Observation, Verdict, Violation
 
-PROFILES = {"quick": 8, "standard": 30, "thorough": 250}
+PROFILES = {"quick": 8, "standard": 30, "thorough": 100}
 """Examples a check examines, by profile."""
 
 
