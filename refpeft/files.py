@@ -1,4 +1,4 @@
-"""Files that are either written whole or not at all."""
+"""Files that are written whole or not at all, and read without loading them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+import numpy as np
 
 from refpeft.errors import FormatError
 
@@ -60,3 +62,10 @@ def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
     """Write ``data`` to ``path``, whole or not at all (see `atomic_file`)."""
     with atomic_file(path) as file:
         file.write(data)
+
+
+def map_file(path: str | os.PathLike[str]) -> np.ndarray:
+    """The bytes of a file as a read-only array, mapped rather than read (an empty file as an empty array)."""
+    if os.stat(path).st_size == 0:
+        return np.empty(0, np.uint8)
+    return np.memmap(path, np.uint8, "r").view(np.ndarray)

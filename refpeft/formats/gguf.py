@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refpeft.errors import CapabilityError, FormatError
-from refpeft.formats.safetensors import map_file
+from refpeft.files import map_file
 
 _PLAIN: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
