@@ -42,7 +42,7 @@ class Plan:
     fault : str
         A fault of the kit to make to the backend; empty for none.
     operations : str
-        Pattern of operation names.
+        Patterns of operation names, between commas.
     only : str
         ``forward`` to leave gradients out; empty for all.
     profile : str
@@ -61,6 +61,10 @@ class Plan:
     profile: str = "standard"
     seed: int = 0
     weights: str = ""
+
+    def selects(self, operation: str) -> bool:
+        """Whether an operation of that name belongs to the plan."""
+        return any(fnmatch.fnmatchcase(operation, pattern.strip()) for pattern in self.operations.split(","))
 
     def honest(self) -> Backend:
         """The backend as it is."""
@@ -112,7 +116,7 @@ def named_fault(name: str):
 def planned(plan: Plan) -> list[Check]:
     """Every check of the plan on operations that the backend declares, in a fixed order."""
     declared = ask(plan.honest(), "operations")
-    names = [n for n in catalogue() if n in declared and fnmatch.fnmatchcase(n, plan.operations)]
+    names = [n for n in catalogue() if n in declared and plan.selects(n)]
     checks = [c for n in names for dtype in FORMATS if dtype in find(n).dtypes for c in _checks(n, dtype, plan.weights)]
     return [c for c in checks if not (plan.only == "forward" and c.gradients)]
 
@@ -307,7 +311,7 @@ def replay_saved(plan: Plan, folder: Path) -> dict[str, str]:
     return {
         name: example.replay(subject)[0]
         for name, example in found.items()
-        if fnmatch.fnmatchcase(example.problem.operation.name, plan.operations)
+        if plan.selects(example.problem.operation.name)
         and example.backend == (plan.command or plan.backend)
         and example.problem.operation.name in subject.backend.operations()
         and subject.precision(example.problem.dtype) is not None

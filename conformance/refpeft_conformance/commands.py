@@ -16,7 +16,11 @@ import click
 @click.argument("name", required=False)
 @click.option("--command", default="", metavar="PROGRAM", help="Certify a program that speaks the process protocol.")
 @click.option(
-    "--operations", default="*", metavar="PATTERN", show_default=True, help="Which operations, as a shell pattern."
+    "--operations",
+    default="*",
+    metavar="PATTERN[,PATTERN...]",
+    show_default=True,
+    help="Which operations, as shell patterns.",
 )
 @click.option("--only", type=click.Choice(["forward"]), default=None, help="Leave gradients out.")
 @click.option("--profile", type=click.Choice(["quick", "standard", "thorough"]), default="standard", show_default=True)

@@ -102,7 +102,7 @@ class Counterexample:
             If this version of the kit has no such check.
         """
         operation, dtype = self.problem.operation, self.problem.dtype
-        for check in (*checks_of(operation, dtype), weights.check(operation, dtype, lambda subject: [])):
+        for check in (*checks_of(operation, dtype), *weights.checks(operation, dtype, weights="")):
             if check.id == self.check:
                 return check
         raise FormatError(f"this version of the kit has no check {self.check!r}.")

@@ -74,7 +74,7 @@ def problems(
     gradients = gradients and operation.has_vjp
     if exact and not _defined_by_steps(operation):
         return _exact(operation, format, attributes, dims, present, seed, gradients, precision)
-    built = _build(
+    built = build(
         operation, format, attributes, dims, present, np.random.default_rng(seed), gradients, _numbers(regime, format)
     )
     if not exact and "proven" in operation.kinds.values():
@@ -92,14 +92,15 @@ def attribute_values(draw, operation: Operation, *, exact: bool = False, dtype: 
     for name, attribute in operation.attributes.items():
         admitted = [
             v
-            for v in ([dtype] if name == "dtype" and dtype else _candidates(operation, attribute, exact))
-            if _holds(operation, values | {name: v}, values.keys() | {name})
+            for v in ([dtype] if name == "dtype" and dtype else candidates(operation, attribute, exact))
+            if holds(operation, values | {name: v}, values.keys() | {name})
         ]
         values[name] = draw(st.sampled_from(admitted)) if admitted else reject()
     return values
 
 
-def _candidates(operation: Operation, attribute: Attribute, exact: bool) -> list:
+def candidates(operation: Operation, attribute: Attribute, exact: bool) -> list:
+    """Values that an attribute is drawn from."""
     if attribute.choices is not None:
         return list(attribute.choices)
     if attribute.type is float:
@@ -125,16 +126,17 @@ def dim_sizes(draw, operation: Operation, attributes: dict, *, long: bool = Fals
     known = dict(attributes)
     for name in free:
         sizes = LONG_SIZES if name == stretched else operation.sizes.get(name, SIZES[:4] if long else SIZES)
-        admitted = [s for s in sizes if _holds(operation, _derived(known | {name: s}, defined), None)]
+        admitted = [s for s in sizes if holds(operation, derived(known | {name: s}, defined), None)]
         known[name] = draw(st.sampled_from(admitted)) if admitted else reject()
-    known = _derived(known, defined)
+    known = derived(known, defined)
     for name in signature.dims:
         if name.startswith("*"):
             known[name[1:]] = tuple(draw(st.lists(st.sampled_from((2, 1, 3, 5)), max_size=2 if long else 3)))
     return known
 
 
-def _derived(known: dict, defined: dict) -> dict:
+def derived(known: dict, defined: dict) -> dict:
+    """``known`` and the dims that constraints define from it."""
     known = dict(known)
     for name, expression in defined.items():
         if expression.names <= known.keys():
@@ -142,7 +144,8 @@ def _derived(known: dict, defined: dict) -> dict:
     return known
 
 
-def _holds(operation: Operation, known: dict, names) -> bool:
+def holds(operation: Operation, known: dict, names) -> bool:
+    """Whether no constraint on ``names`` (None for all that are known) is broken."""
     constraints = [c for c in operation.signature.constraints if c.names <= (known.keys() if names is None else names)]
     return all(c.holds(known) for c in constraints)
 
@@ -167,7 +170,8 @@ def _numbers(regime: str, format) -> Callable:
     return numbers
 
 
-def _build(operation, format, attributes, dims, present, generator, gradients, numbers) -> Problem:
+def build(operation, format, attributes, dims, present, generator, gradients, numbers) -> Problem:
+    """The problem of these dims: ``numbers`` fills the floating-point arrays and may replace the others."""
     signature = operation.signature
     shapes = {a.name: signature.shape(a, dims) for a in present}
     floating = {a.name: shapes[a.name] for a in present if a.dtype in (None, "float32")}
@@ -209,7 +213,7 @@ def _exact(operation, format, attributes, dims, present, seed, gradients, precis
         def numbers(generator, arrays, operation, attributes, discrete, density=density):
             return {name: regimes.integers(generator, shape, density) for name, shape in arrays.items()}
 
-        problem = _build(operation, format, attributes, dims, present, np.random.default_rng(seed), gradients, numbers)
+        problem = build(operation, format, attributes, dims, present, np.random.default_rng(seed), gradients, numbers)
         if is_exact(problem, precision):
             return problem
     return reject()

@@ -1,47 +1,187 @@
-"""The matrices of a real model as inputs: real spectra, outliers and scales in the linear and quantisation checks."""
+"""The matrices of a real model as inputs: real spectra, outliers and scales in the linear and quantisation checks.
+
+An operation takes part by the names of its inputs: a matrix ``weight`` or ``merged`` of free shape, or what quantisation
+makes of one, named as in `refpeft.ops.nf4` and `nf4_double`. What else it takes is drawn.
+
+Where a matrix is all that an operation takes, it sees every element, in bands of whole blocks. Others see rows of it,
+evenly spaced from the first to the last, with all their columns: the oracle of the layer over a vocabulary would need
+gigabytes, and rows are independent. float64 takes no part, as no model is stored in it.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
+from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 
+from refpeft.errors import FormatError
 from refpeft.formats.weights import matrices
-from refpeft.numerics.formats import as_format, store
+from refpeft.golden import stored
+from refpeft.numerics.formats import Format, as_format, store
+from refpeft.operation import Operation
 from refpeft.problem import Problem
 from refpeft_conformance.checks import Check
+from refpeft_conformance.strategies import build, candidates, derived, holds
+
+ROWS = 256
+BAND = 1 << 20
+"""Elements of a band: a multiple of every block size."""
+
+_FREE_SIZES = (8, 4, 3, 2, 1)
 
 
-def checks(operation, dtype, weights: str):
-    """One claim for an operation that takes a weight, over every matrix that ``weights`` (FILE[:GLOB]) names."""
-    if dtype == "float64" or "weight" not in {a.name for a in operation.signature.inputs} or "conv" in operation.name:
+class Quantised:
+    """A weight and what quantisation makes of it, under the names that operations have for their inputs.
+
+    Attributes
+    ----------
+    weight : (o, i) or (n,) array in its storage dtype
+    blocksize : int
+    """
+
+    NAMES = ("weight", "merged", "packed", "absmax", "offset", "codes", "absmax2")
+
+    def __init__(self, weight: np.ndarray, blocksize: int = 64):
+        self.weight = self.merged = weight
+        self.blocksize = blocksize
+
+    @cached_property
+    def _codes(self):
+        return _stored("nf4.quantize", weight=self.weight.reshape(-1), blocksize=self.blocksize)
+
+    @cached_property
+    def _nested(self):
+        return _stored("nf4.double_quantize", absmax=self.absmax, offset=self.offset)
+
+    packed = property(lambda self: self._codes["packed"])
+    absmax = property(lambda self: self._codes["absmax"])
+    offset = cached_property(lambda self: _stored("nf4.offset", absmax=self.absmax)["offset"])
+    codes = property(lambda self: self._nested["codes"])
+    absmax2 = property(lambda self: self._nested["absmax2"])
+
+
+def _stored(operation: str, *, blocksize: int | None = None, **inputs) -> dict[str, np.ndarray]:
+    return stored(Problem.of(operation, inputs, {} if blocksize is None else {"blocksize": blocksize}))
+
+
+def checks(operation: Operation, dtype: str, weights: str) -> Iterator[Check]:
+    """One claim for each direction of an operation that can take a weight.
+
+    Parameters
+    ----------
+    operation : Operation
+    dtype : str
+    weights : str
+        ``FILE[:GLOB]``, whose matrices are read when the check runs.
+    """
+    if dtype == "float64" or not (_takes_rows(operation) or _takes_all(operation)):
         return
+    yield _lane(operation, dtype, weights, gradients=False)
+    if operation.has_vjp:
+        yield _lane(operation, dtype, weights, gradients=True)
 
+
+def _lane(operation: Operation, dtype: str, weights: str, *, gradients: bool) -> Check:
     def drawn(subject):
         for name, matrix in matrices(weights):
-            yield on_matrix(operation, name, np.asarray(matrix), dtype)
-
-    yield check(operation, dtype, drawn)
-
-
-def check(operation, dtype, problems) -> Check:
-    """The claim over given problems."""
+            if not np.all(np.isfinite(matrix)):
+                raise FormatError(f"{weights}: the matrix {name!r} must be finite, but holds NaN or infinity.")
+            yield from problems(operation, name, matrix, dtype, gradients=gradients)
 
     def examine(subject, problem, observed):
-        subject.hold(problem, observed, gradients=False)
+        subject.hold(problem, observed, gradients=gradients)
 
-    return Check(operation, dtype, "rounded", "outputs within budget on the weights of a real model", examine, problems)
+    what = "gradients" if gradients else "outputs"
+    where = "every element" if _takes_all(operation) else f"up to {ROWS} rows"
+    claim = f"{what} within budget on {where} of each matrix of a real model"
+    return Check(operation, dtype, "rounded", claim, examine, drawn, gradients)
 
 
-def on_matrix(operation, name: str, matrix: np.ndarray, dtype: str) -> Problem:
-    """A problem of the operation with this weight: two rows of inputs, rank 8, seeded by the matrix's name."""
-    random = np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big"))
+def problems(operation: Operation, name: str, matrix: np.ndarray, dtype: str, *, gradients: bool) -> Iterator[Problem]:
+    """The operation's problems around one matrix, none where its shape does not fit or ``dtype`` cannot hold it."""
     format = as_format(dtype)
-    argument = next(a for a in operation.signature.inputs if a.name == "weight")
-    weight = matrix if len(argument.dims) == 2 or argument.star else matrix.reshape(-1)
-    rows, columns = matrix.shape
-    sizes = {"o": rows, "i": columns, "r": 8, "n": (2,)}
-    required = [a for a in operation.signature.inputs if not a.optional and a.name != "weight"]
-    inputs = {a.name: store(random.normal(size=operation.signature.shape(a, sizes)), format) for a in required}
-    attributes = {"scaling": 2.0} if "scaling" in operation.attributes else {}
-    return Problem.of(operation, inputs | {"weight": store(weight.astype(np.float64), format)}, attributes, {}, dtype)
+    for part, weight in enumerate(_bands(matrix) if _takes_all(operation) else [_rows(matrix)]):
+        kept = store(weight.astype(np.float64), format)
+        problem = _around(operation, f"{name} {part}", kept, format, gradients)
+        if problem is not None and np.all(np.isfinite(kept)):
+            yield problem
+
+
+def _bands(matrix: np.ndarray) -> Iterator[np.ndarray]:
+    flat = matrix.reshape(-1)
+    return (flat[start : start + BAND] for start in range(0, flat.size, BAND))
+
+
+def _rows(matrix: np.ndarray) -> np.ndarray:
+    count = matrix.shape[0]
+    return matrix[np.linspace(0, count - 1, min(count, ROWS)).astype(int)]
+
+
+def _takes_rows(operation: Operation) -> bool:
+    """Whether it takes a matrix of free shape, beside other inputs."""
+    return bool(_matrix_dims(operation))
+
+
+def _takes_all(operation: Operation) -> bool:
+    """Whether it takes nothing but a flat weight, or what quantisation makes of one."""
+    required = {a.name for a in operation.signature.inputs if not a.optional}
+    return not _takes_rows(operation) and required <= set(Quantised.NAMES)
+
+
+def _matrix_dims(operation: Operation) -> tuple[str, ...]:
+    """Names of the rows and columns of its matrix; empty where it takes none."""
+    for argument in operation.signature.inputs:
+        if argument.name in ("weight", "merged") and not argument.star and len(argument.dims) == 2:
+            return tuple(d.text for d in argument.dims) if all(d.is_name for d in argument.dims) else ()
+    packed = next((a for a in operation.signature.inputs if a.name == "packed"), None)
+    return ("o", "i") if packed is not None and {"o", "i"} <= packed.dims[0].names else ()
+
+
+def _around(operation: Operation, name: str, weight: np.ndarray, format: Format, gradients: bool) -> Problem | None:
+    """A problem with this weight; attributes and whatever else it takes follow from the name."""
+    seed = hashlib.sha256(f"{operation.name} {name}".encode()).digest()
+    random = np.random.default_rng(int.from_bytes(seed[:8], "big"))
+    present = [a for a in operation.signature.inputs if not a.optional]
+    for attributes in _attributes(operation, weight, format, random):
+        real = Quantised(weight, attributes.get("blocksize", 64))
+        given = {a.name: getattr(real, a.name) for a in present if a.name in Quantised.NAMES}
+        known = attributes | dict(zip(_matrix_dims(operation), weight.shape))
+        for argument in (a for a in present if a.name in given):
+            known |= {d.text: size for d, size in zip(argument.dims, given[argument.name].shape) if d.is_name}
+        dims = _dims(operation, known)
+        if dims is None:
+            continue
+
+        def numbers(random, shapes, operation, attributes, others, given=given):
+            return others | {n: random.normal(size=s) for n, s in shapes.items()} | given
+
+        return build(operation, format, attributes, dims, present, random, gradients and operation.has_vjp, numbers)
+    return None
+
+
+def _attributes(operation: Operation, weight, format: Format, random) -> Iterator[dict]:
+    """Values of the attributes in an order of their own for each matrix."""
+    fixed = {"n": [weight.size], "dtype": [format.name]}
+    values = [
+        fixed.get(name) or random.permutation(np.array(candidates(operation, attribute, False), object), axis=0)
+        for name, attribute in operation.attributes.items()
+    ]
+    return (dict(zip(operation.attributes, chosen)) for chosen in itertools.product(*values))
+
+
+def _dims(operation: Operation, known: dict) -> dict | None:
+    """Sizes of the other dims, the first that keep every constraint; two rows of inputs."""
+    signature = operation.signature
+    defined = {c.defines: c.right for c in signature.constraints if c.defines and c.defines not in known}
+    known = known | {d[1:]: (2,) for d in signature.dims if d.startswith("*")}
+    names = {d for d in signature.dims if not d.startswith("*")} | {n for c in signature.constraints for n in c.names}
+    free = sorted(names - known.keys() - defined.keys())
+    choices = [operation.sizes.get(name, _FREE_SIZES) for name in free]
+    for sizes in itertools.product(*choices):
+        dims = derived(known | dict(zip(free, sizes)), defined)
+        if holds(operation, dims, None):
+            return dims
+    return None
