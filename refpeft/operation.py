@@ -127,10 +127,19 @@ class Operation:
         Budget kind of each output.
     sizes : dict of str to tuple of int
         Sizes worth drawing for a dim, where the usual ones are not.
+    nonfinite : tuple of str
+        Inputs whose NaN and infinities the page gives a meaning.
     """
 
     def __init__(
-        self, name: str, signature: Signature, source: Callable, dtypes, kinds: Mapping[str, str], sizes: Mapping
+        self,
+        name: str,
+        signature: Signature,
+        source: Callable,
+        dtypes,
+        kinds: Mapping[str, str],
+        sizes: Mapping,
+        nonfinite: tuple[str, ...] | None = None,
     ):
         self.name, self.signature, self.sizes = name, signature, dict(sizes)
         self.source = _guarded(name, source)
@@ -139,6 +148,7 @@ class Operation:
         self.kinds = {output.name: kinds.get(output.name, "proven") for output in signature.outputs}
         self.attributes = _attributes(source)
         self.differentiable = tuple(a for a in signature.inputs if a.differentiable)
+        self.nonfinite = tuple(a.name for a in self.differentiable) if nonfinite is None else nonfinite
         self._vjp: Callable | None = None
         self._stored: Callable | None = None
         self._accepts: dict[str, Callable] = {}
@@ -315,6 +325,7 @@ def operation(
     dtypes: tuple[str, ...] = tuple(FORMATS),
     budgets: Mapping[str, str] | None = None,
     sizes: Mapping[str, tuple[int, ...]] | None = None,
+    nonfinite: tuple[str, ...] | None = None,
 ):
     """Declare the decorated function as the reference of operation ``name`` and enter it in the catalogue.
 
@@ -330,6 +341,8 @@ def operation(
         ``proven`` where not given.
     sizes : mapping of dim to tuple of int
         Sizes worth drawing for it, smallest first, where the usual ones (primes and powers of two up to 17) are not.
+    nonfinite : tuple of str
+        Inputs whose NaN and infinities the page gives a meaning; all floating-point ones where not given.
     """
     for kind in (budgets or {}).values():
         if kind not in BUDGET_KINDS:
@@ -338,7 +351,9 @@ def operation(
     def declare(source: Callable) -> Operation:
         if name in CATALOGUE and CATALOGUE[name].__module__ != source.__module__:
             raise PluginError(f"{name}: declared by {CATALOGUE[name].__module__} and again by {source.__module__}.")
-        CATALOGUE[name] = Operation(name, Signature.parse(signature), source, dtypes, budgets or {}, sizes or {})
+        CATALOGUE[name] = Operation(
+            name, Signature.parse(signature), source, dtypes, budgets or {}, sizes or {}, nonfinite
+        )
         return CATALOGUE[name]
 
     return declare

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from refpeft_torch.autograd import implements
+from refpeft_torch.convolution import convolve, widened
 
 
 @implements("lora.conv2d")
@@ -24,20 +25,12 @@ def conv2d(
     padding_mode="zeros",
     keep=1.0,
 ):
-    """The base layer and the scaled low-rank path: two convolutions in a row, the second 1 x 1.
-
-    float16 on the CPU is computed in float32: torch's own kernels for it accumulate gradients in float16.
-    """
-
-    def convolve(x, kernel, bias=None, groups=1):
-        if padding_mode == "zeros":
-            return F.conv2d(x, kernel, bias, stride, padding, dilation, groups)
-        around = (padding[1], padding[1], padding[0], padding[0])
-        return F.conv2d(F.pad(x, around, mode=padding_mode), kernel, bias, stride, 0, dilation, groups)
+    """The base layer and the scaled low-rank path: two convolutions in a row, the second 1 x 1."""
 
     dtype = x.dtype
-    if dtype == torch.float16 and not x.is_cuda:
-        x, weight, a, b, bias, lora_bias = (t if t is None else t.float() for t in (x, weight, a, b, bias, lora_bias))
-    kept = x if mask is None else x * mask / keep
-    y = convolve(x, weight, bias, groups) + scaling * F.conv2d(convolve(kept, a), b, lora_bias, groups=groups)
+    x, weight, a, b, bias, lora_bias = widened(x, weight, a, b, bias, lora_bias)
+    kept = x if mask is None else torch.where(mask, x / keep, 0)
+    shape = (stride, padding, dilation)
+    base = convolve(x, weight, bias, *shape, groups, padding_mode)
+    y = base + scaling * F.conv2d(convolve(kept, a, None, *shape, 1, padding_mode), b, lora_bias, groups=groups)
     return y.to(dtype)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from refpeft.operation import Operation
+from refpeft.problem import Problem
+from refpeft_conformance.strategies import is_exact
 from refpeft_conformance.verdict import Violation
 
 
@@ -91,3 +93,46 @@ def agree(claim: str, subject, first, second, pairs, observed=None) -> None:
                 f"where the budgets leave {room[at]:.3g}",
                 one,
             )
+
+
+def update_laws(family: str, zero: str) -> None:
+    """The laws of a method whose update is a function of its parameters, and zero where the parameter ``zero`` is."""
+
+    def without(problem):
+        return problem.replace(inputs=problem.inputs | {zero: np.zeros_like(problem.inputs[zero])}, cotangents={})
+
+    def base(problem):
+        arrays = {n: problem.inputs[n] for n in ("x", "weight", "bias") if n in problem.inputs}
+        return Problem.of("nn.linear", arrays, {}, {}, problem.dtype)
+
+    @law(f"{family}.linear", f"a zero {zero} leaves the base layer", needs=("nn.linear",))
+    def _(subject, problem, observed):
+        adapted, plain = without(problem), base(problem)
+        agree(
+            f"zero {zero}", subject, (adapted, subject.run(adapted)), (plain, subject.run(plain)), {"y": "y"}, observed
+        )
+
+    @law(f"{family}.merge", f"a zero {zero} leaves the weight")
+    def _(subject, problem, observed):
+        equal(f"zero {zero}", subject.run(without(problem))["merged"], problem.inputs["weight"], observed)
+
+    needs = ("nn.linear", f"{family}.linear")
+
+    @law(f"{family}.merge", "the merged layer computes what the adapted layer does", regime="exact", needs=needs)
+    def _(subject, problem, observed):
+        """On an input of small integers: equal where both sides are exact, else within both budgets."""
+        merged_layer(subject, problem, f"{family}.linear", observed)
+
+
+def merged_layer(subject, problem, adapted: str, observed) -> None:
+    """The merge of ``problem`` under nn.linear, and the layer ``adapted`` with the same parameters, on an x of -1, 0 and 1."""
+    columns = problem.inputs["weight"].shape[1]
+    x = (np.arange(2 * columns).reshape(2, columns) % 3 - 1).astype(problem.inputs["weight"].dtype)
+    layer = Problem.of(adapted, problem.inputs | {"x": x}, problem.attributes, {}, problem.dtype)
+    merged = Problem.of("nn.linear", {"x": x, "weight": subject.run(problem)["merged"]}, {}, {}, problem.dtype)
+    first, second = subject.run(layer)["y"], subject.run(merged)["y"]
+    precision = subject.precision(problem.dtype)
+    if is_exact(layer, precision) and is_exact(merged, precision):
+        equal("merged layer", second, first, observed)
+    else:
+        agree("merged layer", subject, (layer, {"y": first}), (merged, {"y": second}), {"y": "y"}, observed)

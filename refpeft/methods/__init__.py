@@ -1,0 +1,177 @@
+"""Methods: what a user configures, as data. ``LoRA(rank=8, alpha=16)`` names an operation, its attributes and its start.
+
+A method holds no mathematics: that is in `refpeft.ops`, one file per family. Here one frozen dataclass per method says which
+operation computes the adapted layer, which of its inputs are trained, and how they begin.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, TypeVar, dataclass_transform
+
+import numpy as np
+
+from refpeft.errors import AttributeValueError, CapabilityError
+from refpeft.operation import Operation, find
+
+METHODS: dict[str, type[Method]] = {}
+_KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
+_M = TypeVar("_M", bound="type[Method]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """What all methods share.
+
+    Attributes
+    ----------
+    operation : str
+        The operation that computes the adapted layer.
+    trainable : tuple of str
+        Its inputs that are trained.
+    paper : str
+        arXiv or other identifier.
+    peft : tuple of str
+        The ``PeftType`` names in Hugging Face peft that this method covers; a variant inside one as ``"LORA: use_dora"``.
+    adapters : tuple of str
+        The configurations in AdapterHub's adapters that it covers.
+    not_mergeable : str
+        Why the method cannot be merged into the base weight; empty where it can.
+    identity : bool
+        Whether training begins at the base model.
+    """
+
+    operation: ClassVar[str]
+    trainable: ClassVar[tuple[str, ...]]
+    paper: ClassVar[str]
+    peft: ClassVar[tuple[str, ...]] = ()
+    adapters: ClassVar[tuple[str, ...]] = ()
+    not_mergeable: ClassVar[str] = ""
+    identity: ClassVar[bool] = True
+
+    def __post_init__(self):
+        self.validate()
+
+    def validate(self) -> None:
+        """Check the fields; a method adds what it requires.
+
+        Raises
+        ------
+        AttributeValueError
+            Naming method, field, what was expected and what came.
+        """
+        for field in fields(self):
+            value = getattr(self, field.name)
+            wanted = {"int": int, "float": float, "bool": bool, "str": str}.get(str(field.type))
+            if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+                object.__setattr__(self, field.name, float(value))
+            elif wanted is not None and type(value) is not wanted:
+                self.refuse(field.name, _KINDS[wanted])
+            elif wanted is float and not math.isfinite(value):
+                self.refuse(field.name, "a finite number")
+        if "rank" in {field.name for field in fields(self)}:
+            self.require("rank", self.rank >= 1, "at least 1")  # type: ignore[attr-defined]
+
+    def require(self, field: str, holds: bool, expected: str) -> None:
+        """Refuse the field unless a condition holds."""
+        if not holds:
+            self.refuse(field, expected)
+
+    def refuse(self, field: str, expected: str) -> None:
+        """Say that a field is not as expected."""
+        came = getattr(self, field)
+        raise AttributeValueError(f"{type(self).__name__}: {field} must be {expected}, but {came!r} came.")
+
+    def attributes(self) -> dict:
+        """Attributes of the operation."""
+        return {}
+
+    def init(self, random: np.random.Generator, weight: np.ndarray) -> dict[str, np.ndarray]:
+        """The operation's parameters at the start of training, trained and frozen ones, as float64 arrays.
+
+        Where the method changes the base weight at the start (PiSSA), its new value is among them as ``weight``.
+
+        Parameters
+        ----------
+        random : numpy.random.Generator
+        weight : (o, i)
+            The base weight.
+        """
+        raise NotImplementedError
+
+    def count(self, *args: Any, **dims: Any) -> int:
+        """Number of trainable parameters; which dims it needs is what its own signature says."""
+        raise NotImplementedError
+
+    def merge(self, weight: np.ndarray, parameters: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The base weight with the method in it, in the weight's dtype.
+
+        Raises
+        ------
+        CapabilityError
+            If the method cannot be merged, with the reason.
+        """
+        return self._stored(self._merging("merge"), {"weight": weight} | dict(parameters))
+
+    def unmerge(self, merged: np.ndarray, parameters: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The base weight that ``merged`` came from, up to the merge's rounding."""
+        operation = self._merging("merge")
+        module = importlib.import_module(operation.__module__)
+        if isinstance(module.unmerge, Operation):
+            return self._stored(module.unmerge, {"merged": merged} | dict(parameters))
+        names = [a.name for a in operation.signature.inputs[1:]]
+        return module.unmerge(merged, *(parameters.get(n) for n in names), **self._of(operation))
+
+    def _merging(self, what: str) -> Operation:
+        if self.not_mergeable:
+            raise CapabilityError(f"{type(self).__name__} cannot be merged: {self.not_mergeable}")
+        return find(f"{self.operation.partition('.')[0]}.{what}")
+
+    def _of(self, operation: Operation) -> dict:
+        return {n: v for n, v in self.attributes().items() if n in operation.attributes}
+
+    def _stored(self, operation: Operation, arrays: Mapping) -> np.ndarray:
+        from refpeft.golden import stored
+        from refpeft.problem import Problem
+
+        names = {a.name for a in operation.signature.inputs}
+        first = next(iter(arrays.values()))
+        inputs = {n: a.astype(first.dtype) if a.dtype.kind not in "iub" else a for n, a in arrays.items() if n in names}
+        return stored(Problem.of(operation, inputs, self._of(operation)))[operation.outputs[0].name]
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def method(name: str):
+    """Make the decorated class a frozen, keyword-only dataclass and list it as method ``name``."""
+
+    def declare(cls: _M) -> _M:
+        cls = dataclass(frozen=True, kw_only=True)(cls)  # type: ignore[assignment]
+        METHODS[name] = cls
+        return cls
+
+    return declare
+
+
+def methods() -> dict[str, type[Method]]:
+    """All methods by name, sorted; each module of this package is a family."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    return dict(sorted(METHODS.items()))
+
+
+def dims_of(method: type[Method]) -> tuple[str, ...]:
+    """The dims that a method's parameter count depends on."""
+    return tuple(n for n in inspect.signature(method.count).parameters if n != "self")
+
+
+def __getattr__(name: str):
+    """``refpeft.methods.LoRA``, without importing what is not asked for."""
+    for cls in methods().values():
+        if cls.__name__ == name:
+            return cls
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

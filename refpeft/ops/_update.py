@@ -1,0 +1,188 @@
+"""One path for every method whose update of a weight is a function of its parameters: W' = W + delta(parameters).
+
+A family's file writes delta (o, i) and its vjp; the layers and the merge follow:
+
+    linear   y = x Wᵀ + x deltaᵀ + bias        ddelta = dyᵀ x,  dx = dy W + dy delta
+    conv2d   y = W * x + delta * x + bias      delta as a kernel (o, c, kh, kw), i = c kh kw
+    merge    merged = W + delta                ddelta = dmerged
+
+Where delta depends on W itself, ``weight`` is its first parameter, and the gradient to W has both parts.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from refpeft.numerics.formats import as_format, store
+from refpeft.operation import Operation, operation
+from refpeft.ops._arrays import plus, rows
+from refpeft.ops._convolution import correlate, pad, to_input, to_kernel, unpad
+
+_POSITIONAL, _KEYWORD = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+_CONVOLUTION = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1}
+_KERNEL_SIZES = {"n": (1, 2, 3), "h": (3, 1, 2, 4, 5), "w": (3, 1, 2, 4, 5), "kh": (2, 1, 3), "kw": (2, 1, 3)}
+
+
+class Update:
+    """The update of a weight as a function of a method's parameters; calling it gives delta, (o, i).
+
+    Attributes
+    ----------
+    parameters : str
+        Their signature, ``"a[r,i] b[o,r]"``, in the order in which the function takes them; ``weight`` is left out.
+    where : str
+        Constraints on their dims and attributes.
+    """
+
+    def __init__(self, function: Callable, parameters: str, where: str = ""):
+        self._function, self.parameters, self.where = function, parameters, where
+        self._vjp: Callable | None = None
+        self.__doc__, self.__name__, self.__module__ = function.__doc__, function.__name__, function.__module__
+        own = inspect.signature(function).parameters.values()
+        self._positional = [p for p in own if p.kind is _POSITIONAL]
+        self._attributes = [p for p in own if p.kind is _KEYWORD]
+        self._of_weight = self._positional[0].name == "weight"
+
+    def __call__(self, *parameters, **attributes):
+        return self._function(*parameters, **attributes)
+
+    def vjp(self, function: Callable) -> Callable:
+        """Register the vjp: (ddelta, *parameters, **attributes) -> the gradient to each differentiable parameter."""
+        self._vjp = function
+        return function
+
+    def linear(self, name: str, **keywords) -> Operation:
+        """Declare operation ``name``: the linear layer, the update beside its weight."""
+
+        def forward(x, weight, *rest, **attributes):
+            *parameters, bias = rest
+            return plus(x @ weight.T + x @ self._delta(weight, parameters, attributes).T, bias)
+
+        def backward(dy, x, weight, *rest, **attributes):
+            *parameters, _ = rest
+            delta = self._delta(weight, parameters, attributes)
+            dweight, gradients = self._gradients(rows(dy).T @ rows(x), weight, parameters, attributes)
+            return dy @ weight + dy @ delta, dweight, *gradients, rows(dy).sum(axis=0)
+
+        said = "y = x Wᵀ + x deltaᵀ + bias"
+        return self._declare(name, said, "x[*n,i] weight[o,i] {} bias?[o] -> y[*n,o]", forward, backward, keywords)
+
+    def conv2d(self, name: str, **keywords) -> Operation:
+        """Declare operation ``name``: the two-dimensional convolution with zero padding, the update beside its kernel."""
+
+        def forward(x, weight, *rest, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1, **attributes):
+            *parameters, bias = rest
+            matrix = weight.reshape(weight.shape[0], int(np.prod(weight.shape[1:])))
+            delta = self._delta(matrix, parameters, attributes).reshape(weight.shape)
+            x = pad(x, padding, "zeros")
+            y = correlate(x, weight, stride, dilation, groups) + correlate(x, delta, stride, dilation, groups)
+            return plus(y, None if bias is None else np.expand_dims(bias, (1, 2)))
+
+        def backward(dy, x, weight, *rest, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1, **attributes):
+            *parameters, _ = rest
+            matrix = weight.reshape(weight.shape[0], int(np.prod(weight.shape[1:])))
+            delta = self._delta(matrix, parameters, attributes).reshape(weight.shape)
+            x = pad(x, padding, "zeros")
+            dx = to_input(dy, weight, x, stride, dilation, groups) + to_input(dy, delta, x, stride, dilation, groups)
+            dkernel = to_kernel(dy, weight, x, stride, dilation, groups)
+            dmatrix, gradients = self._gradients(dkernel.reshape(matrix.shape), matrix, parameters, attributes)
+            dbias = np.sum(dy, axis=(0, 2, 3))
+            return unpad(dx, padding, "zeros"), dmatrix.reshape(weight.shape), *gradients, dbias
+
+        said = "y = W * x + delta * x + bias, where ``*`` is cross-correlation and delta a kernel"
+        keywords["nonfinite"] = ("x", "bias")
+        keywords["sizes"] = _KERNEL_SIZES | dict(keywords.get("sizes", {}))
+        extents = (
+            "(h+2*padding[0]-dilation[0]*(kh-1)-1)//stride[0]+1,(w+2*padding[1]-dilation[1]*(kw-1)-1)//stride[1]+1"
+        )
+        where = (
+            "groups >= 1, c = cg*groups, o//groups*groups = o, i = cg*kh*kw, stride[0] >= 1, stride[1] >= 1, "
+            "dilation[0] >= 1, dilation[1] >= 1, padding[0] >= 0, padding[1] >= 0, kh >= 1, kw >= 1, "
+            "dilation[0]*(kh-1)+1 <= h+2*padding[0], dilation[1]*(kw-1)+1 <= w+2*padding[1]"
+        )
+        shapes = "x[n,c,h,w] weight[o,cg,kh,kw] {} bias?[o] -> y[n,o," + extents + "]"
+        return self._declare(name, said, shapes, forward, backward, keywords, where, _CONVOLUTION)
+
+    def merge(self, name: str, **keywords) -> Operation:
+        """Declare operation ``name``: the weight with the update in it."""
+
+        def forward(weight, *parameters, **attributes):
+            return weight + self._delta(weight, parameters, attributes)
+
+        def backward(dmerged, weight, *parameters, **attributes):
+            dweight, gradients = self._gradients(dmerged, weight, parameters, attributes)
+            return dweight, *gradients
+
+        return self._declare(name, "merged = W + delta", "weight[o,i] {} -> merged[o,i]", forward, backward, keywords)
+
+    def unmerge(self, merged: np.ndarray, *parameters, **attributes) -> np.ndarray:
+        """The weight (o, i) that ``merged`` came from, up to the merge's rounding: merged - delta, rounded once to its dtype.
+
+        Raises
+        ------
+        TypeError
+            If delta depends on the weight, so that subtracting it cannot be right.
+        """
+        if self._of_weight:
+            raise TypeError(f"{self.__module__}: delta depends on the weight; the family unmerges in its own way.")
+        wide = [np.asarray(p, np.float64) if np.asarray(p).dtype.kind not in "iub" else p for p in parameters]
+        return store(merged.astype(np.float64) - self._function(*wide, **attributes), as_format(merged.dtype.name))
+
+    def _delta(self, weight, parameters, attributes):
+        return self._function(*((weight,) if self._of_weight else ()), *parameters, **attributes)
+
+    def _gradients(self, dmerged, weight, parameters, attributes):
+        """The gradient to W and those to the parameters, from the cotangent of W + delta."""
+        if self._vjp is None:
+            raise TypeError(f"{self.__module__}: {self.__name__} has no vjp.")
+        gradients = self._vjp(dmerged, *((weight,) if self._of_weight else ()), *parameters, **attributes)
+        gradients = gradients if isinstance(gradients, tuple) else (gradients,)
+        return (dmerged + gradients[0], gradients[1:]) if self._of_weight else (dmerged, gradients)
+
+    def _declare(
+        self,
+        name: str,
+        said: str,
+        shapes: str,
+        forward: Callable,
+        backward: Callable,
+        keywords: dict,
+        where: str = "",
+        attributes: Mapping = {},
+    ) -> Operation:
+        """Enter ``forward`` in the catalogue under the signature and with the parameters that it has here."""
+        conditions = ", ".join(c for c in (where, self.where) if c)
+        text = shapes.format(self.parameters) + (f" where {conditions}" if conditions else "")
+        before = [a.partition("[")[0] for a in shapes.partition("{}")[0].split()]
+        positional = [inspect.Parameter(n, _POSITIONAL) for n in before]
+        positional += [p for p in self._positional if p.name != "weight"]
+        if "bias?" in shapes:
+            positional.append(inspect.Parameter("bias", _POSITIONAL, default=None))
+        extra = [inspect.Parameter(n, _KEYWORD, default=d) for n, d in attributes.items()]
+        signature = inspect.Signature(positional + self._attributes + extra)
+        source = _complete(forward, len(positional))
+        source.__signature__ = signature  # type: ignore[attr-defined]
+        source.__annotations__ = typing.get_type_hints(self._function) | {n: type(d) for n, d in attributes.items()}
+        source.__doc__ = f"{said}, with the update\n\n{inspect.cleandoc(self.__doc__ or '')}"
+        source.__name__, source.__module__ = name.rpartition(".")[2], self.__module__
+        declared = operation(name, text, **keywords)(source)
+        declared.vjp(_complete(backward, len(positional) + 1))
+        return declared
+
+
+def update(parameters: str, where: str = "") -> Callable[[Callable], Update]:
+    """Declare the decorated function as an `Update` with parameters of that signature."""
+    return lambda function: Update(function, parameters, where)
+
+
+def _complete(function: Callable, count: int) -> Callable:
+    """``function`` with None for the optional inputs at the end that a call leaves out."""
+
+    def run(*inputs, **attributes):
+        return function(*inputs, *[None] * (count - len(inputs)), **attributes)
+
+    return run

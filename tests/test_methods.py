@@ -1,0 +1,156 @@
+"""Methods: configurations that build valid problems, count what they train, and merge and unmerge as they claim."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from refpeft.cli import main
+from refpeft.cli.methods import DIMS
+from refpeft.errors import AttributeValueError, CapabilityError
+from refpeft.golden import evaluate
+from refpeft.methods import METHODS, LoRA, dims_of, methods
+from refpeft.operation import find
+from refpeft.problem import Problem
+from refpeft_spec import page_of
+
+ALL = methods()
+WEIGHTED = [n for n, m in ALL.items() if dims_of(m) == ("o", "i")]
+MERGEABLE = [n for n in WEIGHTED if not ALL[n].not_mergeable]
+SHAPES = [(48, 32), (32, 48), (64, 64)]
+
+
+def started(name: str, shape=(48, 32), seed=0):
+    """(method, weight, parameters) at the start of training."""
+    random = np.random.default_rng(seed)
+    weight = random.normal(size=shape) / np.sqrt(shape[1])
+    chosen = ALL[name]()
+    return chosen, weight, chosen.init(random, weight)
+
+
+def layer(chosen, weight, parameters, x) -> np.ndarray:
+    """The adapted layer's output in float64."""
+    operation = find(chosen.operation)
+    arrays = {"x": x, "weight": weight} | parameters
+    return evaluate(Problem.of(operation, arrays, chosen.attributes()))["y"]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_method_names_a_specified_operation_and_its_own_inputs(name):
+    """Its operation has a page and takes what is trained."""
+    cls = ALL[name]
+    assert page_of(cls.operation)
+    assert set(cls.trainable) <= {a.name for a in find(cls.operation).signature.inputs}
+    assert set(cls().attributes()) <= set(find(cls.operation).attributes)
+    assert cls.paper
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_the_count_is_what_the_start_trains(name, shape):
+    """The number of trainable parameters is the size of the trainable arrays."""
+    chosen, _, parameters = started(name, shape)
+    assert chosen.count(*shape) == sum(parameters[n].size for n in chosen.trainable)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", [n for n in WEIGHTED if ALL[n].identity])
+def test_training_begins_at_the_base_model(name, shape):
+    """At the start the adapted layer is the base layer, to the rounding of a few float64 units of its terms."""
+    chosen, weight, parameters = started(name, shape)
+    x = np.random.default_rng(1).normal(size=(5, shape[1]))
+    y, terms = layer(chosen, weight, parameters, x), np.abs(x) @ np.abs(weight).T
+    assert np.max(np.abs(y - x @ weight.T) / terms) <= 64 * 2.0**-53
+
+
+def trained(parameters, names, seed=2) -> dict:
+    """Parameters some steps away from the start."""
+    random = np.random.default_rng(seed)
+    return {n: a + 0.1 * random.normal(size=a.shape) if n in names else a for n, a in parameters.items()}
+
+
+@pytest.mark.parametrize("name", MERGEABLE)
+def test_the_merged_weight_is_the_adapted_layer(name):
+    """x Wmergedᵀ is the adapted layer's output, to float64 rounding of a few dozen units."""
+    chosen, weight, parameters = started(name)
+    parameters = trained(parameters, chosen.trainable)
+    weight = parameters.pop("weight", weight)
+    x = np.random.default_rng(1).normal(size=(5, weight.shape[1]))
+    merged = chosen.merge(weight, parameters)
+    y = layer(chosen, weight, parameters, x)
+    assert np.linalg.norm(y - x @ merged.T) <= 2.0**-45 * np.linalg.norm(x) * np.linalg.norm(merged)
+    assert not np.array_equal(merged, weight)
+
+
+@pytest.mark.parametrize("name", MERGEABLE)
+def test_unmerging_gives_the_weight_back(name):
+    """Up to the merge's rounding."""
+    chosen, weight, parameters = started(name)
+    parameters = trained(parameters, chosen.trainable)
+    weight = parameters.pop("weight", weight)
+    back = chosen.unmerge(chosen.merge(weight, parameters), parameters)
+    assert np.linalg.norm(back - weight) <= 2.0**-40 * np.linalg.norm(weight)
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if ALL[n].not_mergeable])
+def test_what_cannot_be_merged_says_why(name):
+    """With the method's reason, in a sentence."""
+    with pytest.raises(CapabilityError, match="cannot be merged: ") as refused:
+        ALL[name]().merge(np.zeros((2, 2)), {})
+    assert ALL[name].not_mergeable in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("rank", 0, "at least 1"),
+        ("rank", 2.5, "an integer"),
+        ("alpha", float("nan"), "a finite number"),
+        ("start", "x", "kaiming"),
+    ],
+)
+def test_a_configuration_is_validated(field, value, said):
+    """One sentence names method, field, what was expected and what came."""
+    with pytest.raises(AttributeValueError, match=rf"LoRA: {field} must be .*{said}.*, but {value!r} came"):
+        LoRA(**{field: value})
+
+
+def test_configurations_are_keyword_only_and_frozen():
+    """A configuration is data."""
+    with pytest.raises(TypeError):
+        LoRA(8)
+    with pytest.raises(AttributeError):
+        LoRA().rank = 4
+
+
+def test_gpt3_at_rank_four_trains_a_hundredth_of_a_percent():
+    """r = 4 on Wq and Wv of 96 layers of width 12288: 18,874,368 of 175,181,291,520 parameters (LoRA, table 4)."""
+    trained = 96 * 2 * LoRA(rank=4).count(12288, 12288)
+    assert trained == 18_874_368
+    assert f"{trained / 175_181_291_520:.4%}" == "0.0108%"
+
+
+def test_the_command_lists_every_method():
+    """As JSON, for a given shape."""
+    result = CliRunner().invoke(main, ["methods", "--json", "--dim", "o=48", "--dim", "i=32"])
+    rows = {row["name"]: row for row in json.loads(result.stdout)}
+    assert rows.keys() == METHODS.keys()
+    assert rows["lora"]["parameters"] == 8 * (48 + 32)
+    assert rows["lora"]["mergeable"] == "yes"
+
+
+@pytest.mark.parametrize("text", ["o", "o=", "o=0", "o=-4", "depth=3", "o=1e3"])
+def test_a_bad_size_is_refused(text):
+    """Exit status 2 and one sentence."""
+    result = CliRunner().invoke(main, ["methods", "--dim", text])
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert repr(text) in result.stderr
+
+
+def test_all_dims_have_a_size():
+    """What a method's count asks for, the command can give."""
+    assert {n for cls in ALL.values() for n in dims_of(cls)} <= DIMS.keys()
