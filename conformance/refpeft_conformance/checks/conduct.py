@@ -11,6 +11,10 @@ from refpeft_conformance.strategies import LAYOUTS, problems
 from refpeft_conformance.verdict import Violation
 
 
+SHARE = 1 / 3
+"""Of a profile's examples: how an implementation behaves depends little on the numbers it is given."""
+
+
 def checks(operation, dtype):
     """The claims that every operation makes, and two more for those with gradients."""
 
@@ -21,7 +25,7 @@ def checks(operation, dtype):
         return problems(operation, dtype=dtype, precision=subject.precision(dtype), gradients=False)
 
     def claim(text, examine, source=drawn, gradients=False):
-        return Check(operation, dtype, "conduct", text, examine, source, gradients)
+        return Check(operation, dtype, "conduct", text, examine, source, gradients, share=SHARE)
 
     yield claim("inputs are left as they were", _leaves_inputs)
     yield claim("results stay on the device", _stays_on_device)
