@@ -1,26 +1,36 @@
 """Shrinking: the smallest problem that still fails.
 
-A problem is *minimal* when no optional input can be left out, no index of any dimension removed and no non-zero made zero so that
-it still fails. Hypothesis shrinks what it drew (shapes, attributes, a seed); this works on the arrays themselves.
+A problem is *minimal* when none of these leaves one that still fails:
 
-Of a size from which other shapes are computed (n of packed codes), only the end can be cut off: what lies before it stays.
+- an optional input left out;
+- one index, or a block of them, of a dim or an integer attribute removed, down to one, and what is computed from it with it
+  (`refpeft_conformance.resize`);
+- one index of a batch axis removed, or the axis;
+- a number of a pair (stride, padding) made 0 or 1, an attribute 1 or 2;
+- one non-zero made zero, or, in small arrays, one or a power of two.
+
+Each is tried by itself: two that only together leave a failure are not found. Entries of arrays that pack several values go
+whole. Hypothesis shrinks what it drew (shapes, attributes, a seed); this works on the arrays themselves.
 """
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from refpeft.errors import RefpeftError
 from refpeft.problem import Problem
+from refpeft_conformance.resize import free_dims, with_attribute, without, without_batch
+
+Candidates = Iterator[Callable[[], Problem]]
 
 
-class _Exhausted(Exception):
-    """No more tries are left."""
-
-
-def shrink(problem: Problem, fails: Callable[[Problem], bool], tries: int = 2000) -> tuple[Problem, bool]:
+def shrink(
+    problem: Problem, fails: Callable[[Problem], bool], tries: int = 2000, seconds: float = 60.0
+) -> tuple[Problem, bool]:
     """Reduce ``problem`` as long as ``fails`` holds.
 
     Parameters
@@ -31,69 +41,37 @@ def shrink(problem: Problem, fails: Callable[[Problem], bool], tries: int = 2000
         Whether a problem still fails; must not raise.
     tries : int
         How many candidates to examine at most.
+    seconds : float
+        After how long to begin no other.
 
     Returns
     -------
     problem : Problem
     minimal : bool
-        Whether every single reduction was tried in vain; False where tries ran out.
+        Whether every single reduction was tried in vain; False where tries or time ran out.
     """
-    left = tries
-
-    def attempt(candidate: Callable[[], Problem]) -> Problem | None:
-        nonlocal left
-        if left == 0:
-            raise _Exhausted
-        try:
-            smaller = candidate()
-        except RefpeftError:
-            return None
-        left -= 1
-        return smaller if fails(smaller) else None
-
-    try:
-        changed = True
-        while changed:
-            changed = False
-            for reduce in (_optional, _dimensions, _axes, _elements, _simpler_values):
-                problem, reduced = _exhaust(problem, reduce, attempt)
-                changed = changed or (reduced and reduce is not _simpler_values)
-    except _Exhausted:
-        return problem, False
-    except _Reduced as partial:
-        return partial.problem, False
+    deadline = time.monotonic() + seconds
+    changed = True
+    while changed:
+        changed = False
+        for reductions in (_optional, _dimensions, _batches, _pairs, _elements, _simpler_values):
+            candidates = reductions(problem)
+            while candidate := next(candidates, None):
+                if tries == 0 or time.monotonic() > deadline:
+                    return problem, False
+                try:
+                    smaller = candidate()
+                except RefpeftError:
+                    continue
+                tries -= 1
+                if fails(smaller):
+                    problem, changed = smaller, True
+                    candidates = reductions(problem)
     return problem, True
 
 
-class _Reduced(Exception):
-    """Tries ran out after some reductions.
-
-    Attributes
-    ----------
-    problem : Problem
-    """
-
-    def __init__(self, problem):
-        self.problem = problem
-
-
-def _exhaust(problem: Problem, reduce, attempt) -> tuple[Problem, bool]:
-    """Apply one kind of reduction until none of it succeeds."""
-    reduced = False
-    while True:
-        for candidate in reduce(problem):
-            try:
-                smaller = attempt(candidate)
-            except _Exhausted:
-                raise _Reduced(problem) from None
-            if smaller is not None:
-                problem, reduced = smaller, True
-                break
-        else:
-            return problem, reduced
-
-
-def _optional(problem: Problem) -> Iterator[Callable[[], Problem]]:
+def _optional(problem: Problem) -> Candidates:
+    """Leave out an optional input."""
     for argument in problem.operation.signature.inputs:
         if argument.optional and argument.name in problem.inputs:
             yield lambda name=argument.name: problem.replace(
@@ -101,84 +79,57 @@ def _optional(problem: Problem) -> Iterator[Callable[[], Problem]]:
             )
 
 
-def _dimensions(problem: Problem) -> Iterator[Callable[[], Problem]]:
-    """Remove a block of indices of one dim, large blocks first."""
+def _dimensions(problem: Problem) -> Candidates:
+    """Remove a block of indices of one dim, the largest share of any dim first."""
+    sizes = free_dims(problem)
+    blocks = [(name, *block) for name, size in sizes.items() for block in _blocks(size, _units(problem, name))]
+    blocks.sort(key=lambda block: (block[1] - block[2]) / sizes[block[0]])
+    for name, start, stop in blocks:
+        yield lambda name=name, start=start, stop=stop: without(problem, name, start, stop)
+
+
+def _units(problem: Problem, name: str) -> set[int]:
+    """How many indices of a dim belong together: the numbers and integer attributes in what is computed from it."""
     signature = problem.operation.signature
-    defined = {c.defines for c in signature.constraints}
-    attributes = [n for n, v in problem.attributes.items() if isinstance(v, int) and not isinstance(v, bool)]
-    names = [d for d in signature.dims if not d.startswith("*") and d not in defined and d not in problem.attributes]
-    for name in (*names, *attributes):
-        size = problem.dims[name]
-        for start, stop in _blocks(size):
-            yield lambda name=name, start=start, stop=stop: _without(problem, name, start, stop)
+    expressions = [d for a in (*signature.inputs, *signature.outputs) for d in a.dims]
+    expressions += [side for c in signature.constraints for side in (c.left, c.right)]
+    dependent = [e for e in expressions if name in e.names]
+    numbers = {int(n) for e in dependent for n in re.findall(r"\b\d+\b", e.text)}
+    attributes = {v for e in dependent for n in e.names - {name} if isinstance(v := problem.attributes.get(n), int)}
+    return {unit for unit in numbers | attributes if unit > 1}
 
 
-def _axes(problem: Problem) -> Iterator[Callable[[], Problem]]:
+def _blocks(size: int, units: set[int] = frozenset()) -> Iterator[tuple[int, int]]:
+    """Blocks of one half, a quarter, ... of the indices, down to one, and of all, half, ... the whole units; large ones first."""
+    lengths = {size >> k for k in range(1, size.bit_length())}
+    lengths |= {u * (size // u >> k) for u in units for k in range(size.bit_length())}
+    for length in sorted(lengths - {0, size}, reverse=True):
+        yield from ((start, start + length) for start in range(0, size - length + 1, length))
+
+
+def _batches(problem: Problem) -> Candidates:
     """Remove a block of one batch axis, or the whole axis but one index."""
     for star in [d[1:] for d in problem.operation.signature.dims if d.startswith("*")]:
-        sizes = problem.dims[star]
-        for axis, size in enumerate(sizes):
+        for axis, size in enumerate(problem.dims[star]):
             for index in range(size):
-                yield lambda star=star, axis=axis, index=index: _batch(problem, star, axis, index, None)
+                yield lambda star=star, axis=axis, index=index: without_batch(problem, star, axis, index, None)
             for start, stop in _blocks(size):
-                yield lambda star=star, axis=axis, start=start, stop=stop: _batch(problem, star, axis, start, stop)
+                yield lambda star=star, axis=axis, start=start, stop=stop: without_batch(
+                    problem, star, axis, start, stop
+                )
 
 
-def _blocks(size: int) -> Iterator[tuple[int, int]]:
-    length = size // 2
-    while length >= 1:
-        yield from ((start, start + length) for start in range(0, size - length + 1, length) if length < size)
-        length //= 2
+def _pairs(problem: Problem) -> Candidates:
+    """Make one number of a pair of integers 0 or 1."""
+    for name, pair in problem.attributes.items():
+        if isinstance(pair, tuple):
+            for smaller in [(s, pair[1]) for s in (0, 1) if s < pair[0]] + [
+                (pair[0], s) for s in (0, 1) if s < pair[1]
+            ]:
+                yield lambda name=name, smaller=smaller: with_attribute(problem, name, smaller)
 
 
-def _arguments(problem: Problem):
-    """(argument, its array, whether it is a cotangent) for every array of the problem."""
-    outputs = {"d" + o.name: o for o in problem.operation.outputs}
-    yield from (
-        (a, problem.inputs[a.name], False) for a in problem.operation.signature.inputs if a.name in problem.inputs
-    )
-    yield from ((outputs[n], a, True) for n, a in problem.cotangents.items())
-
-
-def _axis_offset(argument, position: int, star_axes: int) -> int:
-    return position + (star_axes if argument.star and argument.star[0] <= position else 0)
-
-
-def _without(problem: Problem, name: str, start: int, stop: int) -> Problem:
-    """The problem with indices start..stop of dim (or integer attribute) ``name`` gone, other arrays cut to what then fits."""
-    signature = problem.operation.signature
-    known = dict(problem.dims) | {name: problem.dims[name] - (stop - start)}
-    for constraint in signature.constraints:
-        if constraint.defines and constraint.names <= known.keys() and constraint.defines not in problem.attributes:
-            known[constraint.defines] = constraint.right(known)
-    inputs, cotangents = {}, {}
-    for argument, array, is_cotangent in _arguments(problem):
-        for position, dim in enumerate(argument.dims):
-            if dim.text == name:
-                stars = len(known[argument.star[1]]) if argument.star else 0
-                array = np.delete(array, slice(start, stop), axis=_axis_offset(argument, position, stars))
-        shape = signature.shape(argument, known)
-        array = array[tuple(slice(0, s) for s in shape)]
-        (cotangents if is_cotangent else inputs)["d" + argument.name if is_cotangent else argument.name] = np.asarray(
-            array, order="C"
-        )
-    attributes = {n: known[n] if n == name else v for n, v in problem.attributes.items()}
-    return Problem.of(problem.operation, inputs, attributes, cotangents, problem.dtype)
-
-
-def _batch(problem: Problem, star: str, axis: int, start: int, stop: int | None) -> Problem:
-    inputs, cotangents = {}, {}
-    for argument, array, is_cotangent in _arguments(problem):
-        if argument.star and argument.star[1] == star:
-            at = argument.star[0] + axis
-            array = np.take(array, start, axis=at) if stop is None else np.delete(array, slice(start, stop), axis=at)
-        (cotangents if is_cotangent else inputs)["d" + argument.name if is_cotangent else argument.name] = np.asarray(
-            array, order="C"
-        )
-    return Problem.of(problem.operation, inputs, problem.attributes, cotangents, problem.dtype)
-
-
-def _elements(problem: Problem) -> Iterator[Callable[[], Problem]]:
+def _elements(problem: Problem) -> Candidates:
     """Set blocks of non-zero elements to zero, large blocks first."""
     for name, array, kind in _named(problem):
         at = np.flatnonzero(array)
@@ -189,7 +140,7 @@ def _elements(problem: Problem) -> Iterator[Callable[[], Problem]]:
             length //= 2
 
 
-def _simpler_values(problem: Problem) -> Iterator[Callable[[], Problem]]:
+def _simpler_values(problem: Problem) -> Candidates:
     """Set single elements to one, minus one, or their power of two, and attributes to one or two."""
     for name, value in problem.attributes.items():
         if isinstance(value, float) and value not in (1.0, 2.0):
@@ -206,7 +157,7 @@ def _simpler_values(problem: Problem) -> Iterator[Callable[[], Problem]]:
                     yield lambda n=name, k=kind, i=i, v=simple: _set(problem, n, k, i, v)
 
 
-def _named(problem: Problem):
+def _named(problem: Problem) -> Iterator[tuple[str, np.ndarray, str]]:
     yield from ((n, a, "inputs") for n, a in problem.inputs.items())
     yield from ((n, a, "cotangents") for n, a in problem.cotangents.items())
 

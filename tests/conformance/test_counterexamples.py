@@ -19,7 +19,6 @@ from refpeft_conformance.checks import checks_of
 from refpeft_conformance.counterexample import Counterexample
 from refpeft_conformance.diagnose import diagnose
 from refpeft_conformance.faults import Faulty, faults
-from refpeft_conformance.shrink import shrink
 from refpeft_conformance.subject import Subject
 
 pytest.importorskip("torch")
@@ -101,21 +100,6 @@ def test_the_message_names_the_only_fault_that_explains_an_output(failed):
     x, w, a, b = inputs.values()
     assert diagnose(problem, {"y": x @ w.T + 2 * (x @ a[:-1].T) @ b[:, :-1].T}) == ["last rank dropped"]
     assert diagnose(problem, {"y": x @ w.T + 2 * (x @ a.T) @ b.T}) == []
-
-
-def test_shrinking_stops_when_tries_run_out_and_says_so():
-    """A problem cut short of tries still fails, and is not called minimal."""
-    rng = np.random.default_rng(1)
-    inputs = {"x": rng.normal(size=(6, 7)), "weight": rng.normal(size=(5, 7))}
-    problem = Problem.of("nn.linear", inputs, {})
-    smaller, minimal = shrink(problem, lambda p: bool(np.any(p.inputs["x"])), tries=4)
-    assert not minimal
-    assert np.any(smaller.inputs["x"])
-    smallest, minimal = shrink(problem, lambda p: bool(np.any(p.inputs["x"])))
-    assert minimal
-    assert smallest.inputs["x"].shape == (1,)
-    assert np.count_nonzero(smallest.inputs["x"]) == 1
-    assert not np.any(smallest.inputs["weight"])
 
 
 def test_a_faulty_backend_keeps_the_inner_ones_promises():
