@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from refpeft.attribute import Attribute
 from refpeft.errors import CapabilityError, RefpeftError
 from refpeft.golden import Golden, answer
 from refpeft.numerics.formats import Format, as_format, store
-from refpeft.operation import Attribute, Operation
+from refpeft.operation import Operation
 from refpeft.problem import Problem
 from refpeft.signature import Argument
 
