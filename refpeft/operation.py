@@ -63,6 +63,7 @@ class Operation:
         self._refuses: Callable | None = None
         self._problems: list[Callable] = []
         self._validate: Callable | None = None
+        self._anchors: Callable | None = None
         expected = [a.name for a in signature.inputs]
         given = [p.name for p in inspect.signature(source).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
         if given != expected:
@@ -162,6 +163,13 @@ class Operation:
         Arrays are float64 before they are rounded to the problem's dtype.
         """
         self._problems.append(function)
+        return function
+
+    def anchors(self, function: Callable) -> Callable:
+        """Register how small integers become a problem without rounding, for the exact lane of an operation that is not
+        polynomial: (random, arrays, attributes) -> the arrays to replace.
+        """
+        self._anchors = function
         return function
 
     @property

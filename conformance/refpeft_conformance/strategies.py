@@ -212,7 +212,9 @@ def _exact(operation, format, attributes, dims, present, seed, gradients, precis
     for density in DENSITIES:
 
         def numbers(generator, arrays, operation, attributes, discrete, density=density):
-            return {name: regimes.integers(generator, shape, density) for name, shape in arrays.items()}
+            filled = {name: regimes.integers(generator, shape, density) for name, shape in arrays.items()}
+            anchored = operation._anchors(generator, discrete | filled, attributes) if operation._anchors else {}
+            return filled | anchored
 
         problem = build(operation, format, attributes, dims, present, np.random.default_rng(seed), gradients, numbers)
         if is_exact(problem, precision):

@@ -82,6 +82,13 @@ class Exact(DuckArray):
         """Data or an attribute: must be representable where the subject stores it."""
         return cls(np.asarray(array).astype(np.float64), precision).checked("input")
 
+    @classmethod
+    def apply_primitive(cls, name, args, kwargs):
+        """As ever, but zero times a constant is zero, however the constant is rounded."""
+        if name == "multiply" and any(isinstance(a, cls) and not np.any(a.value) for a in args):
+            args = tuple(a if isinstance(a, cls) else np.zeros_like(a) for a in args)
+        return super().apply_primitive(name, args, kwargs)
+
     def parts(self):
         return (self.value,)
 

@@ -187,3 +187,10 @@ def test_empty_sums_are_exact():
     """Nothing is added, and zero is representable."""
     assert np.sum(lift(np.zeros((0, 2))), axis=0).value.tolist() == [0.0, 0.0]
     assert (lift(np.zeros((2, 0))) @ lift(np.zeros((0, 3)))).shape == (2, 3)
+
+
+def test_zero_times_a_constant_is_exact_though_the_constant_is_not():
+    """Its rounding cannot matter there; beside any other number it does."""
+    np.testing.assert_array_equal((0.1 * lift([0.0, 0.0])).value, [0.0, 0.0])
+    with pytest.raises(Inexact, match="constant"):
+        0.1 * lift([0.0, 1.0])
