@@ -66,6 +66,8 @@ class DuckArray(NDArrayOperatorsMixin):
             moved = first.rebuild(*(move(lambda a, i=i: a.parts()[i]) for i in range(len(first.parts()))))
             moved.remember([a for a in _flat(args) if isinstance(a, cls)], move)
             return moved
+        if primitive.kind == "integer":
+            return primitive.plain(*args, **kwargs)
         raise TypeError(f"{cls.__name__} has no rule for the primitive {name!r}.")
 
     def remember(self, sources: list, move: Callable) -> None:

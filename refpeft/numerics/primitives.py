@@ -231,6 +231,12 @@ def round_to(x, format):
     return round_to_format(x, as_format(format))
 
 
+@_own("integer")
+def positions(x, axis):
+    """The integers 0, 1, ... along ``axis`` of ``x``, one axis: what causal masks and the like compare."""
+    return np.arange(x.shape[axis])
+
+
 @_own("extremal")
 def topk(x, k):
     """Indices of the k largest elements along the last axis, largest first; among equals the lower index."""

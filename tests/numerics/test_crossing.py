@@ -121,6 +121,7 @@ ARGUMENTS = {
     "min": REDUCED,
     "floor_divide": [((Array(values=[7, -7]), 2), {})],
     "remainder": [((Array(values=[7, -7]), 2), {})],
+    "positions": [((X, -1), {}), ((BATCH, 1), {}), ((EMPTY, 0), {})],
     "fold": [((PATCHES, (3, 4), (1, 1), (1, 1)), {}), ((PATCHES, (6, 9), (2, 3), (2, 1)), {})],
     "scatter_add": [
         ((X, np.array([1, 1]), 4), {}),
@@ -165,7 +166,8 @@ def test_every_interpretation_is_crossed():
     assert set(LIFT) == set(INTERPRETATIONS)
 
 
-PAIRS = [(name, i) for name in PRIMITIVES for i in INTERPRETATIONS if i is Strict or name not in INTEGER]
+PLAIN = INTEGER - {"positions"}
+PAIRS = [(name, i) for name in PRIMITIVES for i in INTERPRETATIONS if i is Strict or name not in PLAIN]
 """Integers and truth values stay plain arrays, except on a device of their own."""
 
 
