@@ -7,6 +7,7 @@ the gradients' own float64 budgets and from the magnitudes of what is summed: no
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -52,12 +53,28 @@ def complex_step(problem: Problem, v: dict) -> dict[str, np.ndarray]:
     return {n: r.derivative if isinstance(r, ComplexStep) else np.zeros(np.shape(r)) for n, r in results.items()}
 
 
+@contextmanager
+def detaching(rule):
+    """DoubleDouble arrays with another rule for ``detach``."""
+    ordinary = DoubleDouble.rules["detach"]
+    DoubleDouble.rules["detach"] = rule
+    try:
+        yield
+    finally:
+        DoubleDouble.rules["detach"] = ordinary
+
+
 def differences(problem: Problem, v: dict) -> dict[str, np.ndarray]:
     """J v by central differences in double-double: with a step of 2**-34, truncation and rounding both lie below
-    2**-60.
+    2**-60. What the source detaches stays as it is at the point.
     """
-    step = 2.0**-34
-    ends = [moved(problem, lambda n, x, s=s: DoubleDouble(x) + DoubleDouble(s * step * v[n])) for s in (1, -1)]
+    step, held, ends = 2.0**-34, [], []
+    with detaching(lambda a: held.append(a) or a):
+        moved(problem, lambda n, x: DoubleDouble(x))
+    for s in (1, -1):
+        again = iter(held)
+        with detaching(lambda a, again=again: next(again)):
+            ends.append(moved(problem, lambda n, x, s=s: DoubleDouble(x) + DoubleDouble(s * step * v[n])))
     return {n: ((ends[0][n] - ends[1][n]) / (2 * step)).hi for n in ends[0]}
 
 

@@ -85,7 +85,7 @@ def test_the_merged_weight_is_the_adapted_layer(name):
     assert not np.array_equal(merged, weight)
 
 
-@pytest.mark.parametrize("name", MERGEABLE)
+@pytest.mark.parametrize("name", [n for n in MERGEABLE if not ALL[n].not_unmergeable])
 def test_unmerging_gives_the_weight_back(name):
     """Up to the merge's rounding."""
     chosen, weight, parameters = started(name)
@@ -101,6 +101,14 @@ def test_what_cannot_be_merged_says_why(name):
     with pytest.raises(CapabilityError, match="cannot be merged: ") as refused:
         ALL[name]().merge(np.zeros((2, 2)), {})
     assert ALL[name].not_mergeable in str(refused.value)
+
+
+@pytest.mark.parametrize("name", [n for n in MERGEABLE if ALL[n].not_unmergeable])
+def test_what_cannot_be_unmerged_says_why(name):
+    """With the method's reason, in a sentence."""
+    with pytest.raises(CapabilityError, match="cannot be unmerged: ") as refused:
+        ALL[name]().unmerge(np.zeros((2, 2)), {})
+    assert ALL[name].not_unmergeable in str(refused.value)
 
 
 @pytest.mark.parametrize(

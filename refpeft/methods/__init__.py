@@ -42,6 +42,8 @@ class Method:
         The configurations in AdapterHub's adapters that it covers.
     not_mergeable : str
         Why the method cannot be merged into the base weight; empty where it can.
+    not_unmergeable : str
+        Why the merged weight and the parameters alone do not give the base weight back; empty where they do.
     identity : bool
         Whether training begins at the base model.
     """
@@ -52,6 +54,7 @@ class Method:
     peft: ClassVar[tuple[str, ...]] = ()
     adapters: ClassVar[tuple[str, ...]] = ()
     not_mergeable: ClassVar[str] = ""
+    not_unmergeable: ClassVar[str] = ""
     identity: ClassVar[bool] = True
 
     def __post_init__(self):
@@ -119,8 +122,16 @@ class Method:
         return self._stored(self._merging("merge"), {"weight": weight} | dict(parameters))
 
     def unmerge(self, merged: np.ndarray, parameters: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The base weight that ``merged`` came from, up to the merge's rounding."""
+        """The base weight that ``merged`` came from, up to the merge's rounding.
+
+        Raises
+        ------
+        CapabilityError
+            If the method cannot be merged, or its merge cannot be undone from this alone, with the reason.
+        """
         operation = self._merging("merge")
+        if self.not_unmergeable:
+            raise CapabilityError(f"{type(self).__name__} cannot be unmerged: {self.not_unmergeable}")
         module = importlib.import_module(operation.__module__)
         if isinstance(module.unmerge, Operation):
             return self._stored(module.unmerge, {"merged": merged} | dict(parameters))
