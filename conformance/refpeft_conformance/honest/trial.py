@@ -1,0 +1,194 @@
+"""Trials: honest backends held to the budgets of an operation, and how much of each budget they can use up."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import seed as seeded
+from hypothesis import strategies as st
+
+from refpeft.errors import RefpeftError
+from refpeft.numerics.formats import as_format, store
+from refpeft.operation import find
+from refpeft.oracle import Comparison
+from refpeft.problem import Problem
+from refpeft_conformance.checks import checks_of
+from refpeft_conformance.honest.backend import HonestBackend, honest_backends
+from refpeft_conformance.runner import run
+from refpeft_conformance.strategies import problems, regimes_of
+from refpeft_conformance.subject import Subject
+from refpeft_conformance.verdict import PASS, Observation, Violation
+
+LARGE = 512
+ENOUGH = 0.01
+"""A budget of which honest arithmetic reaches less may be needlessly wide."""
+
+_BATCH = 100
+
+
+@dataclass
+class Trial:
+    """What honest backends did with the budgets of one operation in one dtype.
+
+    Attributes
+    ----------
+    operation, dtype : str
+    problems, large, runs : int
+        Problems, those with an axis longer than `LARGE`, and runs of a backend on one.
+    alarms : list of str
+        What was outside a budget.
+    reached : dict of str to float
+        By output or gradient, the largest share of its budget that was used up where the budget is not vacuous.
+    widest : dict of str to float
+        By output or gradient, the largest budget: zero where the result only moves data.
+    """
+
+    operation: str
+    dtype: str
+    problems: int = 0
+    large: int = 0
+    runs: int = 0
+    alarms: list[str] = field(default_factory=list)
+    observed: Observation = field(default_factory=Observation)
+    reached: dict[str, float] = field(default_factory=dict)
+    widest: dict[str, float] = field(default_factory=dict)
+    _best: dict[str, tuple[Problem, HonestBackend]] = field(default_factory=dict)
+
+    def hold(self, problem: Problem, backends) -> None:
+        """Run the problem on each backend, and hold all results to their budgets."""
+        self.problems += 1
+        self.large += any(n > LARGE for array in problem.inputs.values() for n in array.shape)
+        for backend in backends:
+            self.runs += 1
+            try:
+                comparisons = compared(problem, backend)
+            except Violation as violation:
+                self.alarms.append(f"{backend.name}: {violation.message}")
+                continue
+            for comparison in comparisons:
+                self.observed.add(comparison)
+                self._reach(comparison, problem, backend)
+                if not comparison.conforms:
+                    self.alarms.append(f"{backend.name}: {comparison}")
+
+    def _reach(self, comparison: Comparison, problem, backend) -> None:
+        """Keep the problem if it uses more of the result's budget than any before."""
+        name, golden = comparison.name, comparison.golden
+        if golden.kind not in ("proven", "perturbed"):
+            return
+        self.widest[name] = max(self.widest.get(name, 0.0), float(np.max(golden.budget, initial=0.0)))
+        judged = ~golden.vacuous & (golden.budget > 0)
+        share = float(np.max(comparison.share[judged], initial=-1.0))
+        if share > self.reached.get(name, -1.0):
+            self.reached[name], self._best[name] = share, (problem, backend)
+
+    def construct(self, name: str, random: np.random.Generator, tries: int = 300) -> None:
+        """Search near the best problem for one that uses more of the budget of ``name``, until it is `ENOUGH`."""
+        for _ in range(tries):
+            if self.reached[name] >= ENOUGH:
+                return
+            problem, backend = self._best[name]
+            try:
+                near = _varied(problem, random)
+                found = next(c for c in compared(near, backend) if c.name == name)
+            except (RefpeftError, Violation):
+                continue
+            self._reach(found, near, backend)
+
+
+def compared(problem: Problem, backend: HonestBackend) -> list[Comparison]:
+    """A backend's results on a problem against their golden values."""
+    subject = Subject(backend)
+    return subject.compare(problem, subject.run(problem))
+
+
+def drawn(operation: str, dtype: str, *, long: bool = True):
+    """Problems in every regime, two in eleven of them long: four sevenths of these, a tenth of all, are above `LARGE`."""
+    others = [r for r in regimes_of(operation) if r != "long"]
+    regimes = 9 * others + long * 2 * len(others) * ["long"]
+    return st.sampled_from(regimes).flatmap(lambda regime: problems(operation, dtype=dtype, regime=regime))
+
+
+def hold(
+    operation: str, dtype: str, *, examples: int, seconds: float = np.inf, seed: int = 0, long: bool = True
+) -> Trial:
+    """Hold honest backends to their budgets on problems that they take in turns, three backends a problem.
+
+    Parameters
+    ----------
+    operation, dtype : str
+    examples : int
+        How many problems.
+    seconds : float
+        Draw no more after that many.
+    seed : int
+    long : bool
+        Whether long dims are among them.
+
+    Returns
+    -------
+    Trial
+    """
+    trial, backends, started = Trial(operation, dtype), honest_backends(), time.perf_counter()
+
+    def examine(problem):
+        first = 3 * trial.problems
+        trial.hold(problem, [backends[(first + k) % len(backends)] for k in range(3)])
+
+    for start in range(0, examples, _BATCH):
+        if time.perf_counter() - started > seconds:
+            break
+        _draw(drawn(operation, dtype, long=long), examine, min(_BATCH, examples - start), seed + start)
+    random = np.random.default_rng(seed)
+    for name in trial.reached:
+        trial.construct(name, random)
+    return trial
+
+
+def hold_to_checks(operation: str, dtype: str, *, seed: int = 0, profile: str = "standard") -> tuple[int, list[str]]:
+    """Hold honest backends to every check of the operation, a backend a check.
+
+    Returns
+    -------
+    (int, list of str)
+        How many checks, and those that did not pass.
+    """
+    checks, backends = list(checks_of(find(operation), dtype)), honest_backends()
+    failed = []
+    for number, check in enumerate(checks, seed):
+        backend = backends[number % len(backends)]
+        verdict = run(check, Subject(backend), profile=profile, random_seed=seed, shrinking=False)
+        if verdict.verdict != PASS:
+            failed.append(f"{backend.name}: {check.id}: {verdict.message}")
+    return len(checks), failed
+
+
+def _draw(strategy, examine, examples: int, seed: int) -> None:
+    @seeded(seed)
+    @settings(
+        max_examples=examples,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(strategy)
+    def all_of_them(problem):
+        examine(problem)
+
+    all_of_them()
+
+
+def _varied(problem: Problem, random: np.random.Generator) -> Problem:
+    """The problem with new significands in one of its arrays, of the same signs and about the same size."""
+    floating = [n for n, a in (problem.inputs | problem.cotangents).items() if a.dtype.kind not in "iub"]
+    name = floating[int(random.integers(len(floating)))]
+    kind = "inputs" if name in problem.inputs else "cotangents"
+    array = getattr(problem, kind)[name]
+    values = array.astype(np.float64) * np.where(
+        random.random(array.shape) < 0.5, random.uniform(0.5, 2, array.shape), 1
+    )
+    return problem.replace(**{kind: getattr(problem, kind) | {name: store(values, as_format(array.dtype))}})
