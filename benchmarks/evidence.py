@@ -155,7 +155,7 @@ def replay():
 @main.command()
 @_selecting
 @click.option("--examples", default=2000, show_default=True, help="Problems per operation and dtype.")
-@click.option("--seconds", default=60, show_default=True, help="Stop drawing problems of an operation and dtype after.")
+@click.option("--seconds", default=60, show_default=True, help="Of computing, after which no more are drawn.")
 def alarms(operations, dtypes, jobs, seed, examples, seconds):
     """Run honest implementations; none may be outside a budget or fail a check."""
     _gather("alarms", _alarms, _selected(operations, dtypes), (seed, examples, seconds), jobs)

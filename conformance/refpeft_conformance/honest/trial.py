@@ -123,7 +123,7 @@ def hold(
     examples : int
         How many problems.
     seconds : float
-        Draw no more after that many.
+        Draw no more after that many of computing.
     seed : int
     long : bool
         Whether long dims are among them.
@@ -132,14 +132,14 @@ def hold(
     -------
     Trial
     """
-    trial, backends, started = Trial(operation, dtype), honest_backends(), time.perf_counter()
+    trial, backends, started = Trial(operation, dtype), honest_backends(), time.process_time()
 
     def examine(problem):
         first = 3 * trial.problems
         trial.hold(problem, [backends[(first + k) % len(backends)] for k in range(3)])
 
     for start in range(0, examples, _BATCH):
-        if time.perf_counter() - started > seconds:
+        if time.process_time() - started > seconds:
             break
         _draw(drawn(operation, dtype, long=long), examine, min(_BATCH, examples - start), seed + start)
     random = np.random.default_rng(seed)
