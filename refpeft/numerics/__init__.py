@@ -1,5 +1,6 @@
 """Primitives, the interpretations that give them meaning, and the arithmetic behind error budgets."""
 
+from refpeft.numerics import elimination
 from refpeft.numerics.bounded import Bounded
 from refpeft.numerics.complexstep import ComplexStep
 from refpeft.numerics.doubledouble import DoubleDouble
@@ -32,6 +33,7 @@ __all__ = [
     "RoundingModel",
     "Strict",
     "as_format",
+    "elimination",
     "register_array",
     "rounding_model",
     "standard_precision",

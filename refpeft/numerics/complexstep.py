@@ -74,6 +74,7 @@ for _name in (
     "where",
     "sum",
     "matmul",
+    "solve",
 ):
     _analytic(_name)
 

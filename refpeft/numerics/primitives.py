@@ -226,6 +226,29 @@ def erf(x):
 
 
 @_own("special")
+def solve(a, b):
+    """X with A X = B, matrices in the last two axes; NaN where A is singular.
+
+    Parameters
+    ----------
+    a : (..., n, n)
+    b : (..., n, m)
+
+    Returns
+    -------
+    (..., n, m)
+    """
+    try:
+        return np.linalg.solve(a, b)
+    except np.linalg.LinAlgError:
+        batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        a, b = (np.broadcast_to(x, batch + x.shape[-2:]) for x in (a, b))
+        if not batch:
+            return np.full(b.shape, np.nan)
+        return np.stack([solve(one, other) for one, other in zip(a, b)])
+
+
+@_own("special")
 def round_to(x, format):
     """Round to nearest even in ``format``: a step of the definition, for operations that are specified as such steps."""
     return round_to_format(x, as_format(format))

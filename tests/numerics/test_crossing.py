@@ -60,6 +60,8 @@ MASK = np.array([[True, False, True], [False, False, True]])
 INDEX = np.array([[2, 0], [1, 2]])
 PATCHES = Array(2, 2, 3, 2, 2)
 
+QUARTER_TURNS = np.array([[1.0, 1.0, 0.0, 0.0], [-1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, -1.0], [0.0, 0.0, 1.0, 1.0]])
+
 ARGUMENTS = {
     "reshape": [((X, (3, 2)), {}), ((BATCH, (-1, 3)), {}), ((NUMBER, (1, 1)), {}), ((EMPTY, (3, 0)), {})],
     "transpose": [((X,), {}), ((BATCH, (0, -1, 1)), {}), ((ROW,), {}), ((NUMBER,), {})],
@@ -115,6 +117,18 @@ ARGUMENTS = {
             (BATCH, ROW),
             (Array(2, 0), Array(0, 3)),
             (EMPTY, Array(3, 2)),
+        )
+    ],
+    "solve": [
+        ((Array(values=a), b), {})
+        for a, b in (
+            (np.eye(3), Array(3, 2)),
+            (QUARTER_TURNS, Array(4, 3)),
+            (np.stack([QUARTER_TURNS, np.eye(4)[[2, 0, 3, 1]]]), Array(4, 3)),
+            (np.eye(2), Array(3, 2, 5)),
+            ([[4.0]], Array(1, 1)),
+            (np.zeros((0, 0)), Array(0, 2)),
+            (np.eye(2), Array(2, 0)),
         )
     ],
     "max": REDUCED,
