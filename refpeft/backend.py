@@ -27,11 +27,16 @@ class Implementation:
         wanted costs nothing. Residuals are consumed once. None for forward only.
     source : str
         ``"own"``; ``"shared"`` where it is the reference's source on the backend's arrays.
+    outside : callable
+        ``outside(shapes, attributes) -> reason``, given the shapes of the inputs that are there by name: why the implementation
+        does not take such a call, empty where it does. Reasons are printed in the certificate, with how many problems they
+        turned away.
     """
 
     forward: Callable[..., tuple[tuple, Any]]
     vjp: Callable[[Any, Sequence, Sequence[str]], tuple] | None = None
     source: str = "own"
+    outside: Callable[[Mapping[str, tuple[int, ...]], Mapping[str, Any]], str] = lambda shapes, attributes: ""
 
 
 class Backend(ABC):

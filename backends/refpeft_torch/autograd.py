@@ -33,10 +33,11 @@ def implementations() -> dict[str, Implementation]:
 
     for module in pkgutil.iter_modules(refpeft_torch.__path__):
         importlib.import_module(f"refpeft_torch.{module.name}")
-    return {name: _implementation(function) for name, function in sorted(_FUNCTIONS.items())}
+    return {name: implementation(function) for name, function in sorted(_FUNCTIONS.items())}
 
 
-def _implementation(function: Callable) -> Implementation:
+def implementation(function: Callable) -> Implementation:
+    """The function's values as forward, its gradients by autograd as vjp."""
     parameters = inspect.signature(function).parameters.values()
     names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
 
