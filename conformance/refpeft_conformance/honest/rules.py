@@ -66,12 +66,6 @@ def _(x, mask, keep):
     return np.where(mask, scaled, 0.0)
 
 
-@rule("where")
-def _(mask, a, b):
-    first = a if isinstance(a, Honest) else b
-    return first.rebuild(np.where(*(x.value if isinstance(x, Honest) else x for x in (mask, a, b))))
-
-
 @rule("matmul")
 def _(a, b):
     left, right = a.value if a.ndim > 1 else a.value[None], b.value if b.ndim > 1 else b.value[:, None]
@@ -99,7 +93,7 @@ def _(a, axis=None, keepdims=False):
 
 @rule("scatter_add")
 def _(values, index, size):
-    index = index.value if isinstance(index, Honest) else index
+    index = _value(index)
     if values.arithmetic.order == "blas":
         return values.computed(PRIMITIVES["scatter_add"].plain(values.value, index, size))
     rest = values.shape[index.ndim :]
@@ -146,11 +140,10 @@ def _elementary(name: str) -> None:
     def _(a):
         exact = PRIMITIVES[name].plain(a.value.astype(np.float64))
         nearest = a.arithmetic.rounded(exact)
-        if a.arithmetic.style != "stored":
-            nearest = np.where(
-                np.abs(nearest) > np.abs(exact), np.nextafter(nearest, a.arithmetic.wide.type(0)), nearest
-            )
-        return a.computed(nearest)
+        if a.arithmetic.style == "stored":
+            return a.computed(nearest)
+        below = np.nextafter(nearest, np.zeros_like(nearest))
+        return a.computed(np.where(np.abs(nearest) > np.abs(exact), below, nearest))
 
 
 for _name in ("exp", "log", "tanh", "sin", "cos", "erf"):
