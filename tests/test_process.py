@@ -580,9 +580,9 @@ def test_backend_that_is_unavailable_tells_why(case):
     backend.close()
 
 
-@pytest.mark.parametrize(("line", "timeout"), [("'./a", 1.0), ("./a", 0.0), ("./a", float("nan"))])
+@pytest.mark.parametrize(("line", "timeout"), [("'./a", 1.0), ("./a", -1.0), ("./a", float("nan"))])
 def test_impossible_backend_is_refused(line, timeout):
-    """An open quote, or a timeout that is no positive number, is refused when the backend is made."""
+    """An open quote, or a timeout that is negative or no number, is refused when the backend is made."""
     with pytest.raises(CapabilityError):
         ProcessBackend(line, timeout)
 
@@ -748,11 +748,12 @@ BAD_DESCRIPTIONS = {
     "a blank version": ({"version": " "}, "must have the metadata version"),
     "no operations": ({"operations": None}, "must have the metadata operations"),
     "a name with a slash": ({"name": "../../etc"}, "has name '../../etc'"),
-    "the reference's name": ({"name": "reference"}, "'reference', which is refpeft's own"),
+    "the reference's name": ({"name": "reference"}, "calls itself 'reference', as a registered backend is called"),
+    "torch's name": ({"name": "Torch"}, "calls itself 'Torch', as a registered backend is called"),
     "a version of two lines": ({"version": "1\n2"}, "printable"),
-    "a misspelt operation": ({"operations": "lora.liner"}, "no operation 'lora.liner': did you mean lora.linear"),
+    "an operation with a space": ({"operations": "lora linear"}, "lists 'lora linear': expected names of"),
     "an operation with an odd mark": ({"operations": "nn.linear:backward"}, "may be marked :forward"),
-    "an unknown dtype": ({"dtypes": "float8"}, "dtype 'float8'"),
+    "a dtype with a bracket": ({"dtypes": "float<8>"}, "lists 'float<8>': expected names of"),
     "an odd boolean": ({"deterministic": "yes"}, "deterministic 'yes', expected true or false"),
     "an unknown promise": (
         {"precision__float32__rounding": "up"},
@@ -772,3 +773,41 @@ def test_bad_description_is_refused(describing, case):
     assert reason in backend.unavailable()
     with pytest.raises(RefpeftError):
         backend.operations()
+
+
+def test_what_a_newer_program_offers_is_left_out(describing):
+    """Operations and dtypes that this refpeft does not know harm nothing that it knows, and each is told."""
+    backend = describing(operations="lora.liner, nn.linear, next.thing:forward", dtypes="float32, float8_e4m3")
+    assert backend.unavailable() is None
+    assert list(backend.operations()) == ["nn.linear"]
+    assert backend.precision("float32") is not None
+    misspelt, newer, dtype = backend.unknown
+    assert "did you mean lora.linear" in misspelt
+    assert "'next.thing'" in newer
+    assert "'float8_e4m3'" in dtype
+
+
+def test_a_registered_name_may_be_used_by_the_registered_backend(describing, monkeypatch):
+    """A program that is itself registered under its name is not taken for an impostor."""
+    backend = describing(name="chip")
+    monkeypatch.setitem(plugins.backends(), "chip", backend)
+    assert backend.unavailable() is None
+    assert "registered" in describing(name="chip").unavailable()
+
+
+def test_without_a_limit_a_program_may_take_its_time(misbehaving):
+    """A timeout of 0 means none."""
+    backend = misbehaving("time.sleep(0.5); serve(request)", timeout=0)
+    np.testing.assert_array_equal(forward(backend), [[2]])
+
+
+def test_running_out_of_time_is_told_from_other_failures(misbehaving):
+    """It is a TimeoutError, so that nobody tries the same again to reduce it."""
+    backend = misbehaving("time.sleep(60)")
+    backend.timeout = 0.3
+    with pytest.raises(TimeoutError, match=r"within 0\.3 seconds"):
+        forward(backend)
+    backend = misbehaving("sys.exit(3)")
+    with pytest.raises(CapabilityError) as caught:
+        forward(backend)
+    assert not isinstance(caught.value, TimeoutError)

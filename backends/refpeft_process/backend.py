@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from refpeft import plugins
 from refpeft.backend import Backend, Implementation
 from refpeft.errors import CapabilityError, RefpeftError
 from refpeft.formats.safetensors import Archive, dumps
@@ -34,17 +35,19 @@ class ProcessBackend(Backend):
     command : str
         The program and its arguments, split as a POSIX shell would, but run without one: no variables, no globbing.
     timeout : float
-        Seconds that one request may take.
+        Seconds that one request may take; 0 for no limit.
 
     Attributes
     ----------
     name : str
         ``process`` until the program has been asked, from then on what it calls itself.
+    unknown : tuple of str
+        A sentence for each operation or dtype that the program lists and this refpeft does not know: it is left out.
 
     Raises
     ------
     CapabilityError
-        If the command is not closed in its quotes, or the timeout is not positive.
+        If the command is not closed in its quotes, or the timeout is negative or not finite.
     """
 
     def __init__(self, command: str, timeout: float = 60.0):
@@ -52,9 +55,9 @@ class ProcessBackend(Backend):
             self._arguments = shlex.split(command)
         except ValueError as error:
             raise CapabilityError(f"the command {command!r} cannot be split into arguments: {error}.") from None
-        if not 0 < timeout < math.inf:
+        if not 0 <= timeout < math.inf:
             raise CapabilityError(
-                f"the timeout of program {command!r} must be a positive number of seconds, got {timeout}."
+                f"the timeout of program {command!r} must be a number of seconds, or 0 for none, got {timeout}."
             )
         self.command, self.timeout = command, float(timeout)
         self._program: Program | None = None
@@ -87,6 +90,10 @@ class ProcessBackend(Backend):
     def versions(self):
         return {self._described.name: self._described.version}
 
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        return self._described.unknown
+
     def precision(self, dtype):
         return self._described.precisions.get(dtype)
 
@@ -117,7 +124,14 @@ class ProcessBackend(Backend):
     @property
     def _described(self) -> Description:
         if self._description is None:
-            self._description = description(self._ask("describe", {}, request_metadata("describe"), 0))
+            said = description(self._ask("describe", {}, request_metadata("describe"), 0))
+            taken = {name.lower() for name, backend in plugins.backends().items() if backend is not self}
+            if said.name.lower() in taken:
+                raise CapabilityError(
+                    f"the program {self.command!r} calls itself {said.name!r}, as a registered backend is called: "
+                    "its certificate would be taken for that backend's."
+                )
+            self._description = said
         return self._description
 
     def _implementation(self, operation: Operation, has_vjp: bool) -> Implementation:

@@ -23,6 +23,11 @@ from refpeft.formats.safetensors import Archive, read_message
 STDERR_LIMIT = 1 << 20
 """Bytes of standard error that a program may write during one request."""
 
+
+class Overdue(CapabilityError, TimeoutError):
+    """A program did not answer in time."""
+
+
 _CHUNK = 1 << 16
 _TAIL = 1 << 12
 _GRACE = 1.0
@@ -81,7 +86,7 @@ class Program:
         limit : int
             The longest answer accepted, in bytes.
         timeout : float
-            Seconds until the whole answer must be there.
+            Seconds until the whole answer must be there; 0 for no limit.
 
         Returns
         -------
@@ -90,7 +95,7 @@ class Program:
         Raises
         ------
         CapabilityError
-            If the program ended, was too slow, or wrote more than `STDERR_LIMIT` to standard error.
+            If the program ended, was too slow (`Overdue`), or wrote more than `STDERR_LIMIT` to standard error.
         FormatError
             If what it wrote is not one safetensors message within the limit.
 
@@ -105,14 +110,14 @@ class Program:
 
     def _exchange(self, what: str, request: bytes, limit: int, timeout: float) -> Archive:
         with selectors.PollSelector() as selector:
-            exchange = _Exchange(self._process, selector, request, time.monotonic() + timeout)
+            exchange = _Exchange(self._process, selector, request, time.monotonic() + timeout if timeout else None)
             try:
                 exchange.require_silence()
                 archive = read_message(exchange, limit)
                 exchange.finish()
             except TimeoutError:
                 began = f" (it began with {exchange.start!r})" if exchange.start else ""
-                raise CapabilityError(
+                raise Overdue(
                     f"{self._name} did not answer {what} within {timeout:g} seconds{began}{exchange.last_words}."
                 ) from None
             except _Flood:
@@ -144,7 +149,7 @@ class _Noise(Exception):
 class _Exchange:
     """The three pipes during one request; to `read_message` it is the stream that the answer comes from."""
 
-    def __init__(self, process: subprocess.Popen, selector: selectors.BaseSelector, request: bytes, deadline: float):
+    def __init__(self, process: subprocess.Popen, selector: selectors.BaseSelector, request: bytes, deadline):
         self._process, self._selector, self._deadline = process, selector, deadline
         self._pending = memoryview(request)
         self._tail, self._spoken = b"", 0
@@ -177,8 +182,8 @@ class _Exchange:
 
     def _turn(self) -> set:
         """Wait for pipes, pass on what goes, and say which are ready."""
-        remaining = self._deadline - time.monotonic()
-        ready = {key.fileobj for key, _ in self._selector.select(remaining)} if remaining > 0 else set()
+        remaining = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+        ready = {key.fileobj for key, _ in self._selector.select(remaining)}
         if not ready:
             raise TimeoutError
         if self._process.stderr in ready:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,8 @@ class Description:
     precisions : dict of str to Precision
         By dtype.
     deterministic : bool
+    unknown : tuple of str
+        A sentence for each operation or dtype that this refpeft does not know; a program may be newer.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Description:
     operations: dict[str, bool]
     precisions: dict[str, Precision]
     deterministic: bool
+    unknown: tuple[str, ...] = ()
 
 
 def request_metadata(
@@ -140,25 +143,37 @@ def description(answer: Archive) -> Description:
         if not said.get(key, "").strip():
             raise FormatError(f"the answer to describe must have the metadata {key}.")
     name = said["name"]
-    if not _NAME.fullmatch(name) or name == "reference":
+    if not _NAME.fullmatch(name):
         raise FormatError(
-            f"the answer to describe has name {name[:100]!r}: expected up to 64 letters, digits and . _ + -, "
-            "and not 'reference', which is refpeft's own."
+            f"the answer to describe has name {name[:100]!r}: expected up to 64 letters, digits and . _ + -."
         )
     if len(said["version"]) > 100 or not said["version"].isprintable():
         raise FormatError("the answer to describe must have a version of at most 100 printable characters.")
-    try:
-        operations = {find(name).name: has_vjp for name, has_vjp in map(_operation, _items(said["operations"]))}
-        dtypes = [as_format(item).name for item in _items(said["dtypes"])]
-    except RefpeftError as error:
-        raise FormatError(f"the answer to describe names something unknown: {error}") from None
+    operations, new_operations = _known(map(_operation, _items(said["operations"])), lambda name: find(name).name)
+    dtypes, new_dtypes = _known(((item, True) for item in _items(said["dtypes"])), lambda name: as_format(name).name)
     return Description(
         name,
         said["version"],
         operations,
         {dtype: _precision(dtype, said) for dtype in dtypes},
         _value("deterministic", said.get("deterministic", "true"), _boolean, "true or false"),
+        (*new_operations, *new_dtypes),
     )
+
+
+def _known(items: Iterable[tuple[str, bool]], look_up: Callable[[str], str]) -> tuple[dict[str, bool], list[str]]:
+    """What a program lists, by its name here, and a sentence for each name that is unknown here."""
+    known, unknown = {}, []
+    for name, extent in items:
+        if not _NAME.fullmatch(name):
+            raise FormatError(
+                f"the answer to describe lists {name[:100]!r}: expected names of up to 64 letters, digits and . _ + -."
+            )
+        try:
+            known[look_up(name)] = extent
+        except RefpeftError as error:
+            unknown.append(str(error))
+    return known, unknown
 
 
 def _items(listed: str) -> list[str]:
