@@ -118,6 +118,14 @@ def _scattered(terms, index, size: int) -> np.ndarray:
     return padded[rounds(index, size)]
 
 
+@rule("solve")
+def _(a, b):
+    """By elimination, or by the product with the inverse."""
+    if a.arithmetic.style == "stored":
+        return a.computed(PRIMITIVES["solve"].plain(a.value, b.value))
+    return a.computed(PRIMITIVES["solve"].plain(a.value, np.eye(a.shape[-1], dtype=a.value.dtype)) @ b.value)
+
+
 @rule("round_to")
 def _(a, format):
     return a.rebuild(PRIMITIVES["round_to"].plain(a.raw, format))
