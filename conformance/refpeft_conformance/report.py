@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from refpeft.files import atomic_write
-from refpeft.numerics.formats import as_format
+from refpeft.numerics.formats import FORMATS, as_format
+from refpeft_conformance.checks import KINDS
+from refpeft_conformance.plot import axis, dots, histogram
+
+FEW = 20
+"""Up to how many operations all families stand open."""
+
+_WORDS = {0: "PASS", 1: "FAIL", 2: "ERROR"}
 
 
 def render(certificate: dict) -> str:
@@ -21,8 +31,19 @@ def render(certificate: dict) -> str:
     )
     environment.filters["short"] = lambda dtype: as_format(dtype).short
     environment.filters["count"] = lambda number: f"{number:,}"
-    environment.filters["share"] = lambda number: f"{number:.3f}"
-    return environment.get_template("report.html").render(c=certificate, rows=_rows(certificate))
+    environment.filters["share"] = _share
+    families = _families(certificate)
+    return environment.get_template("report.html").render(
+        c=certificate,
+        verdict=_WORDS[certificate["exit_status"]],
+        reasons=_reasons(certificate),
+        families=families,
+        worst=max((r["worst_share"] for r in certificate["checks"]), default=0.0),
+        lanes=[(d, _plot(histogram, _of(certificate, dtype=d))) for d in _dtypes(certificate)],
+        axis=axis(),
+        precision=[(d, p) for d in FORMATS if (p := certificate["subject"]["precision"].get(d))],
+        failures=_failures(certificate),
+    )
 
 
 def write(certificate: dict, path: Path) -> None:
@@ -30,17 +51,126 @@ def write(certificate: dict, path: Path) -> None:
     atomic_write(path, render(certificate).encode())
 
 
-def _rows(certificate: dict) -> list[dict]:
-    """One row for each operation and dtype, with its worst share in each kind of check."""
-    rows = []
-    for operation, dtypes in certificate["operations"].items():
-        for dtype, row in dtypes.items():
-            kinds: dict[str, dict] = {}
-            for record in certificate["checks"]:
-                if record["operation"] == operation and record["dtype"] == dtype:
-                    kind = kinds.setdefault(record["kind"], {"passed": 0, "run": 0, "worst_share": 0.0})
-                    kind["passed"] += record["verdict"] == "PASS"
-                    kind["run"] += record["verdict"] != "UNSUPPORTED"
-                    kind["worst_share"] = max(kind["worst_share"], record["worst_share"])
-            rows.append({"operation": operation, "dtype": dtype, "kinds": kinds, **row})
-    return rows
+def _share(number: float) -> str:
+    """A share of the budget in three digits."""
+    if math.isinf(number):
+        return "∞"
+    return f"{number:.3f}" if number < 10 else f"{number:,.0f}" if number < 1e6 else f"{number:.1e}"
+
+
+def _checks(number: int) -> str:
+    return f"{number:,} check" + ("" if number == 1 else "s")
+
+
+def _dtypes(certificate: dict) -> list[str]:
+    found = {r["dtype"] for r in certificate["checks"]}
+    return [d for d in FORMATS if d in found]
+
+
+def _of(certificate: dict, **fields) -> list[dict]:
+    return [r for r in certificate["checks"] if all(r[n] == v for n, v in fields.items())]
+
+
+def _plot(kind: Callable[[list[float], str], Markup], records: list[dict]) -> Markup:
+    shares = [r["worst_share"] for r in records if r["worst_share"] > 0]
+    worst = f"the largest is {_share(max(shares))}" if shares else "none has a budget to use"
+    return kind(shares, f"Shares of the budget used by {_checks(len(shares))}: {worst}.")
+
+
+def _families(certificate: dict) -> list[dict]:
+    """The operations by what their names start with, each family with its own counts and plot."""
+    grouped: dict[str, list[dict]] = {}
+    records: dict[str, list[dict]] = {}
+    for record in certificate["checks"]:
+        records.setdefault(record["operation"], []).append(record)
+    for name, found in sorted(records.items()):
+        grouped.setdefault(name.partition(".")[0], []).append(_operation(certificate, name, found))
+    few = len(records) <= FEW
+    return [
+        {
+            "name": family,
+            "operations": operations,
+            "passed": sum(o["passes"] for o in operations),
+            "open": few or not all(o["passes"] for o in operations),
+            "checks": _counts([r for o in operations for r in o["records"]]),
+            "worst": max(o["worst"] for o in operations),
+            "plot": _plot(histogram, [r for o in operations for r in o["records"]]),
+        }
+        for family, operations in grouped.items()
+    ]
+
+
+def _operation(certificate: dict, name: str, records: list[dict]) -> dict:
+    dtypes = [d for d in FORMATS if d in certificate["operations"][name]]
+    return {
+        "name": name,
+        "passes": name in certificate["passed_operations"],
+        "source": certificate["subject"]["source"][name],
+        "dtypes": {d: _counts([r for r in records if r["dtype"] == d]) for d in dtypes},
+        "rows": certificate["operations"][name],
+        "claims": _claims(records),
+        "unsupported": sorted({r["message"] for r in records if r["verdict"] == "UNSUPPORTED"}),
+        "worst": max(r["worst_share"] for r in records),
+        "plot": _plot(dots, records),
+        "records": records,
+    }
+
+
+def _counts(records: list[dict]) -> dict:
+    held = [r for r in records if r["verdict"] != "UNSUPPORTED"]
+    return {"passed": sum(r["verdict"] == "PASS" for r in held), "run": len(held)}
+
+
+def _claims(records: list[dict]) -> dict[str, dict[str, dict[str, dict]]]:
+    """Records by kind, claim and dtype."""
+    found: dict[str, dict[str, dict[str, dict]]] = {}
+    for record in sorted(records, key=lambda r: KINDS.index(r["kind"])):
+        found.setdefault(record["kind"], {}).setdefault(record["claim"], {})[record["dtype"]] = record
+    return found
+
+
+def _failures(certificate: dict) -> list[dict]:
+    """Counterexamples by operation, the most telling one first: explained by one fault, then minimal, then small."""
+    records = {r["id"]: r for r in certificate["checks"]}
+    grouped: dict[str, list[dict]] = {}
+    for example in certificate["counterexamples"]:
+        record = records[example["check"]]
+        shown = example | {name: record[name] for name in ("operation", "dtype", "kind", "claim")}
+        grouped.setdefault(record["operation"], []).append(shown)
+
+    def telling(example):
+        return len(example["explanation"]) != 1, not example["minimal"], len(example["message"])
+
+    return [
+        {"operation": name, "first": min(found, key=telling), "all": found} for name, found in sorted(grouped.items())
+    ]
+
+
+def _reasons(certificate: dict) -> list[str]:
+    """Why the certificate is no pass, in sentences."""
+    counts, smoke, reference = certificate["counts"], certificate["smoke"], certificate["reference"]
+    missed = [s for s in smoke if not s["caught_by"]]
+    reasons = []
+    if counts["FAIL"]:
+        operations = sorted({r["operation"] for r in _of(certificate, verdict="FAIL")})
+        reasons.append(f"{_checks(counts['FAIL'])} of {_listed(operations)} failed.")
+    reasons += [f"{r['id']} could not be judged: {_first_line(r)}" for r in _of(certificate, verdict="ERROR")]
+    if certificate["vacuous_over_limit"]:
+        reasons.append(f"Too many budgets say nothing in {_listed(certificate['vacuous_over_limit'])}.")
+    reasons += [
+        f"The earlier counterexample {s['file']} still fails: {s['fails']}" for s in certificate["saved"] if s["fails"]
+    ]
+    if reference["PASS"] != reference["expected"]:
+        reasons.append(f"The reference passed only {reference['PASS']:,} of its {reference['expected']:,} checks.")
+    reasons += [f"No check caught the fault “{s['fault']}” made to {s['operation']} in {s['dtype']}." for s in missed]
+    if not counts["PASS"]:
+        reasons.append("Nothing passed.")
+    return reasons
+
+
+def _first_line(record: dict) -> str:
+    return (record["message"].splitlines() or ["no reason given"])[0]
+
+
+def _listed(names: list[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
