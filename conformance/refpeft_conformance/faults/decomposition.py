@@ -1,0 +1,93 @@
+"""Mistakes with a weight that is split into lengths and directions."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from refpeft_conformance.faults import fault, wide, with_attributes, with_inputs
+
+
+def _directed(problem) -> np.ndarray:
+    w, a, b = (wide(problem.inputs[n]) for n in ("weight", "a", "b"))
+    return w + problem.attributes["scaling"] * (b @ a)
+
+
+def _length(matrix, axis: int = 1) -> np.ndarray:
+    return np.sqrt(np.sum(matrix**2, axis=axis))
+
+
+def _normed_by(problem, run, other):
+    """Divided by ``other`` where the row norms are due."""
+    right = _length(_directed(problem))
+    sound = np.isfinite(other) & (other > 0) & (right > 0)
+    factor = np.where(sound, right / np.where(sound, other, 1.0), 1.0)
+    return run(with_inputs(problem, magnitude=wide(problem.inputs["magnitude"]) * factor))
+
+
+@fault("decomposition", "the norm of the columns when square", operations="dora.*")
+def _(problem, run):
+    v = _directed(problem)
+    return _normed_by(problem, run, _length(v, axis=0)) if v.shape[0] == v.shape[1] else run(problem)
+
+
+@fault("decomposition", "the norm of the whole matrix", operations="dora.*")
+def _(problem, run):
+    v = _directed(problem)
+    return _normed_by(problem, run, np.full(v.shape[0], np.sqrt(np.sum(v**2))))
+
+
+@fault("decomposition", "the norm of the base weight alone", operations="dora.*")
+def _(problem, run):
+    return _normed_by(problem, run, _length(wide(problem.inputs["weight"])))
+
+
+@fault("decomposition", "scaling missing in the norm", operations="dora.*")
+def _(problem, run):
+    return _normed_by(problem, run, _length(_directed(with_attributes(problem, scaling=1.0))))
+
+
+@fault("decomposition", "the squared norm", operations="dora.*")
+def _(problem, run):
+    return _normed_by(problem, run, _length(_directed(problem)) ** 2)
+
+
+@fault("decomposition", "the norm of absolute values", operations="dora.*")
+def _(problem, run):
+    return _normed_by(problem, run, np.sum(np.abs(_directed(problem)), axis=1))
+
+
+@fault("decomposition", "the other norm in the backward pass", "norm", operations="dora.*")
+def _(problem, run):
+    """Detached for full, or full for detached: gradients only."""
+    other = {"detached": "full", "full": "detached"}[problem.attributes["norm"]]
+    return run(with_attributes(problem, norm=other))
+
+
+@fault("decomposition", "the magnitude applied to the bias", "bias", operations="dora.*")
+def _(problem, run):
+    if "bias" not in problem.inputs:
+        return run(problem)
+    length = _length(_directed(problem))
+    g = np.where(length > 0, wide(problem.inputs["magnitude"]) / np.where(length > 0, length, 1.0), 0.0)
+    return run(with_inputs(problem, bias=g * wide(problem.inputs["bias"])))
+
+
+@fault("decomposition", "the base layer counted twice", "x", "y", operations="dora.*")
+def _(problem, run):
+    """g for g - 1 on the base path."""
+    results = run(problem)
+    return results | {"y": wide(results["y"]) + wide(problem.inputs["x"]) @ wide(problem.inputs["weight"]).T}
+
+
+@fault("decomposition", "a zero row divided by its norm", "norm", operations="dora.*")
+def _(problem, run):
+    """0 / 0 where the direction is not defined."""
+    results = run(problem)
+    name = "y" if "y" in results else "merged"
+    rows = _length(_directed(problem)) == 0
+    changed = wide(results[name]).copy()
+    if name == "y":
+        changed[..., rows] = np.nan
+    else:
+        changed[rows] = np.nan
+    return results | {name: changed}
