@@ -53,9 +53,15 @@ def model(tmp_path):
     return str(path)
 
 
-def examined(operation, dtype, spec, backend=None):
-    """Verdicts on a backend, torch where none is given."""
-    subject = Subject(backend or plugins.backend("torch"))
+@pytest.fixture(scope="module")
+def torch_backend():
+    pytest.importorskip("torch")
+    return plugins.backend("torch")
+
+
+def examined(operation, dtype, spec, backend):
+    """Verdicts on a backend."""
+    subject = Subject(backend)
     return [
         run(check, subject, profile="quick", random_seed=0) for check in weights.checks(find(operation), dtype, spec)
     ]
@@ -79,9 +85,9 @@ def test_every_direction_is_claimed_but_in_float64():
 
 
 @pytest.mark.parametrize("name", sorted(TAKING))
-def test_torch_passes_on_each_matrix(name, model):
+def test_torch_passes_on_each_matrix(name, model, torch_backend):
     """Each matrix is an example of each claim."""
-    for verdict in examined(name, "float32", model):
+    for verdict in examined(name, "float32", model, torch_backend):
         assert verdict.verdict == PASS, verdict.message
         assert verdict.observation.examples == 3
 
@@ -141,20 +147,21 @@ def test_a_matrix_that_is_not_finite_is_an_error_that_names_it(tmp_path):
     """The model is at fault, not the backend."""
     path = tmp_path / "model.safetensors"
     safetensors.save(path, {"good": normal(4, 4), "broken": np.full((4, 4), np.nan, np.float32)})
-    (verdict,) = examined("nf4.quantize", "float32", str(path))
+    (verdict,) = examined("nf4.quantize", "float32", str(path), plugins.backend("reference"))
     assert verdict.verdict == ERROR
     assert "the matrix 'broken' must be finite, but holds NaN or infinity" in verdict.message
 
 
 def test_a_mistake_is_found_on_a_real_weight_and_replays(model, tmp_path):
     """The counterexample is minimal, and its check is found again without the model."""
-    faulty = Faulty(plugins.backend("torch"), faults()["scaling lost"])
+    honest = plugins.backend("reference")
+    faulty = Faulty(honest, faults()["scaling lost"])
     verdict = examined("lora.linear", "float32", model, faulty)[0]
     assert verdict.verdict == FAIL
     assert verdict.minimal
-    saved = Counterexample.load(Counterexample.of(verdict, "torch", "scaling lost").save(tmp_path))
+    saved = Counterexample.load(Counterexample.of(verdict, "reference", "scaling lost").save(tmp_path))
     assert saved.replay(Subject(faulty)) == (verdict.message, True)
-    assert saved.replay(Subject(plugins.backend("torch"))) == ("", False)
+    assert saved.replay(Subject(honest)) == ("", False)
 
 
 @pytest.fixture(scope="module")
@@ -219,9 +226,9 @@ def nested_state_agrees(bnb, weight, absmax, name):
 
 @real_model
 @pytest.mark.parametrize("name", sorted(TAKING))
-def test_torch_passes_on_a_block_of_a_real_model(name):
+def test_torch_passes_on_a_block_of_a_real_model(name, torch_backend):
     """The seven matrices of the first block, in every dtype that the operation has; `certify --weights` takes them all."""
     for dtype in find(name).dtypes:
-        for verdict in examined(name, dtype, MODEL + ":blk.0.*"):
+        for verdict in examined(name, dtype, MODEL + ":blk.0.*", torch_backend):
             assert verdict.verdict == PASS, verdict.message
             assert verdict.observation.examples == 7
