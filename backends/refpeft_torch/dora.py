@@ -20,11 +20,12 @@ def factors(weight, a, b, magnitude, scaling, norm):
 def linear(x, weight, a, b, magnitude, bias=None, mask=None, *, scaling, keep=1.0, norm="detached"):
     """The base layer and the adapter's path beside it, so that dropout acts on that path alone."""
     _, factor = factors(weight, a, b, magnitude, scaling, norm)
-    update = scaling * F.linear(F.linear(x if mask is None else x * mask / keep, a), b)
+    kept = x if mask is None else x * mask / keep
+    update = scaling * F.linear(F.linear(kept, a), b)
     if mask is None:
         y = factor * (F.linear(x, weight) + update)
     else:
-        y = F.linear(x, weight) + (factor - 1) * F.linear(x * mask / keep, weight) + factor * update
+        y = F.linear(x, weight) + (factor - 1) * F.linear(kept, weight) + factor * update
     return y if bias is None else y + bias
 
 

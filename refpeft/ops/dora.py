@@ -22,6 +22,8 @@ from refpeft.ops._arrays import plus, rows
 from refpeft.ops.lora_init import kaiming_uniform, zeros
 
 Norm = Literal["detached", "full"]
+# A row of one element has nowhere to turn, so that its full gradient is zero and no budget says anything about it.
+_WIDTHS = (2, 3, 5, 7, 4, 8, 11, 13, 16, 17)
 
 
 def _directed(weight, a, b, scaling, norm):
@@ -40,6 +42,7 @@ def _through_norm(dg, v, g, inverse):
 @operation(
     "dora.linear",
     "x[*n,i] weight[o,i] a[r,i] b[o,r] magnitude[o] bias?[o] mask?: bool[*n,i] -> y[*n,o] where keep <= 1, keep > 0",
+    sizes={"i": _WIDTHS},
 )
 def linear(
     x, weight, a, b, magnitude, bias=None, mask=None, *, scaling: float, keep: float = 1.0, norm: Norm = "detached"
@@ -97,7 +100,7 @@ def _(dy, x, weight, a, b, magnitude, bias=None, mask=None, *, scaling, keep=1.0
     return dx, dweight, da, db, dg * inverse, rows(dy).sum(axis=0)
 
 
-@operation("dora.merge", "weight[o,i] a[r,i] b[o,r] magnitude[o] -> merged[o,i]")
+@operation("dora.merge", "weight[o,i] a[r,i] b[o,r] magnitude[o] -> merged[o,i]", sizes={"i": _WIDTHS})
 def merge(weight, a, b, magnitude, *, scaling: float, norm: Norm = "detached"):
     """merged = g V.
 
