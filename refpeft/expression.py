@@ -11,7 +11,15 @@ from fractions import Fraction
 
 from refpeft.errors import AttributeValueError, RefpeftError, ShapeError
 
-_FUNCTIONS: dict[str, Callable] = {"min": min, "max": max, "ceil": math.ceil}
+
+def _power_of_two(exponent) -> int:
+    if exponent not in range(63):
+        raise ShapeError(f"pow2 takes an integer from 0 to 62, but {exponent} came.")
+    return 1 << int(exponent)
+
+
+_FUNCTIONS: dict[str, Callable] = {"min": min, "max": max, "ceil": math.ceil, "pow2": _power_of_two}
+_OF_ONE = ("ceil", "pow2")
 _ARITHMETIC = {
     "+": operator.add,
     "-": operator.sub,
@@ -108,7 +116,7 @@ class Parser:
             self.at += 1
             return Expression(str(number), frozenset(), lambda known: number)
         name = self.name()
-        if name in ("min", "max", "ceil") and self.accept("("):
+        if name in _FUNCTIONS and self.accept("("):
             return self.call(name)
         if name == "is" and self.accept("("):
             return self.choice()
@@ -130,8 +138,8 @@ class Parser:
         while self.accept(","):
             operands.append(self.expression())
         self.expect(")")
-        if (function == "ceil") != (len(operands) == 1):
-            wanted = "one operand" if function == "ceil" else "several operands"
+        if (function in _OF_ONE) != (len(operands) == 1):
+            wanted = "one operand" if function in _OF_ONE else "several operands"
             raise RefpeftError(f"signature {self.text!r}: {function} takes {wanted}, but {len(operands)} came.")
         apply = _FUNCTIONS[function]
         names = frozenset().union(*(o.names for o in operands))

@@ -5,8 +5,8 @@
 Each argument is ``name?: dtype[dims]``. ``?`` marks an optional one. Without a dtype it has the problem's floating-point
 dtype, and gradients exist for it; ``f32 u8 i64 bool`` fix another one; ``index(v)`` are integers from 0 to v - 1. A dim
 is a name, ``*name`` (any number of axes) or an integer expression over names and attributes with ``+ - * // ( ) min max``,
-``ceil(a/b)``, ``attribute[0]`` and ``is(attribute,choice)``, which is 1 or 0. Constraints after ``where`` compare such
-expressions; ``h = g*k`` also tells how to choose h.
+``ceil(a/b)``, ``pow2(n)``, ``attribute[0]`` and ``is(attribute,choice)``, which is 1 or 0. Constraints after ``where``
+compare such expressions; ``h = g*k`` also tells how to choose h.
 """
 
 from __future__ import annotations

@@ -77,6 +77,7 @@ def test_dtypes_have_short_names(dtype, name):
         ("ceil(o*i/k)", {"o": 3, "i": 5, "k": 4}, 4),
         ("ceil(n/2)", {"n": 2**60 + 1}, 2**59 + 1),
         ("min(n,k,2)", {"n": 3, "k": 1}, 1),
+        ("k*pow2(n-1)", {"n": 3, "k": 5}, 20),
         ("max(n,k+5)", {"n": 3, "k": 1}, 6),
         ("stride[1]+n", {"stride": (4, 7), "n": 1}, 8),
         ("n/2", {"n": 6}, 3),
@@ -192,6 +193,7 @@ def test_an_unknown_name_is_explained():
         ("x[*n,*m] -> y[*n]", "'x' has more than one dim with a star."),
         ("x[*n,n] -> y[n]", "'n' stands for several axes and for one size."),
         ("x[ceil(n,2)] -> y[n]", "ceil takes one operand, but 2 came."),
+        ("x[pow2(n,2)] -> y[n]", "pow2 takes one operand, but 2 came."),
         ("x[min(n)] -> y[n]", "min takes several operands, but 1 came."),
     ],
 )
