@@ -51,39 +51,52 @@ def _(a, b):
     batch, n = np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-1]
     count = math.prod(batch)
     a, b = (np.broadcast_to(x, batch + x.shape[-2:]).reshape(count, *x.shape[-2:]) for x in (a, b))
-    identity = np.broadcast_to(b.lift(np.eye(n)), (count, n, n))
-    both = np.concatenate([b, identity], axis=-1)
-    solved = [_by_parts(one, other) for one, other in zip(a, both)]
-    x = np.stack(solved) if solved else both
-    product = x[..., b.shape[-1] :] @ b
+    inverse = np.zeros((count, n, n))
+    for matrices, equations, unknowns in _groups(a.value):
+        part = a.rebuild(a.value[matrices[:, None, None], equations[:, :, None], unknowns[:, None, :]])
+        sides = [x[matrices[:, None], equations] for x in (b.value, np.broadcast_to(np.eye(n), inverse.shape))]
+        solved = _in_every_order(part, a.rebuild(np.concatenate(sides, axis=-1)))
+        inverse[matrices[:, None], unknowns] = solved.value[..., b.shape[-1] :]
+    product = a.rebuild(inverse) @ b
     return product.reshape(*batch, *b.shape[-2:])
 
 
-def _by_parts(a, b):
-    """One matrix, cut into the groups of unknowns that share equations: no order of elimination mixes two of them."""
-    used = a.value != 0
-    linked = used.T.astype(float) @ used > 0
-    for _ in range(a.shape[0].bit_length()):
-        linked = linked.astype(float) @ linked > 0
-    groups = [np.flatnonzero(g) for g in np.unique(linked, axis=0)]
-    equations = [np.flatnonzero(used[:, g].any(axis=1)) for g in groups]
-    if any(len(e) != len(g) or not len(g) for e, g in zip(equations, groups)):
-        raise Inexact("solve: the matrix is singular.")
-    if any(len(g) > LARGEST for g in groups):
+def _groups(matrices: np.ndarray):
+    """The unknowns that share equations, which no order of elimination takes apart, those of equal number together.
+
+    Yields
+    ------
+    which matrix (g,), which rows (g, k), which columns (g, k)
+    """
+    by_size: dict[int, list] = {}
+    for which, used in enumerate(matrices != 0):
+        linked = used.T.astype(float) @ used > 0
+        for _ in range(len(used).bit_length()):
+            linked = linked.astype(float) @ linked > 0
+        for group in np.unique(linked, axis=0):
+            rows, columns = np.flatnonzero(used[:, group].any(axis=1)), np.flatnonzero(group)
+            if len(rows) != len(columns) or not len(rows):
+                raise Inexact("solve: the matrix is singular.")
+            by_size.setdefault(len(rows), []).append((which, rows, columns))
+    if max(by_size, default=0) > LARGEST:
         raise Inexact(f"solve: more than {LARGEST} unknowns hang together.")
-    if not groups:
-        return b
-    parts = [_in_every_order(take(take(a, e), g, axis=1), take(b, e)) for e, g in zip(equations, groups)]
-    return take(np.concatenate(parts), np.argsort(np.concatenate(groups)))
+    for groups in by_size.values():
+        yield tuple(np.array(part) for part in zip(*groups))
 
 
 def _in_every_order(a, b):
     """Each row with a first element leads once; the pivot's reciprocal must be exact too."""
-    results = []
-    for lead in np.flatnonzero(a.value[:, 0]) if len(a) else ():
-        order = np.r_[lead, np.delete(np.arange(len(a)), lead)]
-        np.divide(1.0, a[int(lead), 0])
-        results.append(eliminate(take(a, order), take(b, order), _in_every_order))
-    if len(a) and not results:
+    n = a.shape[-1]
+    if n == 0:
+        return b
+    solved = np.full(b.shape, np.nan)
+    for lead in range(n):
+        led = np.flatnonzero(a.value[:, lead, 0])
+        if led.size:
+            order = np.r_[lead, np.delete(np.arange(n), lead)]
+            first, second = (take(take(x, led), order, axis=1) for x in (a, b))
+            np.divide(1.0, first[:, 0, 0])
+            solved[led] = eliminate(first, second, _in_every_order).value
+    if np.any(np.isnan(solved)):
         raise Inexact("solve: the matrix is singular.")
-    return results[0] if results else b
+    return a.rebuild(solved)
