@@ -14,6 +14,7 @@ from refpeft import assert_conforms, golden, plugins
 from refpeft.formats import safetensors
 from refpeft.formats.weights import matrices
 from refpeft.numerics.formats import as_format, store
+from refpeft.numerics.precision import standard_precision
 from refpeft.operation import catalogue, find
 from refpeft.problem import Problem
 from refpeft_conformance.checks import weights
@@ -96,7 +97,7 @@ def test_a_quantiser_sees_every_element(monkeypatch):
     """The bands of a matrix, one after the other, are the matrix; a block never crosses from one to the next."""
     monkeypatch.setattr(weights, "BAND", 4096)
     matrix = normal(300, 37)
-    parts = list(weights.problems(find("nf4.quantize"), "q", matrix, "float32", gradients=False))
+    parts = list(weights.problems(find("nf4.quantize"), "q", matrix, standard_precision("float32"), gradients=False))
     assert len(parts) == 3
     np.testing.assert_array_equal(np.concatenate([p.inputs["weight"] for p in parts]), matrix.reshape(-1))
 
@@ -104,9 +105,9 @@ def test_a_quantiser_sees_every_element(monkeypatch):
 def test_a_layer_sees_rows_from_the_first_to_the_last():
     """All of a small matrix; 256 distinct ones of a large matrix."""
     small, large = normal(12, 8), normal(1000, 8)
-    (problem,) = weights.problems(find("nn.linear"), "q", small, "float32", gradients=False)
+    (problem,) = weights.problems(find("nn.linear"), "q", small, standard_precision("float32"), gradients=False)
     np.testing.assert_array_equal(problem.inputs["weight"], small)
-    (problem,) = weights.problems(find("nn.linear"), "q", large, "float32", gradients=True)
+    (problem,) = weights.problems(find("nn.linear"), "q", large, standard_precision("float32"), gradients=True)
     seen = problem.inputs["weight"]
     assert seen.shape == (256, 8)
     assert len(np.unique(seen, axis=0)) == 256
@@ -117,7 +118,7 @@ def test_a_layer_sees_rows_from_the_first_to_the_last():
 def test_what_quantisation_made_comes_from_the_matrix():
     """qlora.linear gets the codes and maxima of the matrix itself, at the block size that was drawn."""
     matrix = normal(12, 64)
-    (problem,) = weights.problems(find("qlora.linear"), "q", matrix, "bfloat16", gradients=False)
+    (problem,) = weights.problems(find("qlora.linear"), "q", matrix, standard_precision("bfloat16"), gradients=False)
     weight = store(matrix.astype(np.float64), as_format("bfloat16")).reshape(-1)
     blocks = {"blocksize": problem.attributes["blocksize"]}
     quantised = golden.stored(Problem.of("nf4.quantize", {"weight": weight}, blocks))
@@ -129,18 +130,44 @@ def test_equal_names_give_equal_problems():
     """So a certificate's sample can be run again; another name gives other inputs and attributes."""
     matrix = normal(12, 8)
     one, again, other = (
-        next(weights.problems(find("lora.linear"), name, matrix, "float32", gradients=True)) for name in "aab"
+        next(weights.problems(find("lora.linear"), name, matrix, standard_precision("float32"), gradients=True))
+        for name in "aab"
     )
     assert one.attributes == again.attributes
     np.testing.assert_array_equal(one.inputs["x"], again.inputs["x"])
     assert not np.array_equal(one.inputs["x"], other.inputs["x"])
 
 
+def test_rows_and_columns_that_are_products_are_divided():
+    """lokr.linear has o = p u and i = q v; what else the operation takes is drawn to fit."""
+    (problem,) = weights.problems(
+        find("lokr.linear"), "q", normal(14, 22), standard_precision("float32"), gradients=True
+    )
+    dims = problem.dims
+    assert (dims["p"] * dims["u"], dims["q"] * dims["v"]) == (14, 22)
+    assert min(dims["p"], dims["q"]) > 1
+
+
+def test_a_problem_without_a_finite_budget_is_drawn_again(monkeypatch):
+    """With other attributes; where none has one, the matrix is left out."""
+    tried = []
+
+    def answer(problem, precision):
+        tried.append(problem.attributes["scaling"])
+        raise golden.BudgetError("a result may overflow")
+
+    monkeypatch.setattr(weights, "answer", answer)
+    assert not list(
+        weights.problems(find("lora.linear"), "q", normal(4, 4), standard_precision("float16"), gradients=False)
+    )
+    assert len(set(tried)) > 1
+
+
 def test_a_matrix_that_the_dtype_cannot_hold_is_left_out():
     """1e5 is beyond float16."""
     matrix = normal(12, 8) * np.float32(1e5)
-    assert not list(weights.problems(find("nn.linear"), "q", matrix, "float16", gradients=False))
-    assert list(weights.problems(find("nn.linear"), "q", matrix, "bfloat16", gradients=False))
+    assert not list(weights.problems(find("nn.linear"), "q", matrix, standard_precision("float16"), gradients=False))
+    assert list(weights.problems(find("nn.linear"), "q", matrix, standard_precision("bfloat16"), gradients=False))
 
 
 def test_a_matrix_that_is_not_finite_is_an_error_that_names_it(tmp_path):

@@ -19,18 +19,24 @@ import numpy as np
 
 from refpeft.errors import FormatError
 from refpeft.formats.weights import matrices
-from refpeft.golden import stored
-from refpeft.numerics.formats import Format, as_format, store
+from refpeft.golden import BudgetError, answer, stored
+from refpeft.numerics.formats import Format, store
+from refpeft.numerics.precision import Precision
 from refpeft.operation import Operation
 from refpeft.problem import Problem
 from refpeft_conformance.checks import Check
+from refpeft_conformance.regimes import random
 from refpeft_conformance.strategies import build, candidates, derived, holds
 
 ROWS = 256
 BAND = 1 << 20
 """Elements of a band: a multiple of every block size."""
 
-_FREE_SIZES = (8, 4, 3, 2, 1)
+SIZES = (8, 4, 3, 2, 1)
+"""What other dims may have, where the operation does not say."""
+
+TRIES = 16
+"""Sets of attributes, of which the first is taken that gives a problem."""
 
 
 class Quantised:
@@ -89,7 +95,7 @@ def _lane(operation: Operation, dtype: str, weights: str, *, gradients: bool) ->
         for name, matrix in matrices(weights):
             if not np.all(np.isfinite(matrix)):
                 raise FormatError(f"{weights}: the matrix {name!r} must be finite, but holds NaN or infinity.")
-            yield from problems(operation, name, matrix, dtype, gradients=gradients)
+            yield from problems(operation, name, matrix, subject.precision(dtype), gradients=gradients)
 
     def examine(subject, problem, observed):
         subject.hold(problem, observed, gradients=gradients)
@@ -100,14 +106,26 @@ def _lane(operation: Operation, dtype: str, weights: str, *, gradients: bool) ->
     return Check(operation, dtype, "rounded", claim, examine, drawn, gradients)
 
 
-def problems(operation: Operation, name: str, matrix: np.ndarray, dtype: str, *, gradients: bool) -> Iterator[Problem]:
-    """The operation's problems around one matrix, none where its shape does not fit or ``dtype`` cannot hold it."""
-    format = as_format(dtype)
+def problems(
+    operation: Operation, name: str, matrix: np.ndarray, precision: Precision, *, gradients: bool
+) -> Iterator[Problem]:
+    """The operation's problems around one matrix, stored as ``precision`` says.
+
+    None where the dtype cannot hold the matrix, its shape breaks a constraint, or no finite budget was found.
+    """
     for part, weight in enumerate(_bands(matrix) if _takes_all(operation) else [_rows(matrix)]):
-        kept = store(weight.astype(np.float64), format)
-        problem = _around(operation, f"{name} {part}", kept, format, gradients)
-        if problem is not None and np.all(np.isfinite(kept)):
-            yield problem
+        kept = store(weight.astype(np.float64), precision.storage)
+        if np.all(np.isfinite(kept)):
+            drawn = _around(operation, f"{name} {part}", kept, precision.storage, gradients)
+            yield from itertools.islice((p for p in drawn if _has_budget(p, precision)), 1)
+
+
+def _has_budget(problem: Problem, precision: Precision) -> bool:
+    try:
+        answer(problem, precision)
+    except BudgetError:
+        return False
+    return True
 
 
 def _bands(matrix: np.ndarray) -> Iterator[np.ndarray]:
@@ -140,48 +158,61 @@ def _matrix_dims(operation: Operation) -> tuple[str, ...]:
     return ("o", "i") if packed is not None and {"o", "i"} <= packed.dims[0].names else ()
 
 
-def _around(operation: Operation, name: str, weight: np.ndarray, format: Format, gradients: bool) -> Problem | None:
-    """A problem with this weight; attributes and whatever else it takes follow from the name."""
+def _around(operation: Operation, name: str, weight: np.ndarray, format: Format, gradients: bool) -> Iterator[Problem]:
+    """Problems with this weight; attributes and whatever else it takes follow from the name."""
     seed = hashlib.sha256(f"{operation.name} {name}".encode()).digest()
-    random = np.random.default_rng(int.from_bytes(seed[:8], "big"))
+    generator = np.random.default_rng(int.from_bytes(seed[:8], "big"))
     present = [a for a in operation.signature.inputs if not a.optional]
-    for attributes in _attributes(operation, weight, format, random):
+    for attributes in itertools.islice(_attributes(operation, weight, format, generator), TRIES):
         real = Quantised(weight, attributes.get("blocksize", 64))
         given = {a.name: getattr(real, a.name) for a in present if a.name in Quantised.NAMES}
         known = attributes | dict(zip(_matrix_dims(operation), weight.shape))
         for argument in (a for a in present if a.name in given):
             known |= {d.text: size for d, size in zip(argument.dims, given[argument.name].shape) if d.is_name}
         dims = _dims(operation, known)
-        if dims is None:
-            continue
-
-        def numbers(random, shapes, operation, attributes, others, given=given):
-            return others | {n: random.normal(size=s) for n, s in shapes.items()} | given
-
-        return build(operation, format, attributes, dims, present, random, gradients and operation.has_vjp, numbers)
-    return None
+        if dims is not None:
+            yield build(operation, format, attributes, dims, present, generator, gradients, _beside(given, format))
 
 
-def _attributes(operation: Operation, weight, format: Format, random) -> Iterator[dict]:
-    """Values of the attributes in an order of their own for each matrix."""
+def _beside(given: dict[str, np.ndarray], format: Format):
+    """Random numbers for what is not given."""
+
+    def numbers(generator, shapes, operation, attributes, others):
+        return others | {n: random(generator, shape, format) for n, shape in shapes.items()} | given
+
+    return numbers
+
+
+def _attributes(operation: Operation, weight: np.ndarray, format: Format, generator) -> Iterator[dict]:
+    """Values of the attributes, in an order of their own for each matrix."""
     fixed = {"n": [weight.size], "dtype": [format.name]}
     values = [
-        fixed.get(name) or random.permutation(np.array(candidates(operation, attribute, False), object), axis=0)
+        fixed.get(name) or generator.permutation(np.array(candidates(operation, attribute, False), object), axis=0)
         for name, attribute in operation.attributes.items()
     ]
     return (dict(zip(operation.attributes, chosen)) for chosen in itertools.product(*values))
 
 
 def _dims(operation: Operation, known: dict) -> dict | None:
-    """Sizes of the other dims, the first that keep every constraint; two rows of inputs."""
+    """Sizes of the other dims, the first found that keep every constraint; two rows of inputs.
+
+    Where the rows or columns are a product of dims, divisors are tried.
+    """
     signature = operation.signature
     defined = {c.defines: c.right for c in signature.constraints if c.defines and c.defines not in known}
-    known = known | {d[1:]: (2,) for d in signature.dims if d.startswith("*")}
-    names = {d for d in signature.dims if not d.startswith("*")} | {n for c in signature.constraints for n in c.names}
-    free = sorted(names - known.keys() - defined.keys())
-    choices = [operation.sizes.get(name, _FREE_SIZES) for name in free]
-    for sizes in itertools.product(*choices):
-        dims = derived(known | dict(zip(free, sizes)), defined)
-        if holds(operation, dims, None):
+    named = [n for c in signature.constraints for n in sorted(c.names)]
+    named += [d for d in signature.dims if not d.startswith("*")]
+    free = [n for n in dict.fromkeys(named) if n not in known and n not in defined]
+    given = [known[n] for n in _matrix_dims(operation)]
+    divisors = [d for d in range(2, max(given, default=1) + 1) if any(size % d == 0 for size in given)]
+
+    def complete(dims: dict, names: list[str]) -> dict | None:
+        dims = derived(dims, defined)
+        if not holds(operation, dims, None):
+            return None
+        if not names:
             return dims
-    return None
+        sizes = (*operation.sizes.get(names[0], SIZES), *divisors)
+        return next((d for size in sizes if (d := complete(dims | {names[0]: size}, names[1:]))), None)
+
+    return complete(known | {d[1:]: (2,) for d in signature.dims if d.startswith("*")}, free)
