@@ -218,7 +218,8 @@ def _about() -> dict:
         return subprocess.run(["git", *words], capture_output=True, text=True, cwd=ROOT).stdout.strip()
 
     return {
-        "commit": git("rev-parse", "HEAD")[:12] + ("+changes" if git("status", "--porcelain") else ""),
+        "commit": git("rev-parse", "HEAD")[:12]
+        + ("+changes" if git("status", "--porcelain", "--", ".", ":!benchmarks/results") else ""),
         "when": datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat(),
         "machine": platform.machine(),
         "python": platform.python_version(),
