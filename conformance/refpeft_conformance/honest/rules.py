@@ -77,13 +77,6 @@ def _(a, b):
     return a.accumulated(terms.reshape(len(terms), *shape))
 
 
-@rule("solve")
-def _(a, b):
-    """By elimination with partial pivoting; in three of the orders it meets the equations from the last one on."""
-    way = slice(None, None, 1 if a.arithmetic.order in ("blas", "sequential") else -1)
-    return a.computed(PRIMITIVES["solve"].plain(a.value[..., way, :], b.value[..., way, :]))
-
-
 @rule("sum")
 def _(a, axis=None, keepdims=False):
     if not a.floating:
@@ -127,10 +120,14 @@ def _scattered(terms, index, size: int) -> np.ndarray:
 
 @rule("solve")
 def _(a, b):
-    """By elimination, or by the product with the inverse."""
+    """By elimination, or by the product with the inverse; some orders meet the equations from the last one on."""
+    way = slice(None, None, 1 if a.arithmetic.order in ("blas", "sequential") else -1)
+    left, right = a.value[..., way, :], b.value[..., way, :]
+    solve = PRIMITIVES["solve"].plain
     if a.arithmetic.style == "stored":
-        return a.computed(PRIMITIVES["solve"].plain(a.value, b.value))
-    return a.computed(PRIMITIVES["solve"].plain(a.value, np.eye(a.shape[-1], dtype=a.value.dtype)) @ b.value)
+        return a.computed(solve(left, right))
+    inverse = solve(left, np.eye(left.shape[-1], dtype=left.dtype)[way])
+    return a.computed(inverse @ b.value)
 
 
 @rule("round_to")
