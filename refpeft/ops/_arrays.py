@@ -1,4 +1,4 @@
-"""Two words that most families use."""
+"""Words that several families use."""
 
 
 def rows(x):
@@ -12,3 +12,8 @@ def rows(x):
 def plus(y, bias):
     """``y + bias``, or ``y`` where there is none."""
     return y if bias is None else y + bias
+
+
+def turned(x):
+    """Each matrix of a stack transposed: (*n, i, j) as (*n, j, i)."""
+    return x.transpose(*range(x.ndim - 2), x.ndim - 1, x.ndim - 2)
