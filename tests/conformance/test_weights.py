@@ -15,7 +15,7 @@ from refpeft.formats import safetensors
 from refpeft.formats.weights import matrices
 from refpeft.numerics.formats import as_format, store
 from refpeft.numerics.precision import standard_precision
-from refpeft.operation import catalogue, find
+from refpeft.operation import CATALOGUE, catalogue, find, operation
 from refpeft.problem import Problem
 from refpeft_conformance.checks import weights
 from refpeft_conformance.counterexample import Counterexample
@@ -138,14 +138,18 @@ def test_equal_names_give_equal_problems():
     assert not np.array_equal(one.inputs["x"], other.inputs["x"])
 
 
-def test_rows_and_columns_that_are_products_are_divided():
-    """lokr.linear has o = p u and i = q v; what else the operation takes is drawn to fit."""
-    (problem,) = weights.problems(
-        find("lokr.linear"), "q", normal(14, 22), standard_precision("float32"), gradients=True
-    )
-    dims = problem.dims
-    assert (dims["p"] * dims["u"], dims["q"] * dims["v"]) == (14, 22)
-    assert min(dims["p"], dims["q"]) > 1
+def test_rows_and_columns_that_are_products_are_divided(monkeypatch):
+    """As for a Kronecker product of left (p, q) and right (u, v): what else an operation takes is drawn to fit."""
+
+    @operation("toy.product", "weight[o,i] left[p,q] right[u,v] -> y[o,i] where o = p*u, i = q*v")
+    def product(weight, left, right):
+        return weight
+
+    monkeypatch.delitem(CATALOGUE, "toy.product")
+    (problem,) = weights.problems(product, "q", normal(14, 22), standard_precision("float32"), gradients=False)
+    left, right = problem.inputs["left"].shape, problem.inputs["right"].shape
+    assert (left[0] * right[0], left[1] * right[1]) == (14, 22)
+    assert min(left) > 1
 
 
 def test_a_problem_without_a_finite_budget_is_drawn_again(monkeypatch):
