@@ -2,139 +2,51 @@
 
 from __future__ import annotations
 
-import fnmatch
+import atexit
 import functools
 import os
 import random
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 
 from refpeft import plugins
 from refpeft.backend import Backend
-from refpeft.errors import CapabilityError, PluginError, RefpeftError
-from refpeft.numerics.formats import FORMATS
-from refpeft.operation import catalogue, find
+from refpeft.errors import CapabilityError
+from refpeft.operation import find
 from refpeft.problem import Problem
-from refpeft_conformance.checks import Check, checks_of
+from refpeft_conformance.checks import Check
+from refpeft_conformance.counterexample import Counterexample
 from refpeft_conformance.diagnose import diagnose
-from refpeft_conformance.faults import HONEST, Faulty, faults, faults_of
+from refpeft_conformance.faults import Faulty, faults_of
+from refpeft_conformance.plan import Plan, checks_on, named_fault, planned, require_available
 from refpeft_conformance.runner import run
 from refpeft_conformance.subject import Subject
-from refpeft_conformance.verdict import FAIL, Observation, Verdict
+from refpeft_conformance.verdict import ERROR, FAIL, Observation, Verdict
+from refpeft_conformance.workers import Lost, Task, Workers
 
-
-@dataclass(frozen=True)
-class Plan:
-    """What is certified, and how thoroughly.
-
-    Attributes
-    ----------
-    backend : str
-        Name of a registered backend; with ``command``, whatever the program calls itself.
-    command : str
-        A program that speaks the process protocol; empty for a registered backend.
-    device : str
-        Empty for the backend's default.
-    fault : str
-        A fault of the kit to make to the backend; empty for none.
-    operations : str
-        Patterns of operation names, between commas.
-    only : str
-        ``forward`` to leave gradients out; empty for all.
-    profile : str
-        ``quick``, ``standard`` or ``thorough``.
-    seed : int
-    weights : str
-        ``FILE[:GLOB]`` of a real model whose matrices join the inputs; empty for none.
-    """
-
-    backend: str
-    command: str = ""
-    device: str = ""
-    fault: str = ""
-    operations: str = "*"
-    only: str = ""
-    profile: str = "standard"
-    seed: int = 0
-    weights: str = ""
-
-    def selects(self, operation: str) -> bool:
-        """Whether an operation of that name belongs to the plan."""
-        return any(fnmatch.fnmatchcase(operation, pattern.strip()) for pattern in self.operations.split(","))
-
-    def honest(self) -> Backend:
-        """The backend as it is."""
-        return _process(self.command) if self.command else plugins.backend(self.backend)
-
-    def subject(self) -> Subject:
-        """The backend to certify, the fault made to it if one is named."""
-        backend = self.honest()
-        devices = ask(backend, "devices")
-        if self.device and self.device not in devices:
-            raise CapabilityError(
-                f"backend {backend.name!r} has no device {self.device!r} here: it has {', '.join(devices)}."
-            )
-        if self.fault:
-            backend = Faulty(backend, named_fault(self.fault))
-        return Subject(backend, self.device or devices[0])
-
-    def reference(self) -> Plan:
-        """The same plan for the reference, at the quick profile."""
-        return replace(self, backend="reference", command="", device="", fault="", profile="quick", weights="")
-
-
-@functools.cache
-def _process(command: str) -> Backend:
-    from refpeft_process import ProcessBackend
-
-    return ProcessBackend(command)
-
-
-def named_fault(name: str):
-    """The fault of that name.
-
-    Raises
-    ------
-    PluginError
-        If the kit has none, with the nearest names.
-    """
-    known = faults() | {"none": HONEST}
-    if name not in known:
-        import difflib
-
-        near = difflib.get_close_matches(name, known, n=3)
-        raise PluginError(
-            f"the kit has no fault {name!r}" + (f": did you mean {' or '.join(map(repr, near))}?" if near else ".")
-        )
-    return known[name]
-
-
-def planned(plan: Plan) -> list[Check]:
-    """Every check of the plan on operations that the backend declares, in a fixed order."""
-    declared = ask(plan.honest(), "operations")
-    names = [n for n in catalogue() if n in declared and plan.selects(n)]
-    checks = [c for n in names for dtype in FORMATS if dtype in find(n).dtypes for c in _checks(n, dtype, plan.weights)]
-    return [c for c in checks if not (plan.only == "forward" and c.gradients)]
-
-
-@functools.lru_cache(maxsize=256)
-def _checks(operation: str, dtype: str, weights: str) -> tuple[Check, ...]:
-    found = tuple(checks_of(find(operation), dtype))
-    if weights:
-        from refpeft_conformance.checks import weights as on_weights
-
-        found += tuple(on_weights.checks(find(operation), dtype, weights))
-    return found
+__all__ = ["Outcome", "Plan", "caught_by", "certify", "execute", "named_fault", "planned", "require_available"]
 
 
 def execute(plan: Plan, operation: str, dtype: str, check_id: str) -> Verdict:
-    """Run one check of a plan; what a worker process does."""
-    _one_thread()
-    check = next(c for c in _checks(operation, dtype, plan.weights) if c.id == check_id)
+    """Run one check of a plan in a worker process, within the plan's limit."""
+    one_thread()
+    result = _worker().one(examine, plan, operation, dtype, check_id, seconds=plan.seconds)
+    check = next(c for c in checks_on(operation, dtype, plan.weights) if c.id == check_id)
+    return _lost(check, result, FAIL) if isinstance(result, Lost) else result
+
+
+@functools.cache
+def _worker() -> Workers:
+    """The worker of `execute`, kept for the next call."""
+    workers = Workers()
+    atexit.register(workers.close)
+    return workers
+
+
+def examine(plan: Plan, operation: str, dtype: str, check_id: str) -> Verdict:
+    """Run one check of a plan in this process."""
+    check = next(c for c in checks_on(operation, dtype, plan.weights) if c.id == check_id)
     subject = plan.subject()
     verdict = run(check, subject, profile=plan.profile, random_seed=plan.seed)
     if verdict.verdict == FAIL and isinstance(verdict.problem, Problem):
@@ -142,9 +54,8 @@ def execute(plan: Plan, operation: str, dtype: str, check_id: str) -> Verdict:
     return verdict
 
 
-@functools.cache
-def _one_thread() -> None:
-    """Every worker is one thread wide: results do not depend on how a library splits its sums."""
+def one_thread() -> None:
+    """Every worker started from now on is one thread wide: results do not depend on how a library splits its sums."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")
 
@@ -173,7 +84,7 @@ def caught_by(backend: Backend, operation: str, dtype: str, seed: int = 0, profi
     Golden files are left out: what is measured is whether the lanes find a mistake on problems they draw themselves.
     """
     subject = Subject(backend, backend.devices()[0])
-    for check in _checks(operation, dtype, ""):
+    for check in checks_on(operation, dtype):
         if (
             check.kind != "golden"
             and run(check, subject, profile=profile, random_seed=seed, shrinking=False).verdict == FAIL
@@ -217,137 +128,122 @@ def certify(
     ----------
     plan : Plan
     jobs : int
-        Worker processes; 1 runs everything in this one.
+        Worker processes. The reference runs in workers of its own, which no backend comes near.
     saved : Path, optional
         Folder of earlier counterexamples, to be replayed first.
     progress : callable
-        Told (done, total, what) after each step.
+        Told (done, total, news) after each step; the news is a sentence where a task gave no result, else empty.
 
     Raises
     ------
     CapabilityError
         If the backend cannot run here, or nothing of the plan could run.
     """
-    require_available(plan)
-    replayed = replay_saved(plan, saved) if saved is not None else {}
+    one_thread()
+    with Workers(jobs) as theirs, Workers(jobs) as ours:
+        _reach(plan, theirs)
+        return _certify(plan, theirs, ours, saved, progress)
+
+
+def _reach(plan: Plan, workers: Workers) -> None:
+    """Ask the backend, in a worker, whether it can run here. This process asks it no more than it answered there."""
+    answer = workers.one(require_available, plan, seconds=plan.seconds)
+    if isinstance(answer, Lost):
+        raise CapabilityError(f"UNSUPPORTED: backend {plan.backend!r} {answer.why} when asked whether it can run here.")
+
+
+def _certify(plan: Plan, theirs: Workers, ours: Workers, saved: Path | None, progress: Callable) -> Outcome:
     checks = planned(plan)
     if not checks:
         raise CapabilityError(
             f"nothing to certify: no operation of backend {plan.backend!r} matches {plan.operations!r}."
         )
-    pairs = sorted({(c.operation.name, c.dtype) for c in checks})
-    baseline = planned(replace(plan.reference(), operations=plan.operations))
-    baseline = [c for c in baseline if (c.operation.name, c.dtype) in set(pairs)]
     if plan.fault and not any(named_fault(plan.fault).applies(c.operation, c.dtype) for c in checks):
         raise CapabilityError(
             f"the fault {plan.fault!r} cannot be made to any operation that matches {plan.operations!r}."
         )
-    reference_plan = plan.reference()
-    jobs_todo: list[tuple[str, object, tuple]] = [
-        ("verdict", i, (execute, plan, *_key(c))) for i, c in enumerate(checks)
-    ]
-    jobs_todo += [("reference", i, (execute, reference_plan, *_key(c))) for i, c in enumerate(baseline)]
-    jobs_todo += [
-        ("smoke", pair, (smoke, plan, *pair))
+    examples = _saved_of(plan, saved) if saved else {}
+    pairs = sorted({(c.operation.name, c.dtype) for c in checks})
+    reference = replace(plan.reference(), operations=plan.operations)
+    baseline = [c for c in planned(reference) if (c.operation.name, c.dtype) in pairs]
+    harness = [
+        Task(("smoke", pair), smoke, (plan, *pair))
         for pair in pairs
         if pair[1] == find(pair[0]).dtypes[-1] or pair[1] == "float32"
     ]
-    results: dict[tuple[str, object], object] = {}
-    for done, (stage, key, result) in enumerate(_results(jobs_todo, jobs), 1):
-        results[stage, key] = result
-        progress(done, len(jobs_todo), stage)
+    harness += [Task(("reference", c.id), examine, (reference, *_key(c))) for c in baseline]
+    subject = [Task(("saved", name), replay, (plan, e), plan.seconds) for name, e in examples.items()]
+    subject += [Task(("check", c.id), examine, (plan, *_key(c)), plan.seconds) for c in checks]
+    results: dict[str, dict] = {"smoke": {}, "reference": {}, "saved": {}, "check": {}}
+    for done, ((stage, name), result) in enumerate(_in_turn((ours, harness), (theirs, subject)), 1):
+        results[stage][name] = result
+        news = f"{name if stage != 'smoke' else ' '.join(name)}: it {result.why}" if isinstance(result, Lost) else ""
+        progress(done, len(harness) + len(subject), news)
     return Outcome(
         plan,
-        [results["verdict", i] or _ended(check) for i, check in enumerate(checks)],  # type: ignore[misc]
-        [results["reference", i] for i in range(len(baseline))],  # type: ignore[misc]
-        {key: found for (stage, key), found in results.items() if stage == "smoke"},  # type: ignore[misc]
-        replayed,
+        [_lost(c, r, FAIL) if isinstance(r := results["check"][c.id], Lost) else r for c in checks],
+        [_lost(c, r, ERROR) if isinstance(r := results["reference"][c.id], Lost) else r for c in baseline],
+        {pair: [(f"the stage {r.why}", "")] if isinstance(r, Lost) else r for pair, r in results["smoke"].items()},
+        {n: f"the backend {r.why}" if isinstance(r, Lost) else r[0] for n, r in results["saved"].items()},
     )
 
 
-def require_available(plan: Plan) -> None:
-    """Raise CapabilityError, with the reason, unless the backend can run here and says on which devices."""
-    backend = plan.honest()
-    reason = ask(backend, "unavailable")
-    if reason:
-        raise CapabilityError(f"UNSUPPORTED: backend {plan.backend!r} cannot run here: {reason}")
-    if not ask(backend, "devices"):
-        raise CapabilityError(f"UNSUPPORTED: backend {plan.backend!r} names no device.")
-
-
-def ask(backend: Backend, method: str):
-    """What a method of the backend's description answers.
-
-    Raises
-    ------
-    CapabilityError
-        If it raises instead.
-    """
-    try:
-        return getattr(backend, method)()
-    except RefpeftError:
-        raise
-    except (Exception, SystemExit) as error:
-        said = " ".join(str(error).split())
-        raise CapabilityError(
-            f"backend {backend.name!r} cannot answer {method}(): {type(error).__name__}: {said}"
-        ) from error
-
-
-def _ended(check: Check) -> Verdict:
-    """The verdict on a backend that took its process down."""
-    message = "the backend ended the process that ran the check"
-    return Verdict(
-        check.id, check.operation.name, check.dtype, check.kind, check.claim, FAIL, message, Observation(), 0.0
-    )
-
-
-def replay_saved(plan: Plan, folder: Path) -> dict[str, str]:
-    """What each of this backend's counterexamples in ``folder`` still violates, by file name."""
-    from refpeft_conformance.counterexample import Counterexample
-
-    found = {path.name: Counterexample.load(path) for path in sorted(folder.glob("*.safetensors"))}
-    subject = plan.subject()
-    return {
-        name: example.replay(subject)[0]
-        for name, example in found.items()
-        if plan.selects(example.problem.operation.name)
-        and example.backend == (plan.command or plan.backend)
-        and example.problem.operation.name in subject.backend.operations()
-        and subject.precision(example.problem.dtype) is not None
-    }
+def _in_turn(*stages: tuple[Workers, list[Task]]) -> Iterator[tuple]:
+    """Results of one stage after the other."""
+    for workers, tasks in stages:
+        yield from workers.run(tasks)
+        workers.close()
 
 
 def _key(check: Check) -> tuple[str, str, str]:
     return check.operation.name, check.dtype, check.id
 
 
-def _results(todo: list, jobs: int) -> Iterator[tuple]:
-    """(stage, key, result) of every task as it ends; the result is None where the task took its process down."""
-    if jobs <= 1:
-        for stage, key, (function, *arguments) in todo:
-            yield stage, key, function(*arguments)
-        return
-    _one_thread()
-    waiting = {(stage, key): (function, *arguments) for stage, key, (function, *arguments) in todo}
-    try:
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            futures: dict[Future, tuple] = {pool.submit(*task): name for name, task in waiting.items()}
-            for future in as_completed(futures):
-                result = future.result()
-                del waiting[futures[future]]
-                yield *futures[future], result
-    except BrokenProcessPool:
-        yield from _one_by_one(waiting)
+def _lost(check: Check, lost: Lost, verdict: str) -> Verdict:
+    """The verdict on a check that gave none: FAIL for a backend, on the problem that it had in hand."""
+    return Verdict(
+        check.id,
+        check.operation.name,
+        check.dtype,
+        check.kind,
+        check.claim,
+        verdict,
+        f"the backend {lost.why}",
+        Observation(examples=lost.examples),
+        0.0,
+        problem=lost.problem if isinstance(lost.problem, Problem) else None,
+        outputs={},
+    )
 
 
-def _one_by_one(waiting: dict) -> Iterator[tuple]:
-    """The remaining tasks in a pool of one, made anew whenever a task ends its process."""
-    pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
-    for name, task in waiting.items():
-        try:
-            yield *name, pool.submit(*task).result()
-        except BrokenProcessPool:
-            pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
-            yield *name, None
-    pool.shutdown()
+def replayed(plan: Plan, example: Counterexample) -> tuple[str, bool]:
+    """`Counterexample.replay` on the plan's backend, in a worker process, within the plan's limit.
+
+    Raises
+    ------
+    CapabilityError
+        If the backend cannot run here.
+    """
+    with Workers() as workers:
+        result = workers.one(replay, plan, example, seconds=plan.seconds)
+    return (f"the backend {result.why}", not example.outputs) if isinstance(result, Lost) else result
+
+
+def replay(plan: Plan, example: Counterexample) -> tuple[str, bool]:
+    """`Counterexample.replay` on the plan's backend, in this process."""
+    require_available(plan)
+    return example.replay(plan.subject())
+
+
+def _saved_of(plan: Plan, folder: Path) -> dict[str, Counterexample]:
+    """This backend's counterexamples in a folder, by file name."""
+    found = {path.name: Counterexample.load(path) for path in sorted(folder.glob("*.safetensors"))}
+    subject = plan.subject()
+    return {
+        name: example
+        for name, example in found.items()
+        if plan.selects(example.problem.operation.name)
+        and example.backend == (plan.command or plan.backend)
+        and example.problem.operation.name in subject.backend.operations()
+        and subject.precision(example.problem.dtype) is not None
+    }

@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 import json as jsonlib
+import math
 import os
 import re
+import signal
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import click
+
+
+def _limit(context, parameter, value: float) -> float:
+    if not 0 <= value < math.inf:
+        raise click.BadParameter("expected a number of seconds, or 0 for no limit.")
+    return value
+
+
+timeout_option = click.option(
+    "--timeout",
+    type=float,
+    callback=_limit,
+    metavar="SECONDS",
+    default=300.0,
+    show_default=True,
+    help="How long the backend may take over one problem, compiling included; 0 for no limit.",
+)
 
 
 @click.command()
@@ -33,11 +55,12 @@ import click
     "--weights", default="", metavar="FILE[:GLOB]", help="Also use the matrices of a safetensors or GGUF file."
 )
 @click.option("--fault", default="", metavar="NAME", help="Make a known fault to the backend first: it must then fail.")
+@timeout_option
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), default=None, help="Folder for certificate and report."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the certificate's summary as JSON.")
-def certify(name, command, operations, only, profile, device, jobs, seed, weights, fault, out, as_json):
+def certify(name, command, operations, only, profile, device, jobs, seed, weights, fault, timeout, out, as_json):
     """Certify backend NAME and write certificate.json and report.html.
 
     Exit status 0: every must-pass check of every declared operation passed. 1: something failed; the shrunk counterexamples lie
@@ -50,22 +73,33 @@ def certify(name, command, operations, only, profile, device, jobs, seed, weight
 
     if bool(name) == bool(command):
         raise click.UsageError("give the name of one backend, or --command PROGRAM.")
-    plan = certification.Plan(name or "process", command, device, fault, operations, only or "", profile, seed, weights)
+    plan = certification.Plan(
+        name or "process", command, device, fault, operations, only or "", profile, seed, weights, timeout
+    )
     if fault:
         certification.named_fault(fault)
     if weights:
         from refpeft.formats.weights import matrices
 
         next(iter(matrices(weights)))
-    certification.require_available(plan)
-    folder = out or Path("certificate-" + re.sub(r"[^\w.-]+", "-", plan.honest().name))
-    with _progress(f"certifying {plan.backend}") as progress:
-        outcome = certification.certify(plan, jobs=jobs, saved=folder / "counterexamples", progress=progress)
-    folder.mkdir(parents=True, exist_ok=True)
-    content = certificate.build(outcome, folder)
-    certificate.write(content, folder / "certificate.json")
-    report.write(content, folder / "report.html")
-    plugins.call("refpeft_certified", certificate=content)
+    with redirect_stdout(sys.stderr):
+        backend = plan.honest()
+        if command:
+            certification.require_available(plan)
+            _warn_of_unknown(backend)
+        folder = out or Path("certificate-" + re.sub(r"[^\w.-]+", "-", backend.name))
+        try:
+            with _progress(f"certifying {plan.backend}") as progress:
+                outcome = certification.certify(plan, jobs=jobs, saved=folder / "counterexamples", progress=progress)
+        except KeyboardInterrupt:
+            click.echo("refpeft: interrupted; nothing was written.", err=True)
+            raise
+        with _uninterrupted():
+            folder.mkdir(parents=True, exist_ok=True)
+            content = certificate.build(outcome, folder)
+            certificate.write(content, folder / "certificate.json")
+            report.write(content, folder / "report.html")
+        plugins.call("refpeft_certified", certificate=content)
     if as_json:
         click.echo(jsonlib.dumps({k: v for k, v in content.items() if k != "checks"}, sort_keys=True))
     else:
@@ -105,12 +139,13 @@ def verify(path, no_rerun, command, as_json):
 @click.option("--backend", default="", help="Replay on another backend than the recorded one.")
 @click.option("--command", default="", metavar="PROGRAM", help="Replay on a program that speaks the process protocol.")
 @click.option("--no-fault", is_flag=True, help="Replay without the fault that was made to the backend.")
+@timeout_option
 @click.option("--json", "as_json", is_flag=True)
-def replay(path, backend, command, no_fault, as_json):
+def replay(path, backend, command, no_fault, timeout, as_json):
     """Replay a counterexample. Exit status 1 while it still fails, 0 once it passes."""
     from refpeft import plugins
     from refpeft.errors import PluginError
-    from refpeft_conformance.certify import Plan, require_available
+    from refpeft_conformance.certify import Plan, replayed
     from refpeft_conformance.counterexample import Counterexample
 
     found = Counterexample.load(path)
@@ -119,9 +154,8 @@ def replay(path, backend, command, no_fault, as_json):
             f"{path} was recorded with {found.backend!r}, which is no registered backend: give --command PROGRAM."
         )
     fault = "" if no_fault else found.fault
-    plan = Plan(backend or ("process" if command else found.backend), command, fault=fault)
-    require_available(plan)
-    message, same = found.replay(plan.subject())
+    plan = Plan(backend or ("process" if command else found.backend), command, fault=fault, timeout=timeout)
+    message, same = replayed(plan, found)
     if as_json:
         click.echo(
             jsonlib.dumps(
@@ -166,6 +200,25 @@ def faults(operation, as_json):
                 click.echo(f"  {fault.name}")
 
 
+def _warn_of_unknown(backend) -> None:
+    """Say what a program lists that this refpeft does not know, and so leaves out."""
+    for sentence in backend.unknown:
+        click.echo(f"refpeft: left out: {sentence}", err=True)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Within the block the user's interrupt is too late: files that belong together are written, all of them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class _progress:
     """A progress bar on standard error; nothing where that is no terminal."""
 
@@ -193,7 +246,12 @@ class _progress:
 
     def __enter__(self):
         self.bar.__enter__()
-        return lambda done, total, what: self.bar.update(self.task, completed=done, total=total)
+        return self.update
+
+    def update(self, done: int, total: int, news: str) -> None:
+        self.bar.update(self.task, completed=done, total=total)
+        if news:
+            self.bar.console.print(news, style="red", highlight=False, markup=False, soft_wrap=True)
 
     def __exit__(self, *failure):
         return self.bar.__exit__(*failure)
@@ -266,6 +324,8 @@ def _print_replay(found, message: str, same: bool) -> None:
         click.echo(f"still fails: {message}")
         click.echo(
             "the outputs are those of the record, bit for bit"
+            if same and found.outputs
+            else "there are no outputs, as in the record"
             if same
             else "the outputs differ from those of the record"
         )

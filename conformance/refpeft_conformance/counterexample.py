@@ -15,6 +15,7 @@ from refpeft.problem import Problem
 from refpeft_conformance.checks import Check, checks_of, weights
 from refpeft_conformance.subject import Subject
 from refpeft_conformance.verdict import Observation, Verdict, Violation
+from refpeft_conformance.workers import in_flight
 
 FORMAT = "refpeft-counterexample/1"
 
@@ -117,8 +118,10 @@ class Counterexample:
         same_bits : bool
             Whether the outputs are those of the record, bit for bit.
         """
+        check = self.find_check()
+        in_flight(self.problem)
         try:
-            self.find_check().examine(subject, self.problem, Observation())
+            check.examine(subject, self.problem, Observation())
         except Violation as violation:
             return violation.message, _same(violation.outputs, self.outputs)
         return "", False

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 
+import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.errors import Unsatisfiable
 from hypothesis.strategies import SearchStrategy
@@ -18,6 +19,7 @@ from refpeft_conformance.checks import Check
 from refpeft_conformance.shrink import shrink
 from refpeft_conformance.subject import Subject
 from refpeft_conformance.verdict import ERROR, FAIL, PASS, UNSUPPORTED, Observation, Verdict, Violation
+from refpeft_conformance.workers import in_flight
 
 PROFILES = {"quick": 8, "standard": 30, "thorough": 100}
 """Examples a check examines, by profile."""
@@ -37,7 +39,7 @@ def run(
     random_seed : int
         Equal seeds draw equal problems.
     shrinking : bool
-        Whether to reduce a counterexample; its bits are kept either way.
+        Whether to reduce a counterexample; its bits are kept either way. One on which the backend ran out of time is not.
 
     Returns
     -------
@@ -73,6 +75,7 @@ def run(
         observed.examples += 1
         if forward_only:
             problem = problem.with_cotangents({})
+        in_flight(problem)
         try:
             check.examine(subject, problem, observed)
         except Violation as violation:
@@ -80,7 +83,7 @@ def run(
             raise
 
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             try:
                 _examine_all(
@@ -95,7 +98,7 @@ def run(
                 return verdict(PASS)
             problem, violation = found[0]
             minimal = False
-            if shrinking:
+            if shrinking and not isinstance(violation.__cause__, TimeoutError):
                 problem, minimal = shrink(problem, lambda p: _violation(check, subject, p) is not None)
                 violation = _violation(check, subject, problem) or violation
     except Exception as error:
@@ -142,6 +145,7 @@ def _examine_all(problems, examine: Callable, examples: int, random_seed: int) -
 
 def _violation(check: Check, subject: Subject, problem: Problem) -> Violation | None:
     """What the problem violates, if it does; None also where the problem is not one of the check's own."""
+    in_flight(problem)
     try:
         check.examine(subject, problem, Observation())
     except Violation as violation:

@@ -13,7 +13,9 @@ from refpeft.numerics.precision import Precision, rounding_model
 from refpeft.oracle import Comparison, compare
 from refpeft.problem import Problem
 from refpeft.provenance import poisoned
+from refpeft_conformance.intact import disturbance
 from refpeft_conformance.verdict import Observation, Violation
+from refpeft_conformance.workers import said
 
 
 @dataclass(frozen=True)
@@ -39,16 +41,17 @@ class Subject:
         Raises
         ------
         Violation
-            If the backend raises, or asks the interpreter to exit.
+            If the backend raises, asks the interpreter to exit, or leaves the floating-point unit in another mode.
         """
         guard = nullcontext() if self.backend.name == "reference" else poisoned(self.backend.name, shared=shared)
         try:
             with guard:
-                return function(*arguments, **keywords)
+                result = function(*arguments, **keywords)
         except (Exception, SystemExit) as error:
-            raise Violation(
-                f"the backend raised {type(error).__name__}: {' '.join(str(error).split())[:400]}"
-            ) from error
+            raise Violation(f"the backend raised {said(error)}") from error
+        if wrong := disturbance():
+            raise Violation(f"the backend left the process in a state in which {wrong}")
+        return result
 
     def arrays(self, problem: Problem, layout=np.array) -> list:
         """Copies of the problem's inputs as the backend's own arrays, None for absent ones.
@@ -76,7 +79,7 @@ class Subject:
         result = self.guarded(self.backend.to_numpy, array)
         if not isinstance(result, np.ndarray):
             raise Violation(f"the backend returned {type(result).__name__}, where an array is due")
-        return result
+        return np.asarray(result)
 
     def forward(self, problem: Problem, arrays: list, *, residuals: bool) -> tuple:
         """The backend's forward, as (outputs, residuals)."""
@@ -85,18 +88,20 @@ class Subject:
         returned = self.guarded(
             implementation.forward, *arrays, shared=shared, residuals=residuals, **problem.attributes
         )
-        if not (isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[0], tuple)):
+        parts = self.guarded(tuple, returned) if isinstance(returned, tuple) else ()
+        if len(parts) != 2 or not isinstance(parts[0], tuple):
             raise Violation("forward must return (outputs, residuals), outputs a tuple")
-        return returned
+        return self.guarded(tuple, parts[0]), parts[1]
 
     def vjp(self, problem: Problem, residuals, cotangents: list, wanted) -> tuple:
         """The backend's vjp, a tuple of gradients."""
         implementation = self.backend.implementation(problem.operation.name)
         shared = implementation.source == "shared"
         gradients = self.guarded(implementation.vjp, residuals, cotangents, wanted, shared=shared)
-        if not (isinstance(gradients, tuple | list) and len(gradients) == len(wanted)):
+        parts = self.guarded(tuple, gradients) if isinstance(gradients, tuple | list) else None
+        if parts is None or len(parts) != len(wanted):
             raise Violation(f"vjp must return {len(wanted)} gradients, a tuple")
-        return tuple(gradients)
+        return parts
 
     def call(self, problem: Problem, arrays: list) -> dict:
         """Forward, and vjp if the problem has cotangents, on the backend's own arrays.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 
 import numpy as np
@@ -16,7 +15,7 @@ from refpeft.backend import Backend, Implementation
 from refpeft.cli import main
 from refpeft.operation import find
 from refpeft_conformance import certificate
-from refpeft_conformance.certify import Plan, _results, execute
+from refpeft_conformance.certify import Plan, execute
 from refpeft_conformance.checks import checks_of
 from refpeft_conformance.counterexample import Counterexample
 from refpeft_conformance.runner import run
@@ -109,21 +108,6 @@ def test_another_device_than_the_certified_one_is_found():
     verdict = verdicts(Cheat(honest, "cuda:7"))["results stay on the device"]
     assert verdict.verdict == "FAIL"
     assert "cuda:7" in verdict.message
-
-
-def _end(status):
-    os._exit(status)
-
-
-def _double(number):
-    return 2 * number
-
-
-def test_a_task_that_ends_its_process_is_told_from_the_others():
-    """The pool breaks, the rest is still done, and the culprit alone has no result."""
-    todo = [("verdict", i, (_double, i)) for i in range(4)] + [("verdict", 9, (_end, 0))]
-    results = {key: result for _, key, result in _results(todo, 2)}
-    assert results == {0: 0, 1: 2, 2: 4, 3: 6, 9: None}
 
 
 def test_replay_never_starts_what_a_file_names(tmp_path):

@@ -1,0 +1,159 @@
+"""What is certified: a backend, made faulty or not, and the checks that it is held to."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import functools
+from dataclasses import dataclass, replace
+
+from refpeft import plugins
+from refpeft.backend import Backend
+from refpeft.errors import CapabilityError, PluginError, RefpeftError
+from refpeft.numerics.formats import FORMATS
+from refpeft.operation import catalogue, find
+from refpeft_conformance.checks import Check, checks_of
+from refpeft_conformance.faults import HONEST, Fault, Faulty, faults
+from refpeft_conformance.subject import Subject
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is certified, and how thoroughly.
+
+    Attributes
+    ----------
+    backend : str
+        Name of a registered backend; with ``command``, whatever the program calls itself.
+    command : str
+        A program that speaks the process protocol; empty for a registered backend.
+    device : str
+        Empty for the backend's default.
+    fault : str
+        A fault of the kit to make to the backend; empty for none.
+    operations : str
+        Patterns of operation names, between commas.
+    only : str
+        ``forward`` to leave gradients out; empty for all.
+    profile : str
+        ``quick``, ``standard`` or ``thorough``.
+    seed : int
+    weights : str
+        ``FILE[:GLOB]`` of a real model whose matrices join the inputs; empty for none.
+    timeout : float
+        Seconds that the backend may take over one problem of a check, a program over one request; 0 for no limit.
+    """
+
+    backend: str
+    command: str = ""
+    device: str = ""
+    fault: str = ""
+    operations: str = "*"
+    only: str = ""
+    profile: str = "standard"
+    seed: int = 0
+    weights: str = ""
+    timeout: float = 300.0
+
+    def selects(self, operation: str) -> bool:
+        """Whether an operation of that name belongs to the plan."""
+        return any(fnmatch.fnmatchcase(operation, pattern.strip()) for pattern in self.operations.split(","))
+
+    def honest(self) -> Backend:
+        """The backend as it is."""
+        return _process(self.command, self.timeout) if self.command else plugins.backend(self.backend)
+
+    def subject(self) -> Subject:
+        """The backend to certify, the fault made to it if one is named."""
+        backend = self.honest()
+        devices = ask(backend, "devices")
+        if self.device and self.device not in devices:
+            raise CapabilityError(
+                f"backend {backend.name!r} has no device {self.device!r} here: it has {', '.join(devices)}."
+            )
+        if self.fault:
+            backend = Faulty(backend, named_fault(self.fault))
+        return Subject(backend, self.device or devices[0])
+
+    def reference(self) -> Plan:
+        """The same plan for the reference, at the quick profile."""
+        return replace(self, backend="reference", command="", device="", fault="", profile="quick", weights="")
+
+    @property
+    def seconds(self) -> float:
+        """The limit that its worker is held to. A program has its own, request by request, and its last words are heard."""
+        return 0.0 if self.command else self.timeout
+
+
+@functools.cache
+def _process(command: str, timeout: float) -> Backend:
+    from refpeft_process import ProcessBackend
+
+    return ProcessBackend(command, timeout)
+
+
+def named_fault(name: str) -> Fault:
+    """The fault of that name.
+
+    Raises
+    ------
+    PluginError
+        If the kit has none, with the nearest names.
+    """
+    known = faults() | {"none": HONEST}
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3)
+        raise PluginError(
+            f"the kit has no fault {name!r}" + (f": did you mean {' or '.join(map(repr, near))}?" if near else ".")
+        )
+    return known[name]
+
+
+def planned(plan: Plan) -> list[Check]:
+    """Every check of the plan on operations that the backend declares, in a fixed order."""
+    declared = ask(plan.honest(), "operations")
+    names = [n for n in catalogue() if n in declared and plan.selects(n)]
+    checks = [
+        c for n in names for dtype in FORMATS if dtype in find(n).dtypes for c in checks_on(n, dtype, plan.weights)
+    ]
+    return [c for c in checks if not (plan.only == "forward" and c.gradients)]
+
+
+@functools.lru_cache(maxsize=256)
+def checks_on(operation: str, dtype: str, weights: str = "") -> tuple[Check, ...]:
+    """Every check of one operation in one dtype, those on a model's matrices at the end."""
+    found = tuple(checks_of(find(operation), dtype))
+    if weights:
+        from refpeft_conformance.checks import weights as on_weights
+
+        found += tuple(on_weights.checks(find(operation), dtype, weights))
+    return found
+
+
+def require_available(plan: Plan) -> None:
+    """Raise CapabilityError, with the reason, unless the backend can run here and says on which devices."""
+    backend = plan.honest()
+    reason = ask(backend, "unavailable")
+    if reason:
+        raise CapabilityError(f"UNSUPPORTED: backend {plan.backend!r} cannot run here: {reason}")
+    if not ask(backend, "devices"):
+        raise CapabilityError(f"UNSUPPORTED: backend {plan.backend!r} names no device.")
+
+
+def ask(backend: Backend, method: str):
+    """What a method of the backend's description answers.
+
+    Raises
+    ------
+    CapabilityError
+        If it raises instead.
+    """
+    try:
+        return getattr(backend, method)()
+    except RefpeftError:
+        raise
+    except (Exception, SystemExit) as error:
+        said = " ".join(str(error).split())
+        raise CapabilityError(
+            f"backend {backend.name!r} cannot answer {method}(): {type(error).__name__}: {said}"
+        ) from error
