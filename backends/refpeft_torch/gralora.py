@@ -1,0 +1,29 @@
+"""GraLoRA in torch."""
+
+import torch
+import torch.nn.functional as F
+
+from refpeft_torch.autograd import implements
+
+
+def delta(block_a, block_b, general_a, general_b, scaling):
+    """Block by block, and the hybrid part."""
+    (k, c, r), d = block_a.shape, block_b.shape[2]
+    q = r // k
+    blocks = [
+        torch.cat([(block_a[n][:, m * q : (m + 1) * q] @ block_b[m][n * q : (n + 1) * q]).T for n in range(k)], dim=1)
+        for m in range(k)
+    ]
+    return (torch.cat(blocks) + general_b @ general_a) * scaling
+
+
+@implements("gralora.linear")
+def linear(x, weight, block_a, block_b, general_a, general_b, bias=None, *, scaling):
+    """The base layer and the update, side by side."""
+    return F.linear(x, weight, bias) + F.linear(x, delta(block_a, block_b, general_a, general_b, scaling))
+
+
+@implements("gralora.merge")
+def merge(weight, block_a, block_b, general_a, general_b, *, scaling):
+    """The weight with the update in it."""
+    return weight + delta(block_a, block_b, general_a, general_b, scaling)
