@@ -53,8 +53,8 @@ def write(certificate: dict, path: Path) -> None:
 
 def _share(number: float) -> str:
     """A share of the budget in three digits."""
-    if math.isinf(number):
-        return "∞"
+    if number == 0 or math.isinf(number):
+        return "∞" if number else "0"
     return f"{number:.3f}" if number < 10 else f"{number:,.0f}" if number < 1e6 else f"{number:.1e}"
 
 

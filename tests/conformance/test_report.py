@@ -213,7 +213,8 @@ def test_a_dot_for_each_share_and_a_bar_for_each_bin():
 
 
 @pytest.mark.parametrize(
-    ("number", "text"), [(0.1234, "0.123"), (41.2, "41"), (3114.4, "3,114"), (3.2864e15, "3.3e+15"), (math.inf, "∞")]
+    ("number", "text"),
+    [(0.0, "0"), (0.1234, "0.123"), (41.2, "41"), (3114.4, "3,114"), (3.2864e15, "3.3e+15"), (math.inf, "∞")],
 )
 def test_shares_have_three_digits_at_most(number, text):
     """Small ones as fractions, large ones without."""
