@@ -165,6 +165,7 @@ def _alarms(operation, dtype, seed, examples, seconds):
     from refpeft_conformance.honest import trial
 
     held = trial.hold(operation, dtype, examples=examples, seconds=seconds, seed=seed)
+    trial.construct(held, seed=seed)
     checks, failed = trial.hold_to_checks(operation, dtype, seed=seed)
     return {
         "problems": held.problems,

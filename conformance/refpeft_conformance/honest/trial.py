@@ -30,7 +30,7 @@ LARGE = 512
 ENOUGH = 0.01
 """A budget of which honest arithmetic reaches less may be needlessly wide."""
 
-_BATCH = 100
+_BATCH, _FEW = 100, 15
 
 
 @dataclass
@@ -89,18 +89,12 @@ class Trial:
         if share > self.reached.get(name, -1.0):
             self.reached[name], self._best[name] = share, (problem, backend)
 
-    def construct(self, name: str, random: np.random.Generator, tries: int = 300) -> None:
-        """Search near the best problem for one that uses more of the budget of ``name``, until it is `ENOUGH`."""
-        for _ in range(tries):
-            if self.reached[name] >= ENOUGH:
-                return
-            problem, backend = self._best[name]
-            try:
-                near = _varied(problem, random)
-                found = next(c for c in compared(near, backend) if c.name == name)
-            except (RefpeftError, Violation):
-                continue
-            self._reach(found, near, backend)
+    def vary(self, name: str, random: np.random.Generator) -> None:
+        """Try a problem next to the one that uses most of the budget of ``name``."""
+        problem, backend = self._best[name]
+        with suppress(RefpeftError, Violation):
+            near = _varied(problem, random)
+            self._reach(next(c for c in compared(near, backend) if c.name == name), near, backend)
 
 
 def compared(problem: Problem, backend: HonestBackend) -> list[Comparison]:
@@ -146,10 +140,31 @@ def hold(
         if time.process_time() - started > seconds:
             break
         _draw(drawn(operation, dtype, long=long), examine, min(_BATCH, examples - start), seed + start)
-    random = np.random.default_rng(seed)
-    for name in trial.reached:
-        trial.construct(name, random)
     return trial
+
+
+def construct(trial: Trial, *, seed: int = 0, tries: int = 300) -> None:
+    """Search for cases that use `ENOUGH` of each budget that the trial used less of: random ones, then near the best.
+
+    Parameters
+    ----------
+    trial : Trial
+        Holds what is found.
+    seed : int
+    tries : int
+        How many cases at most for each output or gradient.
+    """
+    backends, random = honest_backends(), np.random.default_rng(seed)
+    plain = problems(trial.operation, dtype=trial.dtype)
+    for attempt in range(tries // _FEW):
+        if all(share >= ENOUGH for share in trial.reached.values()):
+            return
+        backend = backends[attempt % len(backends)]
+        _draw(plain, lambda problem, backend=backend: trial.hold(problem, [backend]), _FEW, seed + attempt)
+    for name in trial.reached:
+        for _ in range(tries):
+            if trial.reached[name] < ENOUGH:
+                trial.vary(name, random)
 
 
 def hold_to_checks(operation: str, dtype: str, *, seed: int = 0, profile: str = "standard") -> tuple[int, list[str]]:
