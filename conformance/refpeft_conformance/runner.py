@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.errors import Unsatisfiable
 from hypothesis.strategies import SearchStrategy
 
+from refpeft import plugins
 from refpeft.errors import CapabilityError
 from refpeft.problem import Problem
 from refpeft_conformance.checks import Check
@@ -99,7 +100,7 @@ def run(
             problem, violation = found[0]
             minimal = False
             if shrinking and not isinstance(violation.__cause__, TimeoutError):
-                problem, minimal = shrink(problem, lambda p: _violation(check, subject, p) is not None)
+                problem, minimal = shrink(problem, _told_apart(check, subject, problem))
                 violation = _violation(check, subject, problem) or violation
     except Exception as error:
         return verdict(ERROR, f"the harness failed: {type(error).__name__}: {error}\n{traceback.format_exc()}")
@@ -141,6 +142,19 @@ def _examine_all(problems, examine: Callable, examples: int, random_seed: int) -
 
     with suppress(Unsatisfiable):
         search()
+
+
+def _told_apart(check: Check, subject: Subject, problem: Problem) -> Callable[[Problem], bool]:
+    """Whether a problem fails on the subject and not on the reference, as a smaller counterexample must.
+
+    Reduced far enough, a problem may lose what the check takes for granted of those that it draws, and then fails on
+    anything. Where the reference fails on the first one already, the subject's failure is all there is to go by.
+    """
+    reference = Subject(plugins.backend("reference"))
+    passes = _violation(check, reference, problem) is None
+    return lambda p: (
+        _violation(check, subject, p) is not None and not (passes and _violation(check, reference, p) is not None)
+    )
 
 
 def _violation(check: Check, subject: Subject, problem: Problem) -> Violation | None:

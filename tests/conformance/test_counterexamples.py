@@ -14,7 +14,7 @@ from refpeft.errors import FormatError
 from refpeft.formats import safetensors
 from refpeft.operation import find
 from refpeft.problem import Problem
-from refpeft_conformance.certify import Plan, execute
+from refpeft_conformance.certify import Plan, examine, replay
 from refpeft_conformance.checks import checks_of
 from refpeft_conformance.counterexample import Counterexample
 from refpeft_conformance.diagnose import diagnose
@@ -28,7 +28,7 @@ CHECK = "lora.linear-fp32-exact-outputs_equal_as_numbers"
 @pytest.fixture(scope="module")
 def failed():
     """The verdict on a torch that drops the last rank."""
-    return execute(Plan("torch", fault="last rank dropped"), "lora.linear", "float32", CHECK)
+    return examine(Plan("torch", fault="last rank dropped"), "lora.linear", "float32", CHECK)
 
 
 def test_a_dropped_rank_shrinks_to_one_by_one(failed):
@@ -72,6 +72,17 @@ def test_without_the_fault_the_counterexample_passes(failed, tmp_path):
     path = Counterexample.of(failed, "torch", "last rank dropped").save(tmp_path)
     message, _ = Counterexample.load(path).replay(Plan("torch").subject())
     assert message == ""
+
+
+def test_the_reference_passes_on_whatever_a_problem_was_reduced_to():
+    """A check of broadcast inputs draws equal rows; a smaller problem of unequal ones would fail on anything."""
+    check = "nf4.offset-fp32-conduct-broadcast_inputs_give_the_same_answer"
+    fault = "mean over one value too few"
+    verdict = examine(Plan("reference", fault=fault), "nf4.offset", "float32", check)
+    assert verdict.verdict == "FAIL"
+    example = Counterexample.of(verdict, "reference", fault)
+    assert replay(Plan("reference", fault=fault), example)[0] == verdict.message
+    assert replay(Plan("reference"), example) == ("", False)
 
 
 def test_a_counterexample_keeps_every_bit(failed, tmp_path):
