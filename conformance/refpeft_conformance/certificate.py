@@ -136,6 +136,7 @@ def summary(content: dict) -> dict:
         "passed_operations": passed,
         "counts": _counts(records),
         "operations": rows,
+        "outside": _outside(records),
         "vacuous_over_limit": vacuous,
     }
 
@@ -148,6 +149,16 @@ def _status(records: list[dict], sound: bool, flawed: bool) -> int:
     if FAIL in verdicts or flawed:
         return 1
     return 0 if PASS in verdicts else 2
+
+
+def _outside(records: list[dict]) -> dict[str, dict[str, int]]:
+    """How many problems of each operation the backend did not take, by its reason."""
+    found: dict[str, dict[str, int]] = {}
+    for record in records:
+        for reason, count in record["outside"].items():
+            reasons = found.setdefault(record["operation"], {})
+            reasons[reason] = reasons.get(reason, 0) + count
+    return found
 
 
 def _row() -> dict:

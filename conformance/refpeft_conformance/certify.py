@@ -22,7 +22,7 @@ from refpeft_conformance.faults import Faulty, faults_of
 from refpeft_conformance.plan import Plan, checks_on, named_fault, planned, require_available
 from refpeft_conformance.runner import run
 from refpeft_conformance.subject import Subject
-from refpeft_conformance.verdict import ERROR, FAIL, Observation, Verdict
+from refpeft_conformance.verdict import ERROR, FAIL, Observation, Verdict, Violation
 from refpeft_conformance.workers import Lost, Task, Workers
 
 __all__ = ["Outcome", "Plan", "caught_by", "certify", "execute", "named_fault", "planned", "require_available"]
@@ -246,4 +246,13 @@ def _saved_of(plan: Plan, folder: Path) -> dict[str, Counterexample]:
         and example.backend == (plan.command or plan.backend)
         and example.problem.operation.name in subject.backend.operations()
         and subject.precision(example.problem.dtype) is not None
+        and not _turned_away(subject, example.problem)
     }
+
+
+def _turned_away(subject: Subject, problem: Problem) -> bool:
+    """Whether the backend says, in whatever words, that it does not take the problem."""
+    try:
+        return bool(subject.outside(problem))
+    except Violation:
+        return False

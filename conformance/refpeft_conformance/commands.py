@@ -287,6 +287,9 @@ def _print(content: dict, folder: Path) -> None:
                 str(row["near"]),
             )
     console.print(table)
+    for operation, reasons in content["outside"].items():
+        for reason, count in reasons.items():
+            console.print(f"not taken  {operation}: {reason} ({count} problems)", highlight=False, markup=False)
     caught = sum(bool(s["caught_by"]) for s in content["smoke"])
     console.print(
         f"harness {content['harness']}: reference {content['reference']['PASS']} of {content['reference']['run']}, "

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from refpeft import __version__
-from refpeft.errors import FormatError
+from refpeft.errors import CapabilityError, FormatError
 from refpeft.formats import safetensors
 from refpeft.problem import Problem
 from refpeft_conformance.checks import Check, checks_of, weights
 from refpeft_conformance.subject import Subject
-from refpeft_conformance.verdict import Observation, Verdict, Violation
+from refpeft_conformance.verdict import Observation, Outside, Verdict, Violation
 from refpeft_conformance.workers import in_flight
 
 FORMAT = "refpeft-counterexample/1"
@@ -117,11 +117,20 @@ class Counterexample:
             What is violated; empty if the claim now holds.
         same_bits : bool
             Whether the outputs are those of the record, bit for bit.
+
+        Raises
+        ------
+        CapabilityError
+            If the backend says that it does not take the problem.
         """
         check = self.find_check()
         in_flight(self.problem)
         try:
             check.examine(subject, self.problem, Observation())
+        except Outside as turned_away:
+            raise CapabilityError(
+                f"backend {subject.backend.name!r} does not take the problem: {turned_away}."
+            ) from turned_away
         except Violation as violation:
             return violation.message, _same(violation.outputs, self.outputs)
         return "", False

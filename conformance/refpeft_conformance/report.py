@@ -110,6 +110,7 @@ def _operation(certificate: dict, name: str, records: list[dict]) -> dict:
         "rows": certificate["operations"][name],
         "claims": _claims(records),
         "unsupported": sorted({r["message"] for r in records if r["verdict"] == "UNSUPPORTED"}),
+        "outside": certificate["outside"].get(name, {}),
         "worst": max(r["worst_share"] for r in records),
         "plot": _plot(dots, records),
         "records": records,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import numpy as np
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import HealthCheck, Phase, given, reject, seed, settings
 from hypothesis.errors import Unsatisfiable
 from hypothesis.strategies import SearchStrategy
 
@@ -19,7 +19,7 @@ from refpeft.problem import Problem
 from refpeft_conformance.checks import Check
 from refpeft_conformance.shrink import shrink
 from refpeft_conformance.subject import Subject
-from refpeft_conformance.verdict import ERROR, FAIL, PASS, UNSUPPORTED, Observation, Verdict, Violation
+from refpeft_conformance.verdict import ERROR, FAIL, PASS, UNSUPPORTED, Observation, Outside, Verdict, Violation
 from refpeft_conformance.workers import in_flight
 
 PROFILES = {"quick": 8, "standard": 30, "thorough": 100}
@@ -79,6 +79,9 @@ def run(
         in_flight(problem)
         try:
             check.examine(subject, problem, observed)
+        except Outside as turned_away:
+            observed.turned_away(str(turned_away))
+            raise
         except Violation as violation:
             found.append((problem, violation))
             raise
@@ -93,6 +96,10 @@ def run(
             except Exception:
                 if not found:
                     raise
+            if not found and observed.examples == 0 and observed.outside:
+                return verdict(
+                    UNSUPPORTED, f"the backend takes no problem of this check: {'; '.join(observed.outside)}"
+                )
             if not found and observed.examples == 0:
                 return verdict(ERROR, "no example could be drawn")
             if not found:
@@ -122,9 +129,11 @@ def _missing(check: Check, subject: Subject) -> str:
 
 
 def _examine_all(problems, examine: Callable, examples: int, random_seed: int) -> None:
+    """Examine problems that are given, or drawn; those outside of what the backend takes make room for others."""
     if not isinstance(problems, SearchStrategy):
         for problem in problems:
-            examine(problem)
+            with suppress(Outside):
+                examine(problem)
         return
 
     @seed(random_seed)
@@ -138,7 +147,10 @@ def _examine_all(problems, examine: Callable, examples: int, random_seed: int) -
     )
     @given(problems)
     def search(problem):
-        examine(problem)
+        try:
+            examine(problem)
+        except Outside:
+            reject()
 
     with suppress(Unsatisfiable):
         search()

@@ -14,7 +14,7 @@ from refpeft.oracle import Comparison, compare
 from refpeft.problem import Problem
 from refpeft.provenance import poisoned
 from refpeft_conformance.intact import disturbance
-from refpeft_conformance.verdict import Observation, Violation
+from refpeft_conformance.verdict import Observation, Outside, Violation
 from refpeft_conformance.workers import said
 
 
@@ -81,8 +81,25 @@ class Subject:
             raise Violation(f"the backend returned {type(result).__name__}, where an array is due")
         return np.asarray(result)
 
+    def outside(self, problem: Problem) -> str:
+        """Why the backend says that it does not take the problem; empty if it does."""
+        implementation = self.backend.implementation(problem.operation.name)
+        shapes = {name: array.shape for name, array in problem.inputs.items()}
+        reason = self.guarded(implementation.outside, shapes, dict(problem.attributes))
+        if not isinstance(reason, str):
+            raise Violation(f"outside must return a reason or an empty string, but returned {type(reason).__name__}")
+        return reason
+
     def forward(self, problem: Problem, arrays: list, *, residuals: bool) -> tuple:
-        """The backend's forward, as (outputs, residuals)."""
+        """The backend's forward, as (outputs, residuals).
+
+        Raises
+        ------
+        Outside
+            If the backend says that it does not take the problem.
+        """
+        if reason := self.outside(problem):
+            raise Outside(reason)
         implementation = self.backend.implementation(problem.operation.name)
         shared = implementation.source == "shared"
         returned = self.guarded(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -28,6 +28,10 @@ class Violation(Exception):
         self.message, self.outputs = message, outputs or {}
 
 
+class Outside(Exception):
+    """A backend says that it does not take a problem; its reason is the message."""
+
+
 @dataclass
 class Observation:
     """What was measured over the examples of one check.
@@ -43,6 +47,8 @@ class Observation:
         Discrete elements accepted only because the input lies within its budget of a boundary.
     worst_share, worst_ulps : float
         Largest distance over budget, and largest distance in ulps, over elements whose budget is not vacuous.
+    outside : dict of str to int
+        How many problems the backend did not take, by its reason. They are no examples.
     """
 
     examples: int = 0
@@ -51,6 +57,12 @@ class Observation:
     near: int = 0
     worst_share: float = 0.0
     worst_ulps: float = 0.0
+    outside: dict[str, int] = field(default_factory=dict)
+
+    def turned_away(self, reason: str) -> None:
+        """Count a problem that the backend did not take, which was begun as an example."""
+        self.examples -= 1
+        self.outside[reason] = self.outside.get(reason, 0) + 1
 
     def add(self, comparison) -> None:
         """Take one output's comparison into account."""
