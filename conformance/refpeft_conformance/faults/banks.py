@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from refpeft_conformance.faults import fault, wide, with_attributes, with_inputs
-from refpeft_conformance.faults.blocks import moved
+from refpeft_conformance.faults.shards import moved
 
 
 @fault("banks", "bases flattened in the other order", "base_b", "variant", operations="randlora.*")
