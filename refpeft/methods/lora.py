@@ -28,9 +28,9 @@ class LoRA(Method):
     start: str = "kaiming"
 
     operation = "lora.linear"
-    trainable = ("a", "b")
+    trainable: ClassVar[tuple[str, ...]] = ("a", "b")
     paper = "arXiv:2106.09685"
-    peft = ("LORA",)
+    peft: ClassVar[tuple[str, ...]] = ("LORA",)
     adapters: ClassVar[tuple[str, ...]] = ("LoRAConfig",)
 
     def validate(self):
