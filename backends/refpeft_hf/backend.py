@@ -1,0 +1,49 @@
+"""What refpeft is told about peft and bitsandbytes before they are imported."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import importlib.util
+
+from refpeft_torch.backend import TorchBackend
+
+
+class _Library(TorchBackend):
+    """A library on top of torch, on the CPU."""
+
+    family: str
+
+    def unavailable(self):
+        for package in ("torch", self.name):
+            if importlib.util.find_spec(package) is None:
+                return f"{package} is not installed; pip install 'refpeft[hf]' brings it."
+        return None
+
+    def devices(self):
+        return ("cpu",)
+
+    def versions(self):
+        return {package: importlib.metadata.version(package) for package in (self.name, "torch")}
+
+    @functools.cached_property
+    def _implementations(self):
+        from refpeft_hf.declared import implementations
+
+        return implementations(self.family)
+
+
+class PeftBackend(_Library):
+    """peft's layers, called with the problem's tensors as their parameters."""
+
+    name = "peft"
+    summary = "Hugging Face peft: its own layers, autograd and merges"
+    family = "refpeft_hf.methods"
+
+
+class BitsandbytesBackend(_Library):
+    """bitsandbytes' functional interface."""
+
+    name = "bitsandbytes"
+    summary = "bitsandbytes: its own 4-bit and blockwise kernels for the CPU"
+    family = "refpeft_hf.quantization"

@@ -1,0 +1,1 @@
+"""peft's methods, one file per family."""

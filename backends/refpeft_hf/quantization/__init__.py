@@ -1,0 +1,1 @@
+"""bitsandbytes' formats, one file per family."""
