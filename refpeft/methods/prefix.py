@@ -26,7 +26,7 @@ class PTuningV2(Method):
     size: int = 128
 
     operation = "prefix.attention"
-    trainable: tuple[str, ...] = ("prefix_k", "prefix_v")
+    trainable: ClassVar[tuple[str, ...]] = ("prefix_k", "prefix_v")
     paper = "arXiv:2110.07602"
     peft: ClassVar[tuple[str, ...]] = ("PREFIX_TUNING",)
     not_mergeable = SOFTMAX

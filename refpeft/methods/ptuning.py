@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from refpeft.methods import Method, method
 from refpeft.methods.prompt import INPUT
 from refpeft.ops import ptuning
@@ -23,7 +25,7 @@ class PTuning(Method):
     hidden: int = 128
 
     operation = "ptuning.mlp"
-    trainable: tuple[str, ...] = ("embedding", "w1", "b1", "w2", "b2", "w3", "b3")
+    trainable: ClassVar[tuple[str, ...]] = ("embedding", "w1", "b1", "w2", "b2", "w3", "b3")
     paper = "arXiv:2103.10385"
     peft = ("P_TUNING",)
     not_mergeable = INPUT
