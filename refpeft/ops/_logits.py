@@ -58,6 +58,11 @@ def queries(random: np.random.Generator, shape, k, seen) -> np.ndarray:
     return hot(128.0, chosen, shape[-1])
 
 
+def values(random: np.random.Generator, **arrays) -> dict:
+    """One time in four, values of all their bits: where each query chooses a single key, its value comes out unrounded."""
+    return {n: random.normal(size=v.shape) for n, v in arrays.items()} if random.random() < 0.25 else {}
+
+
 def hot(value: float, element, size: int) -> np.ndarray:
     """Rows of ``size`` with ``value`` in one element, and of zeros where that element is none of theirs."""
     return value * (np.arange(size) == np.asarray(element)[..., None])
