@@ -52,6 +52,11 @@ def to_skew(dr, k, variant: Variant, terms: int):
     return strict_upper(db if variant == "paper" else -db)
 
 
+def skew(k):
+    """K (m, b, b) from its strict upper triangles."""
+    return _spread(k, diagonal=0)
+
+
 def strict_upper(matrix):
     """M - Mᵀ above its diagonal, row by row: (m, b, b) to (m, b (b - 1) / 2)."""
     size = matrix.shape[-1]
@@ -83,7 +88,8 @@ def _zero_and_one(k):
     return zero, np.where(zero == 0.0, 1.0, zero)
 
 
-def _identity(k):
+def identity(k):
+    """As many as there are K."""
     return take(np.concatenate(_zero_and_one(k), axis=-1), np.eye(size_of(k), dtype=int), axis=-1)
 
 
@@ -106,7 +112,7 @@ def coefficients(terms: int) -> tuple[int, ...]:
 
 def _powers(k, count: int):
     """K, K^2, ..., K^count."""
-    powers = [_spread(k, diagonal=0)]
+    powers = [skew(k)]
     while len(powers) < count:
         powers.append(powers[-1] @ powers[0])
     return powers
@@ -114,7 +120,7 @@ def _powers(k, count: int):
 
 def _series(k, terms: int):
     factors = coefficients(terms)
-    total = _identity(k)
+    total = identity(k)
     for factor, power in zip(factors, _powers(k, len(factors))):
         total = total + factor * power
     return total

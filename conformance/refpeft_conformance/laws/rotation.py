@@ -8,17 +8,17 @@ from refpeft_conformance.laws import law
 from refpeft_conformance.verdict import Violation
 
 
-def keeps_angles(operation: str, holds=lambda problem: True) -> None:
+def keeps_angles(operation: str, claimed=lambda problem: problem) -> None:
     """The law that ``operation``, a merge, leaves all lengths of the rows of W and the angles between them: M Mᵀ = W Wᵀ.
 
-    ``holds`` says for which problems the method claims it.
+    ``claimed`` gives of a problem the one for which the method claims it, or None.
     """
 
     @law(operation, "the neurons keep their lengths and the angles between them")
     def _(subject, problem, observed):
-        if not holds(problem):
+        problem = claimed(problem.replace(cotangents={}))
+        if problem is None:
             return
-        problem = problem.replace(cotangents={})
         (merged,) = subject.compare(problem, subject.run(problem), ["merged"])
         weight, got = problem.inputs["weight"].astype(np.float64), merged.got.astype(np.float64)
         across = np.abs(got) @ merged.golden.budget.T

@@ -1,0 +1,47 @@
+"""BOFT in torch."""
+
+import torch
+import torch.nn.functional as F
+
+from refpeft_torch.autograd import implements
+from refpeft_torch.convolution import widened
+from refpeft_torch.rotation import cayley, turn
+
+
+def rotations(q, variant):
+    """(f, m, block, block): each a rotation through the skew part of its Q."""
+    wide = widened(q)[0]
+    return cayley(0.5 * (wide - wide.mT), variant).to(q.dtype)
+
+
+def order(size, block, level, device):
+    """Where each feature comes from when the two halves of every run of 2^level blocks are interleaved by half blocks."""
+    places = torch.arange(size, device=device)
+    if level == 0:
+        return places
+    return places.view(-1, 2, 2**level, block // 2).transpose(1, 2).flatten()
+
+
+def butterfly(x, r, level):
+    """x B for the factor of that level."""
+    there = order(x.shape[-1], r.shape[-1], level, x.device)
+    return turn(x[..., there], r)[..., there.argsort()]
+
+
+@implements("boft.linear")
+def linear(x, weight, q, scale, bias=None, *, block, factors=1, variant="paper"):
+    """The base layer on turned inputs, its outputs scaled before the bias."""
+    r = rotations(q, variant)
+    for level in reversed(range(factors)):
+        x = butterfly(x, r[level], level)
+    y = scale * F.linear(x, weight)
+    return y if bias is None else y + bias
+
+
+@implements("boft.merge")
+def merge(weight, q, scale, *, block, factors=1, variant="paper"):
+    """The neurons turned the other way, factor by factor, and scaled."""
+    r = rotations(q, variant)
+    for level in range(factors):
+        weight = butterfly(weight, r[level].mT, level)
+    return scale.unsqueeze(1) * weight
