@@ -19,7 +19,7 @@ from refpeft_conformance.checks import Check
 from refpeft_conformance.counterexample import Counterexample
 from refpeft_conformance.diagnose import diagnose
 from refpeft_conformance.faults import Faulty, faults_of
-from refpeft_conformance.plan import Plan, checks_on, named_fault, planned, require_available
+from refpeft_conformance.plan import Plan, checks_on, named_fault, planned, require_answers, require_available
 from refpeft_conformance.runner import run
 from refpeft_conformance.subject import Subject
 from refpeft_conformance.verdict import ERROR, FAIL, Observation, Verdict, Violation
@@ -146,10 +146,10 @@ def certify(
 
 
 def _reach(plan: Plan, workers: Workers) -> None:
-    """Ask the backend, in a worker, whether it can run here. This process asks it no more than it answered there."""
-    answer = workers.one(require_available, plan, seconds=plan.seconds)
+    """Ask the backend for all that it says of itself, in a worker first: this process asks only what was answered there."""
+    answer = workers.one(require_answers, plan, seconds=plan.seconds)
     if isinstance(answer, Lost):
-        raise CapabilityError(f"UNSUPPORTED: backend {plan.backend!r} {answer.why} when asked whether it can run here.")
+        raise CapabilityError(f"UNSUPPORTED: backend {plan.backend!r} {answer.why} when it was asked what it can do.")
 
 
 def _certify(plan: Plan, theirs: Workers, ours: Workers, saved: Path | None, progress: Callable) -> Outcome:

@@ -30,7 +30,7 @@ timeout_option = click.option(
     metavar="SECONDS",
     default=300.0,
     show_default=True,
-    help="How long the backend may take over one problem, compiling included; 0 for no limit.",
+    help="How long one call of the backend may take, compiling included; 0 for no limit.",
 )
 
 
@@ -68,7 +68,7 @@ def certify(name, command, operations, only, profile, device, jobs, seed, weight
     """
     os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", os.path.join(tempfile.gettempdir(), "refpeft-hypothesis"))
     from refpeft import plugins
-    from refpeft_conformance import certificate, report
+    from refpeft_conformance import certificate, report, terminal
     from refpeft_conformance import certify as certification
 
     if bool(name) == bool(command):
@@ -89,7 +89,7 @@ def certify(name, command, operations, only, profile, device, jobs, seed, weight
             _warn_of_unknown(backend)
         folder = out or Path("certificate-" + re.sub(r"[^\w.-]+", "-", backend.name))
         try:
-            with _progress(f"certifying {plan.backend}") as progress:
+            with terminal.ProgressBar(f"certifying {plan.backend}") as progress:
                 outcome = certification.certify(plan, jobs=jobs, saved=folder / "counterexamples", progress=progress)
         except KeyboardInterrupt:
             click.echo("refpeft: interrupted; nothing was written.", err=True)
@@ -103,7 +103,7 @@ def certify(name, command, operations, only, profile, device, jobs, seed, weight
     if as_json:
         click.echo(jsonlib.dumps({k: v for k, v in content.items() if k != "checks"}, sort_keys=True))
     else:
-        _print(content, folder)
+        terminal.certificate(content, folder)
     sys.exit(content["exit_status"])
 
 
@@ -145,6 +145,7 @@ def replay(path, backend, command, no_fault, timeout, as_json):
     """Replay a counterexample. Exit status 1 while it still fails, 0 once it passes."""
     from refpeft import plugins
     from refpeft.errors import PluginError
+    from refpeft_conformance import terminal
     from refpeft_conformance.certify import Plan, replayed
     from refpeft_conformance.counterexample import Counterexample
 
@@ -169,7 +170,7 @@ def replay(path, backend, command, no_fault, timeout, as_json):
             )
         )
     else:
-        _print_replay(found, message, same)
+        terminal.replayed(found, message, same)
     sys.exit(1 if message else 0)
 
 
@@ -217,120 +218,3 @@ def _uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-class _progress:
-    """A progress bar on standard error; nothing where that is no terminal."""
-
-    def __init__(self, title: str):
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        self.bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self.task = self.bar.add_task(title, total=None)
-
-    def __enter__(self):
-        self.bar.__enter__()
-        return self.update
-
-    def update(self, done: int, total: int, news: str) -> None:
-        self.bar.update(self.task, completed=done, total=total)
-        if news:
-            self.bar.console.print(news, style="red", highlight=False, markup=False, soft_wrap=True)
-
-    def __exit__(self, *failure):
-        return self.bar.__exit__(*failure)
-
-
-def _print(content: dict, folder: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from refpeft.numerics.formats import as_format
-
-    console = Console()
-    verdict = {0: "[green]PASS[/]", 1: "[red]FAIL[/]", 2: "[red]ERROR[/]"}[content["exit_status"]]
-    counts = content["counts"]
-    console.print(
-        f"{verdict}  {content['subject']['name']} on {content['subject']['device']}: {content['headline']}, "
-        f"{counts['PASS']} of {counts['run']} checks passed, {counts['UNSUPPORTED']} unsupported"
-    )
-    table = Table(box=None, pad_edge=False)
-    for column in ("operation", "dtype", "passed", "checks", "examples", "worst share of budget", "vacuous", "near"):
-        table.add_column(column, justify="left" if column in ("operation", "dtype") else "right")
-    for operation, dtypes in content["operations"].items():
-        for dtype, row in dtypes.items():
-            vacuous = f"{row['vacuous'] / row['elements']:.2%}" if row["elements"] else "-"
-            table.add_row(
-                operation,
-                as_format(dtype).short,
-                str(row["passed"]),
-                str(row["checks"] - row["unsupported"]),
-                str(row["examples"]),
-                f"{row['worst_share']:.3f}",
-                vacuous,
-                str(row["near"]),
-            )
-    console.print(table)
-    for operation, reasons in content["outside"].items():
-        for reason, count in reasons.items():
-            console.print(f"not taken  {operation}: {reason} ({count} problems)", highlight=False, markup=False)
-    caught = sum(bool(s["caught_by"]) for s in content["smoke"])
-    console.print(
-        f"harness {content['harness']}: reference {content['reference']['PASS']} of {content['reference']['run']}, "
-        f"smoke faults caught {caught} of {len(content['smoke'])}"
-    )
-    for record in content["checks"]:
-        if record["verdict"] == "ERROR":
-            console.print(f"[red]ERROR[/] {record['id']}: {record['message'].splitlines()[0]}", highlight=False)
-    for saved in content["saved"]:
-        if saved["fails"]:
-            console.print(
-                f"[red]FAIL[/] saved counterexample {saved['file']} still fails: {saved['fails']}", highlight=False
-            )
-    for example in content["counterexamples"][:10]:
-        console.print(f"[red]FAIL[/] {example['check']}: {example['message']}", highlight=False)
-        if len(example["explanation"]) == 1:
-            console.print(
-                f"     the output lies within the budget of fault {example['explanation'][0]!r}, and of no other",
-                highlight=False,
-            )
-        console.print(f"     refpeft replay {folder / example['file']}", highlight=False, soft_wrap=True)
-    if len(content["counterexamples"]) > 10:
-        console.print(f"     and {len(content['counterexamples']) - 10} more in {folder / 'counterexamples'}")
-    console.print(f"wrote {folder / 'certificate.json'} and {folder / 'report.html'}", highlight=False, soft_wrap=True)
-
-
-def _print_replay(found, message: str, same: bool) -> None:
-    problem = found.problem
-    dims = ", ".join(f"{n} = {v}" for n, v in problem.dims.items())
-    click.echo(f"{found.check}\n{problem.operation.name} in {problem.dtype} with {dims}")
-    for name, array in [*problem.inputs.items(), *problem.cotangents.items()]:
-        text = " ".join(str(array.tolist()).split())
-        click.echo(f"  {name} = {text if len(text) < 200 else text[:197] + '...'}")
-    if message:
-        click.echo(f"still fails: {message}")
-        click.echo(
-            "the outputs are those of the record, bit for bit"
-            if same and found.outputs
-            else "there are no outputs, as in the record"
-            if same
-            else "the outputs differ from those of the record"
-        )
-    else:
-        click.echo("passes now")

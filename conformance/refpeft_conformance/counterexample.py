@@ -15,7 +15,7 @@ from refpeft.problem import Problem
 from refpeft_conformance.checks import Check, checks_of, weights
 from refpeft_conformance.subject import Subject
 from refpeft_conformance.verdict import Observation, Outside, Verdict, Violation
-from refpeft_conformance.workers import in_flight
+from refpeft_conformance.worker import in_flight
 
 FORMAT = "refpeft-counterexample/1"
 

@@ -15,6 +15,7 @@ from refpeft.operation import catalogue, find
 from refpeft_conformance.checks import Check, checks_of
 from refpeft_conformance.faults import HONEST, Fault, Faulty, faults
 from refpeft_conformance.subject import Subject
+from refpeft_conformance.worker import said, timed
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Plan:
     weights : str
         ``FILE[:GLOB]`` of a real model whose matrices join the inputs; empty for none.
     timeout : float
-        Seconds that the backend may take over one problem of a check, a program over one request; 0 for no limit.
+        Seconds that one call of the backend may take, or one request to a program; 0 for no limit.
     """
 
     backend: str
@@ -140,7 +141,17 @@ def require_available(plan: Plan) -> None:
         raise CapabilityError(f"UNSUPPORTED: backend {plan.backend!r} names no device.")
 
 
-def ask(backend: Backend, method: str):
+def require_answers(plan: Plan) -> None:
+    """Raise CapabilityError unless the backend is available, and answers all that a certificate says of it."""
+    require_available(plan)
+    backend = plan.honest()
+    for method in ("operations", "versions"):
+        ask(backend, method)
+    for dtype in FORMATS:
+        ask(backend, "precision", dtype)
+
+
+def ask(backend: Backend, method: str, *arguments):
     """What a method of the backend's description answers.
 
     Raises
@@ -149,11 +160,10 @@ def ask(backend: Backend, method: str):
         If it raises instead.
     """
     try:
-        return getattr(backend, method)()
+        with timed():
+            return getattr(backend, method)(*arguments)
     except RefpeftError:
         raise
     except (Exception, SystemExit) as error:
-        said = " ".join(str(error).split())
-        raise CapabilityError(
-            f"backend {backend.name!r} cannot answer {method}(): {type(error).__name__}: {said}"
-        ) from error
+        asked = f"{method}({', '.join(map(repr, arguments))})"
+        raise CapabilityError(f"backend {backend.name!r} cannot answer {asked}: {said(error)}") from error

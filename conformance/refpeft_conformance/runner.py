@@ -20,7 +20,7 @@ from refpeft_conformance.checks import Check
 from refpeft_conformance.shrink import shrink
 from refpeft_conformance.subject import Subject
 from refpeft_conformance.verdict import ERROR, FAIL, PASS, UNSUPPORTED, Observation, Outside, Verdict, Violation
-from refpeft_conformance.workers import in_flight
+from refpeft_conformance.worker import in_flight
 
 PROFILES = {"quick": 8, "standard": 30, "thorough": 100}
 """Examples a check examines, by profile."""

@@ -15,7 +15,7 @@ from refpeft.problem import Problem
 from refpeft.provenance import poisoned
 from refpeft_conformance.intact import disturbance
 from refpeft_conformance.verdict import Observation, Outside, Violation
-from refpeft_conformance.workers import said
+from refpeft_conformance.worker import said, timed
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Subject:
         """
         guard = nullcontext() if self.backend.name == "reference" else poisoned(self.backend.name, shared=shared)
         try:
-            with guard:
+            with guard, timed():
                 result = function(*arguments, **keywords)
         except (Exception, SystemExit) as error:
             raise Violation(f"the backend raised {said(error)}") from error

@@ -1,8 +1,8 @@
 """Worker processes, which a backend may hang, end or flood without harm to the rest of a certification.
 
-A backend runs in the process that examines it. Before it gets a problem the worker tells the parent (`in_flight`), which so
-knows what was being computed when a worker takes too long or is gone. That worker is ended, with its process group, and the next
-task gets another. A worker goes when its parent does, however that ended.
+The parent's side. It knows which problem each worker's backend has in hand and since when it has been running
+(`refpeft_conformance.worker`). A worker whose backend takes too long is ended, with its process group, and the next task gets
+another, as after one that is gone.
 """
 
 from __future__ import annotations
@@ -11,20 +11,16 @@ import multiprocessing
 import os
 import pickle
 import signal
-import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from typing import Any
 
 from refpeft.errors import CapabilityError
-
-GRACE = 3.0
-"""Seconds that a worker has to put its things in order before it is killed."""
+from refpeft_conformance.worker import GRACE, said, work
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,7 @@ class Task:
         Importable in the worker.
     arguments : tuple
     seconds : float
-        How long a problem may take, and how long the task until its first; 0 for no limit.
+        How long one `timed` call within it may take; 0 for no limit.
     """
 
     name: Any
@@ -131,12 +127,9 @@ class Workers:
 
 
 def _wait_for(workers: list[_Worker]) -> None:
-    """Sleep until one of them says something, ends, or has had its time."""
-    remaining = min(w.deadline for w in workers) - time.monotonic()
-    wait(
-        [w.pipe for w in workers] + [w.process.sentinel for w in workers],
-        None if remaining == float("inf") else max(0.0, remaining),
-    )
+    """Sleep until one of them says something, ends, or may have had its time."""
+    pause = min((min(w.task.seconds, 1.0) for w in workers if w.task.seconds), default=None)
+    wait([w.pipe for w in workers] + [w.process.sentinel for w in workers], pause)
 
 
 class _Worker:
@@ -145,11 +138,12 @@ class _Worker:
     def __init__(self):
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs,))
+        self.clock = context.RawValue("d", 0.0)
+        self.process = context.Process(target=work, args=(theirs, self.clock))
         self.process.start()
         theirs.close()
         self.task: Task | None = None
-        self.deadline, self.ended, self._ready = float("inf"), False, False
+        self.ended, self._ready = False, False
 
     def begin(self, task: Task) -> None:
         self.task, self._examples, self._problem = task, 0, b""
@@ -164,25 +158,24 @@ class _Worker:
             ending = isinstance(error, EOFError | OSError)
             return (yield self._lose(self._ending() if ending else f"sent what cannot be read ({said(error)})"))
         self._ready = self._ready or bool(kind)
-        if kind in ("started", "problem"):
-            self.deadline = time.monotonic() + (self.task.seconds or float("inf"))
         if kind == "problem":
             self._examples, self._problem = self._examples + 1, content
         elif kind == "result":
-            self._rest()
+            self.task = None
             yield content
         elif kind == "raised":
-            self._rest()
+            self.task = None
             raise content
         elif kind == "lost":
             yield self._lose(content)
-        elif not kind and time.monotonic() > self.deadline:
+        elif not kind and self._is_overdue():
             yield self._lose(f"did not return within {self.task.seconds:g} seconds")
         elif not kind and not self.process.is_alive() and not self.pipe.poll():
             yield self._lose(self._ending())
 
-    def _rest(self) -> None:
-        self.task, self.deadline = None, float("inf")
+    def _is_overdue(self) -> bool:
+        since = self.clock.value
+        return bool(self.task.seconds and since and time.monotonic() - since > self.task.seconds)
 
     def _lose(self, why: str) -> Lost:
         """End the process; what is known of its task."""
@@ -222,8 +215,15 @@ def _end(workers: Iterable[_Worker]) -> None:
         with suppress(OSError):
             worker.process.terminate()
     deadline = time.monotonic() + GRACE
+    try:
+        for worker in workers:
+            wait([worker.process.sentinel], max(0.0, deadline - time.monotonic()))
+    finally:
+        _kill(workers)
+
+
+def _kill(workers: Iterable[_Worker]) -> None:
     for worker in workers:
-        wait([worker.process.sentinel], max(0.0, deadline - time.monotonic()))
         if os.name == "posix":
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(worker.process.pid, signal.SIGKILL)
@@ -239,90 +239,3 @@ def _signal(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return str(number)
-
-
-def said(error: BaseException) -> str:
-    """An exception in one line."""
-    try:
-        message = " ".join(str(error).split())[:400]
-    except Exception:
-        message = ""
-    return type(error).__name__ + (f": {message}" if message else "")
-
-
-# What runs in a worker.
-
-_parent: tuple[Connection, int] | None = None
-
-
-class Stopped(BaseException):
-    """The parent ends this worker."""
-
-
-def in_flight(problem) -> None:
-    """Tell the parent which problem the backend gets next, and start its time; nothing outside of a worker."""
-    if _parent is not None:
-        _tell("problem", pickle.dumps(problem, pickle.HIGHEST_PROTOCOL))
-
-
-def _work(pipe: Connection) -> None:
-    """Do tasks until told to end."""
-    global _parent
-    _parent = pipe, os.getpid()
-    with suppress(Stopped, EOFError):
-        _settle()
-        _tell("ready")
-        while True:
-            function, arguments = pipe.recv()
-            _tell("started")
-            _do(function, arguments)
-
-
-def _settle() -> None:
-    """Be a process group of its own, deaf to the terminal's interrupt, without a standard output, and end with the parent."""
-    signal.signal(signal.SIGINT, lambda *_: None)
-    signal.signal(signal.SIGTERM, _stop)
-    if os.name == "posix":
-        os.setpgid(0, 0)
-    os.dup2(2, 1)
-    sys.stdout = sys.stderr
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _stop(*_) -> None:
-    raise Stopped
-
-
-def _end_with_parent() -> None:
-    wait([multiprocessing.parent_process().sentinel])
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(GRACE)
-    if os.name == "posix":
-        os.killpg(0, signal.SIGKILL)
-    os._exit(1)
-
-
-def _do(function: Callable, arguments: tuple) -> None:
-    """Do a task, and tell what came of it."""
-    try:
-        outcome = "result", function(*arguments)
-    except Stopped:
-        raise
-    except Exception as error:
-        outcome = "raised", error
-    except BaseException as error:
-        outcome = "lost", f"raised {said(error)}"
-    try:
-        _tell(*outcome)
-    except (OSError, Stopped):
-        raise
-    except Exception as error:
-        _tell("lost", f"gave what cannot be sent to another process ({said(error)})")
-
-
-def _tell(kind: str, content=None) -> None:
-    """Send to the parent, all or nothing; a process that a backend has forked off this one ends here instead."""
-    pipe, owner = _parent
-    if os.getpid() != owner:
-        os._exit(1)
-    pipe.send_bytes(pickle.dumps((kind, content), pickle.HIGHEST_PROTOCOL))

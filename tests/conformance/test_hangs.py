@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from processes import all_gone
 
+from refpeft_conformance.commands import _uninterrupted
+
 HERE = Path(__file__).parent
 EXAMPLE = HERE.parents[1] / "examples" / "process_python"
 
@@ -48,9 +50,10 @@ def start(note, tmp_path):
     """Start ``refpeft`` as a terminal would, in a process group of its own, with a misbehaving backend installed."""
     started = []
 
-    def run(*arguments, misdeed=HANGS_ON_LONG) -> subprocess.Popen:
+    def run(*arguments, misdeed=HANGS_ON_LONG, at_start="") -> subprocess.Popen:
         path = os.pathsep.join(filter(None, [str(HERE / "site"), os.environ.get("PYTHONPATH", "")]))
-        environment = os.environ | {"PYTHONPATH": path, "MISDEED": misdeed, "MISDEED_PIDS": str(note)}
+        told = {"MISDEED": misdeed, "MISDEED_AT_START": at_start, "MISDEED_PIDS": str(note)}
+        environment = os.environ | told | {"PYTHONPATH": path}
         command = [sys.executable, "-m", "refpeft", *map(str, arguments)]
         process = subprocess.Popen(
             command,
@@ -114,13 +117,10 @@ def wait_for(process: subprocess.Popen, note: Path, count: int) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_an_interrupt_leaves_neither_processes_nor_files(start, note, tmp_path, jobs):
+def test_an_interrupt_leaves_neither_processes_nor_files(start, note, tmp_path):
     """Ctrl-C while the backend hangs: status 130, no worker, no certificate, and that is said."""
-    process = start(
-        *certify("misbehaving", "--jobs", jobs, "--timeout", 0, "--out", tmp_path / "c"), misdeed="forever()"
-    )
-    wait_for(process, note, jobs)
+    process = start(*certify("misbehaving", "--jobs", 2, "--timeout", 0, "--out", tmp_path / "c"), misdeed="forever()")
+    wait_for(process, note, 2)
     os.killpg(process.pid, signal.SIGINT)
     output, errors = process.communicate(timeout=20)
     assert (process.returncode, output) == (130, "")
@@ -135,6 +135,38 @@ def test_workers_do_not_outlive_a_parent_that_was_killed(start, note, tmp_path):
     wait_for(process, note, 2)
     process.kill()
     assert all_gone(note)
+
+
+def test_an_impatient_interrupt_leaves_nothing_either(start, note, tmp_path):
+    """A second Ctrl-C while a worker that ignores the first is given its time: it is killed at once."""
+    deaf = "signal.signal(signal.SIGTERM, refuse); forever()"
+    process = start(*certify("misbehaving", "--timeout", 0, "--out", tmp_path / "c"), misdeed=deaf)
+    wait_for(process, note, 1)
+    for _ in range(2):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.5)
+    process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert all_gone(note, 1.0)
+
+
+def test_an_interrupt_while_files_are_written_is_too_late():
+    """Certificate, report and counterexamples belong together, and are written all."""
+    with _uninterrupted():
+        signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("method", ["unavailable", "operations", "precision"])
+def test_a_backend_that_hangs_when_asked_about_itself_is_unsupported(start, tmp_path, method):
+    """No driver that is stuck stops refpeft: one sentence and status 2."""
+    about = f"Misbehaving.{method} = lambda *_: forever()"
+    process = start(*certify("misbehaving", "--timeout", 2, "--out", tmp_path / "c"), at_start=about)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "did not return within 2 seconds when it was asked what it can do" in errors
+    assert not (tmp_path / "c").exists()
 
 
 @pytest.fixture

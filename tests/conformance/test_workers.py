@@ -15,6 +15,7 @@ from processes import alive, all_gone
 from refpeft.errors import CapabilityError
 from refpeft_conformance.counterexample import Counterexample
 from refpeft_conformance.verdict import FAIL, PASS
+from refpeft_conformance.worker import timed
 from refpeft_conformance.workers import Lost, Task, Workers
 
 CHECK = ("nf4.offset", "float32", "nf4.offset-fp32-rounded-outputs_within_budget_on_random_inputs")
@@ -172,8 +173,9 @@ def unpicklable():
 
 
 def sleep(seconds):
-    """Return later."""
-    time.sleep(seconds)
+    """Return later; only that is timed."""
+    with timed():
+        time.sleep(seconds)
     return seconds
 
 
@@ -211,7 +213,7 @@ def test_a_result_that_cannot_be_sent_is_a_loss():
 
 def test_a_worker_that_cannot_start_is_no_backend_failure(monkeypatch):
     """Nothing can be said of a backend then, and the sentence says why."""
-    monkeypatch.setattr("refpeft_conformance.workers._work", end)
+    monkeypatch.setattr("refpeft_conformance.workers.work", end)
     with Workers() as workers, pytest.raises(CapabilityError, match="a worker process could not be started"):
         workers.one(double, 1)
 

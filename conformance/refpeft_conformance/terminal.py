@@ -1,0 +1,124 @@
+"""What the kit's commands show on a terminal: a progress bar on standard error, results in tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+class ProgressBar:
+    """A progress bar on standard error; nothing where that is no terminal."""
+
+    def __init__(self, title: str):
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        console = Console(stderr=True)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        self.bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self.task = self.bar.add_task(title, total=None)
+
+    def __enter__(self):
+        self.bar.__enter__()
+        return self.update
+
+    def update(self, done: int, total: int, news: str) -> None:
+        self.bar.update(self.task, completed=done, total=total)
+        if news:
+            self.bar.console.print(news, style="red", highlight=False, markup=False, soft_wrap=True)
+
+    def __exit__(self, *failure):
+        return self.bar.__exit__(*failure)
+
+
+def certificate(content: dict, folder: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from refpeft.numerics.formats import as_format
+
+    console = Console()
+    verdict = {0: "[green]PASS[/]", 1: "[red]FAIL[/]", 2: "[red]ERROR[/]"}[content["exit_status"]]
+    counts = content["counts"]
+    console.print(
+        f"{verdict}  {content['subject']['name']} on {content['subject']['device']}: {content['headline']}, "
+        f"{counts['PASS']} of {counts['run']} checks passed, {counts['UNSUPPORTED']} unsupported"
+    )
+    table = Table(box=None, pad_edge=False)
+    for column in ("operation", "dtype", "passed", "checks", "examples", "worst share of budget", "vacuous", "near"):
+        table.add_column(column, justify="left" if column in ("operation", "dtype") else "right")
+    for operation, dtypes in content["operations"].items():
+        for dtype, row in dtypes.items():
+            vacuous = f"{row['vacuous'] / row['elements']:.2%}" if row["elements"] else "-"
+            table.add_row(
+                operation,
+                as_format(dtype).short,
+                str(row["passed"]),
+                str(row["checks"] - row["unsupported"]),
+                str(row["examples"]),
+                f"{row['worst_share']:.3f}",
+                vacuous,
+                str(row["near"]),
+            )
+    console.print(table)
+    for operation, reasons in content["outside"].items():
+        for reason, count in reasons.items():
+            console.print(f"not taken  {operation}: {reason} ({count} problems)", highlight=False, markup=False)
+    caught = sum(bool(s["caught_by"]) for s in content["smoke"])
+    console.print(
+        f"harness {content['harness']}: reference {content['reference']['PASS']} of {content['reference']['run']}, "
+        f"smoke faults caught {caught} of {len(content['smoke'])}"
+    )
+    for record in content["checks"]:
+        if record["verdict"] == "ERROR":
+            console.print(f"[red]ERROR[/] {record['id']}: {record['message'].splitlines()[0]}", highlight=False)
+    for saved in content["saved"]:
+        if saved["fails"]:
+            console.print(
+                f"[red]FAIL[/] saved counterexample {saved['file']} still fails: {saved['fails']}", highlight=False
+            )
+    for example in content["counterexamples"][:10]:
+        console.print(f"[red]FAIL[/] {example['check']}: {example['message']}", highlight=False)
+        if len(example["explanation"]) == 1:
+            console.print(
+                f"     the output lies within the budget of fault {example['explanation'][0]!r}, and of no other",
+                highlight=False,
+            )
+        console.print(f"     refpeft replay {folder / example['file']}", highlight=False, soft_wrap=True)
+    if len(content["counterexamples"]) > 10:
+        console.print(f"     and {len(content['counterexamples']) - 10} more in {folder / 'counterexamples'}")
+    console.print(f"wrote {folder / 'certificate.json'} and {folder / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def replayed(found, message: str, same: bool) -> None:
+    problem = found.problem
+    dims = ", ".join(f"{n} = {v}" for n, v in problem.dims.items())
+    click.echo(f"{found.check}\n{problem.operation.name} in {problem.dtype} with {dims}")
+    for name, array in [*problem.inputs.items(), *problem.cotangents.items()]:
+        text = " ".join(str(array.tolist()).split())
+        click.echo(f"  {name} = {text if len(text) < 200 else text[:197] + '...'}")
+    if message:
+        click.echo(f"still fails: {message}")
+        click.echo(
+            "the outputs are those of the record, bit for bit"
+            if same and found.outputs
+            else "there are no outputs, as in the record"
+            if same
+            else "the outputs differ from those of the record"
+        )
+    else:
+        click.echo("passes now")
