@@ -14,19 +14,20 @@ from __future__ import annotations
 import datetime
 import fnmatch
 import json
+import math
 import os
 import platform
-import statistics
+import random
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
 import click
+import summaries
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = RESULTS.parents[1]
@@ -51,37 +52,49 @@ def _selecting(command):
     return command
 
 
+_sampling = click.option("--share", default=1.0, show_default=True, help="Of the faults that apply; drawn by the seed.")
+
+
 @main.command()
 @_selecting
-def kills(operations, dtypes, jobs, seed):
+@_sampling
+def kills(operations, dtypes, jobs, seed, share):
     """Make every fault to torch; every one must be caught at the standard profile."""
-    _gather("kills", _kills, _selected(operations, dtypes), (seed,), jobs)
+    _gather("kills", _kills, _selected(operations, dtypes), (seed, share), jobs)
 
 
-def _kills(operation, dtype, seed):
+def _kills(operation, dtype, seed, share):
+    applicable, chosen = _faults(operation, dtype, seed, share)
+    verdicts = {f.name: _first_failure(operation, dtype, f, seed) for f in chosen}
+    caught = {fault: verdict.id if verdict else "" for fault, verdict in verdicts.items()}
+    escaped = [f for f, check in caught.items() if not check]
+    return {"applicable": applicable, "made": len(caught), "escaped": escaped, "caught_by": caught}
+
+
+def _faults(operation, dtype, seed, share):
+    """How many faults apply to the operation in the dtype, and those of them that are made."""
     from refpeft.operation import find
     from refpeft_conformance.faults import faults_of
 
-    verdicts = {f.name: _first_failure(operation, dtype, f, seed) for f in faults_of(find(operation), dtype)}
-    caught = {fault: verdict.id if verdict else "" for fault, verdict in verdicts.items()}
-    return {"made": len(caught), "escaped": [f for f, check in caught.items() if not check], "caught_by": caught}
+    known = faults_of(find(operation), dtype)
+    return len(known), random.Random(f"{operation} {dtype} {seed}").sample(known, math.ceil(share * len(known)))
 
 
 @main.command()
 @_selecting
-def shrinks(operations, dtypes, jobs, seed):
+@_sampling
+def shrinks(operations, dtypes, jobs, seed, share):
     """Make every fault to torch; every one must leave a minimal counterexample that replays in a new process."""
-    _gather("shrinks", _shrinks, _selected(operations, dtypes), (seed,), jobs)
+    _gather("shrinks", _shrinks, _selected(operations, dtypes), (seed, share), jobs)
 
 
-def _shrinks(operation, dtype, seed):
-    from refpeft.operation import find
+def _shrinks(operation, dtype, seed, share):
     from refpeft_conformance.counterexample import Counterexample
-    from refpeft_conformance.faults import faults_of
 
+    applicable, chosen = _faults(operation, dtype, seed, share)
     found, escaped = {}, []
     with tempfile.TemporaryDirectory() as folder:
-        for number, fault in enumerate(faults_of(find(operation), dtype)):
+        for number, fault in enumerate(chosen):
             verdict = _first_failure(operation, dtype, fault, seed, shrinking=True)
             if verdict is None:
                 escaped.append(fault.name)
@@ -104,9 +117,8 @@ def _shrinks(operation, dtype, seed):
         }
     failed = [f for f, row in rows.items() if not row["replays"]]
     unfinished = [f for f, row in rows.items() if not row["minimal"]]
-    return {"made": len(rows) + len(escaped), "escaped": escaped, "failed": failed, "unfinished": unfinished} | {
-        "counterexamples": rows
-    }
+    counts = {"applicable": applicable, "made": len(rows) + len(escaped), "escaped": escaped}
+    return counts | {"failed": failed, "unfinished": unfinished, "counterexamples": rows}
 
 
 def _first_failure(operation, dtype, fault, seed, *, shrinking=False):
@@ -155,18 +167,19 @@ def replay():
 @main.command()
 @_selecting
 @click.option("--examples", default=2000, show_default=True, help="Problems per operation and dtype.")
+@click.option("--profile", default="standard", show_default=True, help="Of the checks that they are held to.")
 @click.option("--seconds", default=60, show_default=True, help="Of computing, after which no more are drawn.")
-def alarms(operations, dtypes, jobs, seed, examples, seconds):
+def alarms(operations, dtypes, jobs, seed, examples, profile, seconds):
     """Run honest implementations; none may be outside a budget or fail a check."""
-    _gather("alarms", _alarms, _selected(operations, dtypes), (seed, examples, seconds), jobs)
+    _gather("alarms", _alarms, _selected(operations, dtypes), (seed, examples, profile, seconds), jobs)
 
 
-def _alarms(operation, dtype, seed, examples, seconds):
+def _alarms(operation, dtype, seed, examples, profile, seconds):
     from refpeft_conformance.honest import trial
 
     held = trial.hold(operation, dtype, examples=examples, seconds=seconds, seed=seed)
     trial.construct(held, seed=seed)
-    checks, failed = trial.hold_to_checks(operation, dtype, seed=seed)
+    checks, failed = trial.hold_to_checks(operation, dtype, seed=seed, profile=profile)
     return {
         "problems": held.problems,
         "wanted": examples,
@@ -177,6 +190,7 @@ def _alarms(operation, dtype, seed, examples, seconds):
         "near": held.observed.near,
         "alarms": len(held.alarms),
         "first": held.alarms[:3],
+        "profile": profile,
         "checks": checks,
         "failed": failed,
         "worst": max(held.reached.values(), default=None),
@@ -234,67 +248,10 @@ def _keep(name: str, row: dict) -> None:
     rows = sorted(
         [r for r in rows if (r["operation"], r["dtype"]) != key] + [row], key=lambda r: (r["operation"], r["dtype"])
     )
-    summary = json.dumps(SUMMARIES[name](rows), indent=1)
+    summary = json.dumps(summaries.OF[name](rows), indent=1)
     lines = ",\n".join(json.dumps(r) for r in rows)
     RESULTS.mkdir(exist_ok=True)
     path.write_text(f'{{"summary": {summary},\n"rows": [\n{lines}\n]}}\n')
-
-
-def _summary_of_kills(rows):
-    from refpeft_conformance.faults import faults
-
-    kinds = [check.split("-")[2] for row in rows for check in row["caught_by"].values() if check]
-    made = {fault for row in rows for fault in row["caught_by"]}
-    return {
-        "operations": len({row["operation"] for row in rows}),
-        "made": sum(row["made"] for row in rows),
-        "escaped": [[row["operation"], row["dtype"], fault] for row in rows for fault in row["escaped"]],
-        "faults": len(made),
-        "families": sorted({f.family for f in faults().values() if f.name in made}),
-        "by_kind": dict(sorted(Counter(kinds).items())),
-    }
-
-
-def _summary_of_shrinks(rows):
-    found = [example for row in rows for example in row["counterexamples"].values()]
-
-    def spread(what):
-        sizes = sorted(example[what] for example in found)
-        return {"median": statistics.median(sizes), "of nine in ten": sizes[len(sizes) * 9 // 10], "largest": sizes[-1]}
-
-    return {
-        "operations": len({row["operation"] for row in rows}),
-        "made": sum(row["made"] for row in rows),
-        "replayed": sum(example["replays"] for example in found),
-        "minimal": sum(example["minimal"] for example in found),
-        "elements": spread("elements") if found else {},
-        "nonzero": spread("nonzero") if found else {},
-    } | {k: [[r["operation"], r["dtype"], f] for r in rows for f in r[k]] for k in ("escaped", "failed", "unfinished")}
-
-
-def _summary_of_alarms(rows):
-    reached = {f"{row['operation']} {row['dtype']} {n}": s for row in rows for n, s in row["reached"].items()}
-    worst = {d: [row["worst"] for row in rows if row["dtype"] == d and row["worst"]] for d in DTYPES.split(",")}
-    return {
-        "operations": len({row["operation"] for row in rows}),
-        "problems": {d: sum(row["problems"] for row in rows if row["dtype"] == d) for d in DTYPES.split(",")},
-        "large": sum(row["large"] for row in rows),
-        "runs": sum(row["runs"] for row in rows),
-        "alarms": sum(row["alarms"] for row in rows),
-        "checks": sum(row["checks"] for row in rows),
-        "failed": [check for row in rows for check in row["failed"]],
-        "cut short": [
-            [row["operation"], row["dtype"], row["problems"]] for row in rows if row["problems"] < row["wanted"]
-        ],
-        "worst": {d: max(shares, default=None) for d, shares in worst.items()},
-        "budgets": len(reached),
-        "moved only": sum(len(row["exact"]) for row in rows),
-        "vacuous only": [[row["operation"], row["dtype"], n] for row in rows for n in row["vacuous only"]],
-        "least reached": dict(sorted(reached.items(), key=lambda item: item[1])[:5]),
-    }
-
-
-SUMMARIES = {"kills": _summary_of_kills, "shrinks": _summary_of_shrinks, "alarms": _summary_of_alarms}
 
 
 if __name__ == "__main__":
