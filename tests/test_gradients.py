@@ -54,14 +54,24 @@ def complex_step(problem: Problem, v: dict) -> dict[str, np.ndarray]:
 
 
 @contextmanager
-def detaching(rule):
-    """DoubleDouble arrays with another rule for ``detach``."""
-    ordinary = DoubleDouble.rules["detach"]
-    DoubleDouble.rules["detach"] = rule
+def holding(held: list):
+    """DoubleDouble arrays whose detached values are those in ``held``, which the first run of a source fills."""
+    filling, left = not held, iter(held)
+
+    def detach(a):
+        if filling:
+            held.append(a)
+        return a if filling else next(left)
+
+    def straight_through(value, surrogate):
+        return detach(value) + (surrogate - detach(surrogate))
+
+    ordinary = dict(DoubleDouble.rules)
+    DoubleDouble.rules.update(detach=detach, straight_through=straight_through)
     try:
         yield
     finally:
-        DoubleDouble.rules["detach"] = ordinary
+        DoubleDouble.rules.update(ordinary)
 
 
 def differences(problem: Problem, v: dict) -> dict[str, np.ndarray]:
@@ -69,13 +79,10 @@ def differences(problem: Problem, v: dict) -> dict[str, np.ndarray]:
     2**-60. What the source detaches stays as it is at the point.
     """
     step, held, ends = 2.0**-34, [], []
-    with detaching(lambda a: held.append(a) or a):
-        moved(problem, lambda n, x: DoubleDouble(x))
-    for s in (1, -1):
-        again = iter(held)
-        with detaching(lambda a, again=again: next(again)):
+    for s in (0, 1, -1):
+        with holding(held):
             ends.append(moved(problem, lambda n, x, s=s: DoubleDouble(x) + DoubleDouble(s * step * v[n])))
-    return {n: ((ends[0][n] - ends[1][n]) / (2 * step)).hi for n in ends[0]}
+    return {n: ((ends[1][n] - ends[2][n]) / (2 * step)).hi for n in ends[0]}
 
 
 def judge(problem: Problem, jacobian) -> tuple[float, float]:
