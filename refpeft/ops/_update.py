@@ -51,7 +51,10 @@ class Update:
         return self._function(*parameters, **attributes)
 
     def vjp(self, function: Callable) -> Callable:
-        """Register the vjp: (ddelta, *parameters, **attributes) -> the gradient to each differentiable parameter."""
+        """Register the vjp: (ddelta, *parameters, **attributes) -> the gradient to each differentiable parameter.
+
+        None for ``weight`` says that delta depends on its shape alone.
+        """
         self._vjp = function
         return function
 
@@ -141,7 +144,9 @@ class Update:
             raise TypeError(f"{self.__module__}: {self.__name__} has no vjp.")
         gradients = self._vjp(dmerged, *((weight,) if self._of_weight else ()), *parameters, **attributes)
         gradients = gradients if isinstance(gradients, tuple) else (gradients,)
-        return (dmerged + gradients[0], gradients[1:]) if self._of_weight else (dmerged, gradients)
+        if not self._of_weight:
+            return dmerged, gradients
+        return (dmerged if gradients[0] is None else dmerged + gradients[0]), gradients[1:]
 
     def _declare(
         self,
