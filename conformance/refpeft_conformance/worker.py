@@ -21,6 +21,9 @@ from typing import Any
 GRACE = 3.0
 """Seconds that a worker has to put its things in order before it is killed."""
 
+THREADS = 100
+"""How many threads a backend may have left behind before its worker is replaced after a task."""
+
 _parent: tuple[Connection, int] | None = None
 _clock: Any = None
 
@@ -91,7 +94,8 @@ def _end_with_parent() -> None:
 def _do(function: Callable, arguments: tuple) -> None:
     """Do a task, and tell what came of it."""
     try:
-        outcome = "result", function(*arguments)
+        result = function(*arguments)
+        outcome = "result" if threading.active_count() <= THREADS else "last result", result
     except Stopped:
         raise
     except Exception as error:

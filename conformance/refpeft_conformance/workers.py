@@ -163,6 +163,9 @@ class _Worker:
         elif kind == "result":
             self.task = None
             yield content
+        elif kind == "last result":
+            _end([self])
+            yield content
         elif kind == "raised":
             self.task = None
             raise content

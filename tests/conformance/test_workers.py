@@ -6,6 +6,7 @@ import importlib
 import os
 import re
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -196,6 +197,20 @@ def test_only_the_task_that_takes_too_long_is_lost():
         results = dict(workers.run(tasks))
     assert results.pop("slow") == Lost("did not return within 1 seconds", 0, None)
     assert results == {"unlimited": 2.5, "quick": 0.1}
+
+
+def leave_threads(count):
+    """Leave threads behind, and say in which process."""
+    for _ in range(count):
+        threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+    return os.getpid()
+
+
+def test_a_worker_full_of_threads_is_replaced():
+    """What each call leaves behind does not add up over a certification."""
+    with Workers() as workers:
+        first, second, third = (workers.one(leave_threads, count) for count in (10, 150, 0))
+    assert first == second != third
 
 
 def test_what_a_task_raises_comes_back():
