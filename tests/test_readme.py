@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import refpeft
+from refpeft.methods import methods
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -68,7 +69,34 @@ def test_the_property_test_finds_the_planted_bug(tmp_path):
     assert right.returncode == 0, right.stdout
 
 
-def test_every_operation_stands_in_the_table():
+def table() -> dict[str, list[str]]:
+    """The cells of each row of the README's tables that begins with a name in code."""
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in README.splitlines() if line.startswith("| `")
+    ]
+    return {row[0].strip("`"): row for row in rows}
+
+
+@pytest.mark.parametrize("name", methods())
+def test_every_method_stands_in_the_table(name):
+    """With its paper, whether it merges, and what it is called in peft and AdapterHub."""
+    cls, (_, _, paper, merges, peft, adapters) = methods()[name], table()[name]
+    assert paper == cls.paper
+    assert merges == ("no" if cls.not_mergeable else "yes")
+    assert peft == (", ".join(cls.peft) or "-")
+    assert adapters == (", ".join(cls.adapters) or "-")
+
+
+def test_every_operation_stands_in_a_table_or_belongs_to_a_method():
     """What is covered is what the catalogue has."""
-    for name in refpeft.catalogue():
-        assert f"`{name}`" in README
+    families = {cls.operation.partition(".")[0] for cls in methods().values()}
+    assert [n for n in refpeft.catalogue() if n.partition(".")[0] not in families and f"`{n}`" not in README] == []
+
+
+def test_the_types_of_peft_that_are_not_here_are_named():
+    """Every ``PeftType`` of the installed peft is some method's, or stands in the README among those that are missing."""
+    types = pytest.importorskip("peft.utils.peft_types").PeftType
+    here = {name.partition(":")[0] for cls in methods().values() for name in cls.peft}
+    said = re.search(r"these are not here yet: ([A-Z_, ]*)\.", README)
+    missing = set(said.group(1).split(", ")) if said else set()
+    assert {t.value for t in types} - here == missing

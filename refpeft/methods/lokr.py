@@ -59,7 +59,7 @@ class LoKr(_Kronecker):
         return lokr.count(o, i, rank=self.rank, factor=self.factor)
 
 
-@method("lokr-dense")
+@method("lokr_dense")
 class DenseLoKr(_Kronecker):
     """Kronecker product of two dense matrices; rank enters the scaling only."""
 
@@ -74,7 +74,7 @@ class DenseLoKr(_Kronecker):
         return lokr_dense.count(o, i, factor=self.factor)
 
 
-@method("lokr-both")
+@method("lokr_both")
 class LowRankLoKr(_Kronecker):
     """Kronecker product of two low-rank matrices."""
 

@@ -37,7 +37,7 @@ class MiSS(Method):
         return miss.count(o, i, rank=self.rank, mini=self.mini or None)
 
 
-@method("miss-bat")
+@method("miss_bat")
 class BatMiSS(Method):
     """Matrix shard sharing with the weight in its update; the rank divides both sides.
 
