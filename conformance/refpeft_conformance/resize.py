@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from refpeft.expression import Expression
 from refpeft.problem import Problem
 from refpeft.signature import Argument
 
@@ -42,7 +43,8 @@ def with_attribute(problem: Problem, name: str, value) -> Problem:
 
 def without_batch(problem: Problem, star: str, axis: int, start: int, stop: int | None) -> Problem:
     """The problem without indices ``start`` to ``stop`` of a batch axis; without the axis but for ``start`` if stop is None."""
-    inputs, cotangents = {}, {}
+    inputs: dict[str, np.ndarray] = {}
+    cotangents: dict[str, np.ndarray] = {}
     for argument, array, is_cotangent in _arguments(problem):
         if argument.star and argument.star[1] == star:
             at = argument.star[0] + axis
@@ -73,7 +75,7 @@ def _known(problem: Problem) -> dict:
     return known
 
 
-def _derived(problem: Problem, changes: Mapping) -> dict:
+def _derived(problem: Problem, changes: dict) -> dict:
     """Dims and attributes after some of them changed, with those that constraints define."""
     known = _known(problem) | changes
     for constraint in problem.operation.signature.constraints:
@@ -85,7 +87,8 @@ def _derived(problem: Problem, changes: Mapping) -> dict:
 
 def _fitted(problem: Problem, known: Mapping, at: Mapping) -> Problem:
     """The problem at new dims ``known``, entries taken out of each axis where it would end if the dims were ``at``."""
-    inputs, cotangents = {}, {}
+    inputs: dict[str, np.ndarray] = {}
+    cotangents: dict[str, np.ndarray] = {}
     for argument, array, is_cotangent in _arguments(problem):
         for axis, dim in _axes(argument, known):
             array = _fit(array, axis, dim(known), dim(at))
@@ -111,11 +114,11 @@ def _moved(indices: np.ndarray, before: int, after: int, at: int) -> np.ndarray:
     return np.minimum(moved, max(after - 1, 0)).astype(indices.dtype)
 
 
-def _axes(argument: Argument, known: Mapping) -> Iterator[tuple[int, object]]:
+def _axes(argument: Argument, known: Mapping) -> Iterator[tuple[int, Expression]]:
     """(axis, expression) of each dim of an argument that is no batch axis."""
     for position, dim in enumerate(argument.dims):
-        behind = argument.star and argument.star[0] <= position
-        yield position + (len(known[argument.star[1]]) if behind else 0), dim
+        before = len(known[argument.star[1]]) if argument.star and argument.star[0] <= position else 0
+        yield position + before, dim
 
 
 def _arguments(problem: Problem) -> Iterator[tuple[Argument, np.ndarray, bool]]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 
 import numpy as np
 
@@ -88,7 +88,7 @@ def _dimensions(problem: Problem) -> Candidates:
         yield lambda name=name, start=start, stop=stop: without(problem, name, start, stop)
 
 
-def _units(problem: Problem, name: str) -> set[int]:
+def _units(problem: Problem, name: str) -> Set[int]:
     """How many indices of a dim belong together: the numbers and integer attributes in what is computed from it."""
     signature = problem.operation.signature
     expressions = [d for a in (*signature.inputs, *signature.outputs) for d in a.dims]
@@ -99,7 +99,7 @@ def _units(problem: Problem, name: str) -> set[int]:
     return {unit for unit in numbers | attributes if unit > 1}
 
 
-def _blocks(size: int, units: set[int] = frozenset()) -> Iterator[tuple[int, int]]:
+def _blocks(size: int, units: Set[int] = frozenset()) -> Iterator[tuple[int, int]]:
     """Blocks of one half, a quarter, ... of the indices, down to one, and of all, half, ... the whole units; large ones first."""
     lengths = {size >> k for k in range(1, size.bit_length())}
     lengths |= {u * (size // u >> k) for u in units for k in range(size.bit_length())}
