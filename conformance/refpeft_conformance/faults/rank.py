@@ -24,7 +24,14 @@ def _(problem, run):
     return run(with_inputs(problem, b=b))
 
 
-@fault("rank", "ranks of b in reverse order", "a", "b", "r")
+@fault(
+    "rank",
+    "ranks of b in reverse order",
+    "a",
+    "b",
+    "r",
+    equivalent={"adalora.orthogonality": "the penalty does not depend on the order of the columns"},
+)
 def _(problem, run):
     results = run(with_inputs(problem, b=problem.inputs["b"][:, ::-1].copy()))
     return results | ({"db": results["db"][:, ::-1]} if "db" in results else {})
