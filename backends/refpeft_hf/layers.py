@@ -43,8 +43,8 @@ def built(kind: str, base: tuple, keywords: tuple, dtype, config: str, scaling: 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         how = getattr(peft, config)(target_modules=["adapted"], **dict(options))
-        model = peft.inject_adapter_in_model(how, torch.nn.ModuleDict({"adapted": layer}))
-    layer = model["adapted"].eval().requires_grad_(False)
+        model = peft.get_peft_model(torch.nn.ModuleDict({"adapted": layer}), how, autocast_adapter_dtype=False)
+    layer = model.base_model.model["adapted"].eval().requires_grad_(False)
     if scaling is not None:
         layer.scaling[ADAPTER] = scaling
     return layer

@@ -1,0 +1,30 @@
+"""AdaLoRA as peft has it. Its scale is alpha / (ranknum + 1e-5); ``ranknum`` is given such that the problem's stands there."""
+
+import torch
+
+from refpeft_hf.declared import implements, no_mask
+from refpeft_hf.layers import around_linear, called, merged
+
+
+def layer_of(weight, a, bias, scaling):
+    """peft's layer for these shapes."""
+    how = {"init_r": a.shape[0], "target_r": 1, "total_step": 10}
+    return around_linear(weight, bias, "AdaLoraConfig", scaling=scaling, **how)
+
+
+def triplets(a, e, b):
+    """The layer's parameters, ``ranknum`` such that the quotient divides by one."""
+    ranknum = torch.ones(1, dtype=a.dtype, device=a.device) - 1e-5
+    return {"lora_A": a, "lora_E": e.unsqueeze(1), "lora_B": b, "ranknum": ranknum}
+
+
+@implements("adalora.linear", no_mask)
+def linear(x, weight, a, e, b, bias=None, mask=None, *, scaling, keep=1.0):
+    """``peft.tuners.adalora.layer.SVDLinear``."""
+    return called(layer_of(weight, a, bias, scaling), x, weight, bias, **triplets(a, e, b))
+
+
+@implements("adalora.merge", gradients=False)
+def merge(weight, a, e, b, *, scaling):
+    """``merge``."""
+    return merged(layer_of(weight, a, None, scaling), weight, **triplets(a, e, b))

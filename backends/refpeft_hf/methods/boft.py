@@ -1,0 +1,24 @@
+"""BOFT as peft has it; more than one factor needs its extension for CUDA."""
+
+from refpeft_hf.declared import implements, only
+from refpeft_hf.layers import around_linear, called, merged
+
+one = only("factors", 1, "more than one factor needs peft's extension for CUDA")
+reading = only("variant", "peft", "peft rotates by the inverse of the paper's matrix")
+
+
+def layer_of(weight, bias, block):
+    """peft's layer for these shapes."""
+    return around_linear(weight, bias, "BOFTConfig", boft_block_size=block, boft_n_butterfly_factor=1)
+
+
+@implements("boft.linear", one, reading)
+def linear(x, weight, q, scale, bias=None, *, block, factors=1, variant="peft"):
+    """``peft.tuners.boft.layer.Linear``."""
+    return called(layer_of(weight, bias, block), x, weight, bias, boft_R=q, boft_s=scale.unsqueeze(1))
+
+
+@implements("boft.merge", one, reading, gradients=False)
+def merge(weight, q, scale, *, block, factors=1, variant="peft"):
+    """``merge``."""
+    return merged(layer_of(weight, None, block), weight, boft_R=q, boft_s=scale.unsqueeze(1))
