@@ -3,11 +3,11 @@
 import torch
 
 from refpeft_torch.autograd import implements
-from refpeft_torch.factored import adapted
+from refpeft_torch.factored import adapted, gathered
 
 
 def _rows(inner, outer, group):
-    return torch.einsum("oq,oqr->or", outer, inner[group])
+    return torch.einsum("oq,oqr->or", outer, gathered(inner, group))
 
 
 @implements("adamss.linear")

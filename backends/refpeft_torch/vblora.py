@@ -1,12 +1,12 @@
 """VB-LoRA in torch."""
 
 from refpeft_torch.autograd import implements
-from refpeft_torch.factored import adapted
+from refpeft_torch.factored import adapted, gathered
 
 
 def _mixture(logits, vectors, chosen):
     largest, index = logits.topk(chosen, dim=-1)
-    return (largest.softmax(-1).unsqueeze(-1) * vectors[index]).sum(-2)
+    return (largest.softmax(-1).unsqueeze(-1) * gathered(vectors, index)).sum(-2)
 
 
 def factors(logits_a, logits_b, vectors, chosen):

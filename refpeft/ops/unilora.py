@@ -37,9 +37,9 @@ def delta(theta, index_a, index_b, scale_a, scale_b):
 @delta.vjp
 def _(da, db, theta, index_a, index_b, scale_a, scale_b):
     """theta gathers what every place that uses it contributes."""
-    gathered = np.concatenate([(da * scale_a).reshape(index_a.size), (db * scale_b).reshape(index_b.size)])
-    index = np.concatenate([index_a.reshape(index_a.size), index_b.reshape(index_b.size)])
-    return scatter_add(gathered, index, theta.shape[0]), da * take(theta, index_a), db * take(theta, index_b)
+    through_a = scatter_add(da * scale_a, index_a, theta.shape[0])
+    through_b = scatter_add(db * scale_b, index_b, theta.shape[0])
+    return through_a + through_b, da * take(theta, index_a), db * take(theta, index_b)
 
 
 linear = delta.linear("unilora.linear", sizes=SIZES)
