@@ -10,7 +10,7 @@ from refpeft.plugins import hookimpl
 
 @hookimpl
 def refpeft_backends():
-    """Light descriptions of the two."""
-    from refpeft_hf.backend import BitsandbytesBackend, PeftBackend
+    """Light descriptions of the two, and of peft apart from what is known."""
+    from refpeft_hf.backend import BitsandbytesBackend, PeftApartBackend, PeftBackend
 
-    return [PeftBackend(), BitsandbytesBackend()]
+    return [PeftBackend(), PeftApartBackend(), BitsandbytesBackend()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import importlib.util
+from dataclasses import replace
 
 from refpeft_torch.backend import TorchBackend
 
@@ -13,9 +14,10 @@ class _Library(TorchBackend):
     """A library on top of torch, on the CPU."""
 
     family: str
+    package: str
 
     def unavailable(self):
-        for package in ("torch", self.name):
+        for package in ("torch", self.package):
             if importlib.util.find_spec(package) is None:
                 return f"{package} is not installed; pip install 'refpeft[hf]' brings it."
         return None
@@ -24,7 +26,7 @@ class _Library(TorchBackend):
         return ("cpu",)
 
     def versions(self):
-        return {package: importlib.metadata.version(package) for package in (self.name, "torch")}
+        return {package: importlib.metadata.version(package) for package in (self.package, "torch")}
 
     @functools.cached_property
     def _implementations(self):
@@ -36,14 +38,28 @@ class _Library(TorchBackend):
 class PeftBackend(_Library):
     """peft's layers, called with the problem's tensors as their parameters."""
 
-    name = "peft"
+    name = package = "peft"
     summary = "Hugging Face peft: its own layers, autograd and merges"
     family = "refpeft_hf.methods"
+
+
+class PeftApartBackend(PeftBackend):
+    """peft without the calls that ``docs/findings`` covers: what is right apart from them."""
+
+    name = "peft-apart"
+    summary = "peft apart from the calls that docs/findings covers"
+
+    @functools.cached_property
+    def _implementations(self):
+        from refpeft_hf.declared import first
+        from refpeft_hf.findings import covered
+
+        return {n: replace(i, outside=first(i.outside, covered(n))) for n, i in super()._implementations.items()}
 
 
 class BitsandbytesBackend(_Library):
     """bitsandbytes' functional interface."""
 
-    name = "bitsandbytes"
+    name = package = "bitsandbytes"
     summary = "bitsandbytes: its own 4-bit and blockwise kernels for the CPU"
     family = "refpeft_hf.quantization"

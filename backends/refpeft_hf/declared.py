@@ -31,14 +31,15 @@ def implements(operation: str, *outside: Reason, gradients: bool = True):
         found = implementation(function)
         package = function.__module__.rpartition(".")[0]
         _DECLARED.setdefault(package, {})[operation] = replace(
-            found, vjp=found.vjp if gradients else None, outside=_first(outside)
+            found, vjp=found.vjp if gradients else None, outside=first(*outside)
         )
         return function
 
     return declare
 
 
-def _first(reasons: tuple[Reason, ...]) -> Reason:
+def first(*reasons: Reason) -> Reason:
+    """The first of several reasons."""
     return lambda shapes, attributes: next(filter(None, (reason(shapes, attributes) for reason in reasons)), "")
 
 

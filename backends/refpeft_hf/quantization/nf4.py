@@ -27,7 +27,7 @@ def dequantize(packed, absmax, *, n, blocksize, dtype):
     dtype = getattr(torch, dtype)
     state = F.QuantState(
         absmax=absmax,
-        shape=torch.Size((n,)),
+        shape=torch.Size((1, n)),
         code=F.get_4bit_type("nf4", device=packed.device),
         blocksize=blocksize,
         quant_type="nf4",

@@ -1,0 +1,54 @@
+"""What ``docs/findings`` says of peft, as calls: so that everything apart from it can be certified too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from refpeft_hf.declared import Reason
+
+
+def _conv(shapes, attributes) -> bool:
+    return tuple(attributes["dilation"]) != (1, 1) or attributes["padding_mode"] != "zeros"
+
+
+def _vector(shapes, attributes) -> bool:
+    return len(shapes["x"]) == 1
+
+
+def _four_axes(shapes, attributes) -> bool:
+    return len(shapes["x"]) == 4
+
+
+def _empty(shapes, attributes) -> bool:
+    return 0 in shapes["x"]
+
+
+def _bias(shapes, attributes) -> bool:
+    return "bias" in shapes
+
+
+def _float32_scale(shapes, attributes) -> bool:
+    return float(np.float32(attributes["scaling"])) != attributes["scaling"]
+
+
+COVERED = {
+    "lora.conv2d": {"peft-lora-conv": _conv},
+    "dora.linear": {"peft-dora-vector": _vector},
+    "boft.linear": {"peft-boft-bias": _bias},
+    "oft.linear": {"peft-oft-axes": _four_axes},
+    "gralora.linear": {"peft-empty-batch": _empty},
+    "loha.linear": {"peft-loha-scale": _float32_scale},
+    "loha.merge": {"peft-loha-scale": _float32_scale},
+    "loha.conv2d": {"peft-loha-scale": _float32_scale},
+}
+"""Operation -> page -> whether a call, given the shapes of its inputs and its attributes, is one that the page covers."""
+
+
+def covered(operation: str) -> Reason:
+    """The page that covers a call, as a reason to turn it away."""
+    pages: Mapping = COVERED.get(operation, {})
+    return lambda shapes, attributes: next(
+        (f"docs/findings/{page}.md" for page, covers in pages.items() if covers(shapes, attributes)), ""
+    )

@@ -1,0 +1,12 @@
+"""bitsandbytes, CPU: dequantised bfloat16 values below the smallest normal number."""
+
+import bitsandbytes.functional as F
+import torch
+
+weights = torch.linspace(-1, 1, 64).reshape(2, 32) * 2.0**-128
+packed, state = F.quantize_4bit(weights, quant_type="nf4")
+found = {}
+for state.dtype in (torch.float32, torch.bfloat16):
+    found[state.dtype] = F.dequantize_4bit(packed, state)
+    print(f"{state.dtype}: the first value is {found[state.dtype][0, 0].item():g}")
+print(f"the first, converted by torch, is {found[torch.float32].bfloat16()[0, 0].item():g}")

@@ -1,0 +1,144 @@
+"""peft and bitsandbytes as backends: certified apart from what docs/findings says of them, and each finding is there."""
+
+from __future__ import annotations
+
+import runpy
+import warnings
+from pathlib import Path
+
+import pytest
+
+from refpeft import plugins
+from refpeft.operation import catalogue, find
+from refpeft_conformance.checks import checks_of
+from refpeft_conformance.runner import run
+from refpeft_conformance.subject import Subject
+
+pytest.importorskip("torch")
+pytest.importorskip("bitsandbytes")
+pytest.importorskip("hypothesis")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    pytest.importorskip("peft")
+
+FINDINGS = Path(__file__).resolve().parents[1] / "docs" / "findings"
+
+
+def verdict(backend: str, operation: str, claim: str, dtype: str = "float32"):
+    """What the quick profile says of one claim."""
+    check = next(c for c in checks_of(find(operation), dtype) if c.claim == claim)
+    return run(check, Subject(plugins.backend(backend)), profile="quick", shrinking=False)
+
+
+def test_peft_offers_what_the_catalogue_has():
+    """Every operation that a library implements is one of the catalogue; more than thirty are peft's."""
+    for backend in ("peft", "peft-apart", "bitsandbytes"):
+        assert plugins.backend(backend).operations().keys() <= catalogue().keys()
+    assert len(plugins.backend("peft").operations()) > 30
+
+
+@pytest.mark.parametrize(
+    ("operation", "dtype"),
+    [
+        ("lora.linear", "float64"),
+        ("lora.linear", "bfloat16"),
+        ("adalora.linear", "float16"),
+        ("dora.linear", "float32"),
+        ("vera.linear", "bfloat16"),
+        ("ia3.linear", "float32"),
+        ("loha.linear", "float64"),
+        ("hira.linear", "bfloat16"),
+        ("vblora.linear", "float32"),
+    ],
+)
+def test_peft_passes_apart_from_its_findings(operation, dtype):
+    """Outputs and gradients to every tensor lie within the proven budget."""
+    for what in ("outputs", "gradients"):
+        found = verdict("peft-apart", operation, f"{what} within budget on random inputs", dtype)
+        assert found.verdict == "PASS", found.message
+
+
+@pytest.mark.parametrize("operation", ["lora.merge", "lora.unmerge", "lokr.merge", "road.merge"])
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_pefts_merges_pass(operation, dtype):
+    """On a real copy of the layer, by its own method."""
+    found = verdict("peft", operation, "outputs within budget on random inputs", dtype)
+    assert found.verdict == "PASS", found.message
+
+
+@pytest.mark.parametrize("operation", ["nf4.quantize", "nf4.double_quantize"])
+def test_bitsandbytes_formats_pass(operation):
+    """Bit for bit under the variant that is its reading."""
+    found = verdict("bitsandbytes", operation, "outputs equal as numbers")
+    assert found.verdict == "PASS", found.message
+
+
+def test_what_peft_does_not_take_is_declared():
+    """It draws its dropout masks itself; these problems are counted, and others are drawn in their place."""
+    found = verdict("peft", "lora.linear", "outputs within budget on random inputs")
+    assert found.observation.outside["peft draws its dropout itself and takes no mask"] > 0
+    assert found.observation.examples > 0
+
+
+@pytest.mark.parametrize(
+    ("backend", "operation", "claim", "dtype", "message"),
+    [
+        ("peft", "lora.conv2d", "outputs within budget on random inputs", "float32", "must match the size of tensor"),
+        ("peft", "dora.linear", "outputs within budget on random inputs", "float32", "but must be float32"),
+        ("peft", "boft.linear", "gradients within budget on wide inputs", "bfloat16", "dbias"),
+        ("peft", "oft.linear", "outputs within budget on random inputs", "float32", "invalid for input of size 0"),
+        ("peft", "loha.linear", "outputs within budget on random inputs", "float64", "off by"),
+        ("peft", "gralora.linear", "empty batches give empty results", "float32", "cannot reshape tensor of 0"),
+        ("peft", "hra.linear", "gradients within budget on random inputs", "float32", "dweight"),
+        ("peft", "lokr.merge", "column-major inputs give the same answer", "float32", "view size is not compatible"),
+        ("bitsandbytes", "nf4.double_dequantize", "strided inputs give the same answer", "float32", "absmax"),
+        ("bitsandbytes", "nf4.dequantize", "outputs within budget on subnormal inputs", "bfloat16", "got 0"),
+    ],
+)
+def test_the_suite_reports_each_finding_unaided(backend, operation, claim, dtype, message):
+    """At the quick profile already."""
+    found = verdict(backend, operation, claim, dtype)
+    assert found.verdict == "FAIL"
+    assert message in found.message
+
+
+@pytest.mark.parametrize(
+    ("script", "lines"),
+    [
+        (
+            "peft_lora_conv.py",
+            ["dilation 2: RuntimeError", "padding_mode reflect: merged and unmerged layer differ by 2"],
+        ),
+        ("peft_dora.py", ["(1, 2) from DoRA", "a zero row of W gives: nan"]),
+        ("peft_boft_bias.py", ["bfloat16: y must be 47.25, is 16.0; the gradient to the bias must be 1, is 0.0"]),
+        ("peft_oft_axes.py", ["four axes: RuntimeError"]),
+        ("peft_loha_scale.py", ["the update is off by 3e-08"]),
+        ("peft_empty_batch.py", ["LoraConfig: (0, 4)", "GraloraConfig: RuntimeError"]),
+        (
+            "peft_base_gradient.py",
+            ["HRAConfig: the base weight has no gradient", "OFTConfig: the base weight has a gradient"],
+        ),
+        ("bitsandbytes_strides.py", ["dequantize_4bit, codes with a stride: off by 4"]),
+        ("bitsandbytes_subnormals.py", ["torch.bfloat16: the first value is -0"]),
+        ("torch_kron.py", ["transposed: RuntimeError"]),
+    ],
+)
+def test_each_finding_is_there_without_refpeft(script, lines, capsys):
+    """The script beside the page shows it; it imports nothing of refpeft."""
+    assert "refpeft" not in (FINDINGS / script).read_text()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        runpy.run_path(str(FINDINGS / script))
+    printed = capsys.readouterr().out
+    for line in lines:
+        assert line in printed, printed
+
+
+def test_every_covered_call_has_its_page():
+    """`peft-apart` turns calls away for a page that exists, on operations that peft has."""
+    from refpeft_hf.findings import COVERED
+
+    assert COVERED.keys() <= plugins.backend("peft").operations().keys()
+    for pages in COVERED.values():
+        for page in pages:
+            assert (FINDINGS / f"{page}.md").is_file()
