@@ -31,12 +31,12 @@ def keys(random: np.random.Generator, shape) -> np.ndarray:
     return hot(64.0, order, shape[-1])
 
 
-def queries(random: np.random.Generator, shape, k, seen) -> np.ndarray:
+def queries(random: np.random.Generator, shape, k, seen, most: int) -> np.ndarray:
     """Queries (*n, h, s, d) with 128 in one element each, so that weights are 2**-j on 2**j keys and vanish elsewhere.
 
-    Logits of 8192 s and 0 are so far apart that exp of their distance is zero in every format. Half of the time every
-    query chooses a single key: the log-sum-exp is then the maximum itself, and gradients are exact too. Where no element
-    serves a query, it gets any.
+    Logits of 8192 s and 0 are so far apart that exp of their distance is zero in every format. Where each query chooses a
+    single key, the log-sum-exp is the maximum itself, and gradients are exact too. Where no element serves a query, it
+    gets any.
 
     Parameters
     ----------
@@ -45,9 +45,10 @@ def queries(random: np.random.Generator, shape, k, seen) -> np.ndarray:
     k : (*n, g, t, d)
     seen : bool array or True
         To be broadcast to (*n, g, h/g, s, t).
+    most : int
+        Keys that a query may choose at most.
     """
     seen = np.squeeze(seen, axis=-3) if np.ndim(seen) > 2 else seen
-    most = random.choice([1, k.shape[-2]])
     best, chosen = np.full(shape[:-1], -1.0), np.zeros(shape[:-1], int)
     for element in range(shape[-1] + 1):
         logits = _logits(hot(128.0, np.full(shape[:-1], element), shape[-1]), k)
@@ -58,9 +59,14 @@ def queries(random: np.random.Generator, shape, k, seen) -> np.ndarray:
     return hot(128.0, chosen, shape[-1])
 
 
-def values(random: np.random.Generator, **arrays) -> dict:
-    """One time in four, values of all their bits: where each query chooses a single key, its value comes out unrounded."""
-    return {n: random.normal(size=v.shape) for n, v in arrays.items()} if random.random() < 0.25 else {}
+def selection(random: np.random.Generator, q, k, seen, **values) -> dict:
+    """Queries of keys ``k``, half of the time of a single key each; then, half of the time, with values of all their bits.
+
+    Such a value comes out unrounded: all lie between 1 and 2, so that no sum with zero times another needs more bits.
+    """
+    single, full = random.random(2) < 0.5
+    chosen = queries(random, q.shape, k, seen, 1 if single else k.shape[-2])
+    return {"q": chosen} | {n: random.uniform(1, 2, v.shape) for n, v in values.items() if single and full}
 
 
 def hot(value: float, element, size: int) -> np.ndarray:

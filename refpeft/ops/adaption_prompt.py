@@ -97,7 +97,7 @@ def anchored(random, arrays, attributes):
         "weight_k": hot(64.0, random.integers(0, columns, weight_k.shape[:-1]), columns),
     }
     k = _projected(chosen["prompt"], chosen["weight_k"], q)
-    return chosen | {"q": queries(random, q.shape, k, True)}
+    return chosen | {"q": queries(random, q.shape, k, True, tokens)}
 
 
 def init(random: np.random.Generator, tokens: int, width: int, heads: int) -> dict[str, np.ndarray]:

@@ -16,7 +16,7 @@ import numpy as np
 from refpeft.numerics.primitives import positions
 from refpeft.operation import operation
 from refpeft.ops._arrays import turned
-from refpeft.ops._logits import keys, queries, tamed, values
+from refpeft.ops._logits import keys, selection, tamed
 
 
 @operation(
@@ -141,7 +141,7 @@ def tame(random, arrays, attributes):
 
 @attention.anchors
 def anchored(random, arrays, attributes):
-    """One-hot keys and queries: see `queries`."""
+    """One-hot keys and queries: see `selection`."""
     q, k, v, mask = (arrays.get(n) for n in ("q", "k", "v", "mask"))
     k, visible = keys(random, k.shape), seen(q, k, mask, attributes["causal"], attributes["offset"])
-    return {"k": k, "q": queries(random, q.shape, k, visible)} | values(random, v=v)
+    return {"k": k} | selection(random, q, k, visible, v=v)

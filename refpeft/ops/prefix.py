@@ -19,7 +19,7 @@ import numpy as np
 
 from refpeft.operation import operation
 from refpeft.ops._arrays import rows
-from refpeft.ops._logits import keys, queries, tamed, values
+from refpeft.ops._logits import keys, selection, tamed
 from refpeft.ops.attention import attend, attend_vjp, before, seen
 
 _SIZES = {"h": (2, 1, 4), "g": (1, 2, 4), "s": (2, 1, 3, 5), "t": (2, 3, 4, 5), "d": (4, 1, 2, 3), "e": (2, 1, 3)}
@@ -102,8 +102,8 @@ def anchored(random, arrays, attributes):
     k, prefix_k = (keys(random, arrays[n].shape) for n in ("k", "prefix_k"))
     both = before(prefix_k, k)
     visible = _seen(q, both, mask, prefix_k, attributes["causal"], attributes["offset"])
-    hot = {"k": k, "prefix_k": prefix_k, "q": queries(random, q.shape, both, visible)}
-    return hot | values(random, v=arrays["v"], prefix_v=arrays["prefix_v"])
+    values = {n: arrays[n] for n in ("v", "prefix_v")}
+    return {"k": k, "prefix_k": prefix_k} | selection(random, q, both, visible, **values)
 
 
 @operation(
