@@ -17,8 +17,16 @@ from refpeft.provenance import ReferenceCalled, guard, poisoned
 
 ROOT = Path(__file__).resolve().parents[1]
 ONES = np.ones((2, 2), np.float32)
-TOLERANCES = {"rtol", "atol", "rel_tol", "abs_tol", "decimal", "significant", "places"}
-COMPARISONS = {"allclose", "isclose", "assert_allclose", "assert_almost_equal", "approx", "assert_close"}
+TOLERANCES = {"rtol", "atol", "rel_tol", "abs_tol", "decimal", "significant"}
+COMPARISONS = {
+    "allclose",
+    "isclose",
+    "assert_allclose",
+    "assert_almost_equal",
+    "assertAlmostEqual",
+    "approx",
+    "assert_close",
+}
 
 
 def sources(*folders: str) -> list[Path]:
@@ -82,6 +90,7 @@ def test_no_tolerance_is_set_by_hand(path):
         "torch.testing.assert_close(a, b)",
         "math.isclose(a, b, rel_tol=1e-9)",
         "pytest.approx(3)",
+        "self.assertAlmostEqual(a, b, places=5)",
         "assert_array_almost_equal(a, b, decimal=3)",
         "def f(a, *, atol=1e-3): ...",
         "f = lambda rtol: 0",

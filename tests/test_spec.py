@@ -239,10 +239,10 @@ def test_a_case_that_lacks_or_contradicts_something_is_found(place, change, said
 
 def test_missing_and_unlisted_files_are_found(place):
     """The folder holds what the manifest lists, and nothing else."""
-    (place / "case-06.safetensors").rename(place / "notes.txt")
+    (place / "case-05.safetensors").rename(place / "notes.txt")
     assert golden.verify("nn.linear", place.parent) == [
         "notes.txt is not in the manifest.",
-        "case-06.safetensors is missing.",
+        "case-05.safetensors is missing.",
     ]
 
 
