@@ -15,7 +15,7 @@ from refpeft_conformance.certify import Outcome, Plan
 from refpeft_conformance.checks import checks_of
 from refpeft_conformance.counterexample import Counterexample
 from refpeft_conformance.report import render
-from refpeft_conformance.runner import run
+from refpeft_conformance.runner import PATIENCE, run
 from refpeft_conformance.subject import Subject
 from refpeft_conformance.verdict import Observation
 
@@ -98,6 +98,11 @@ def test_a_check_without_a_problem_is_unsupported():
         assert verdict.verdict == "UNSUPPORTED"
         assert verdict.message == f"the backend takes no problem of this check: {REASON}"
         assert verdict.observation.examples == 0
+
+
+def test_the_kit_gives_up_on_what_takes_nothing():
+    """After a hundred problems, whatever the profile; Hypothesis looks at the last one twice."""
+    assert PATIENCE <= checked(Choosy(nothing)).observation.outside[REASON] <= PATIENCE + 2
 
 
 def test_golden_files_outside_are_left_out_one_by_one():
