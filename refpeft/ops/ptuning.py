@@ -94,8 +94,23 @@ def _(dprompt, embedding, w_1, u_1, b_1, w_2, u_2, b_2, w_3, b_3, w_4, b_4):
 
 @lstm.makes_valid
 def tame(random, arrays, attributes):
-    """Parameters of at most 2: far out, every gate is open or shut, and nothing is left to judge."""
-    return {n: a * 2.0 ** -max(0.0, np.ceil(np.log2(np.max(np.abs(a), initial=1.0) / 2))) for n, a in arrays.items()}
+    """Gates that are neither open nor shut, and one unit of the perceptron that lives: else nothing is left to judge.
+
+    No part of a gate's argument exceeds 4 (states lie within 1), and b_3 of the first unit exceeds what states can take away.
+    """
+    reach = {n: np.abs(a) for n, a in arrays.items()}
+    tamed = {"w_1": _within(arrays["w_1"], reach["w_1"] @ reach["embedding"].T)}
+    for name in ("u_1", "w_2", "u_2"):
+        tamed[name] = _within(arrays[name], np.sum(reach[name], axis=-1))
+    for name in ("b_1", "b_2"):
+        tamed[name] = _within(arrays[name], reach[name])
+    alive = np.arange(len(arrays["b_3"])) == 0
+    return tamed | {"b_3": np.where(alive, 1 + np.sum(reach["w_3"], axis=-1), arrays["b_3"])}
+
+
+def _within(array, reach, limit: float = 4.0):
+    """``array`` over the power of two that brings ``reach``, which grows with it, below the limit."""
+    return array * 2.0 ** -max(0.0, float(np.ceil(np.log2(np.max(reach, initial=limit) / limit))))
 
 
 @lstm.anchors
