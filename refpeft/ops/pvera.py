@@ -24,7 +24,7 @@ from refpeft.ops._arrays import plus, rows
     "pvera.linear",
     "x[*n,i] weight[o,i] a[2*r,i] b[o,r] lambda_d[2*r] lambda_b[o] noise?[*n,r] bias?[o] mask?: bool[*n,i] -> y[*n,o] "
     "where keep <= 1, keep > 0",
-    sizes={"r": (1, 2, 3, 4, 5, 8), "i": (2, 4, 6, 1, 3, 5, 8, 10, 17)},
+    sizes={"r": (1, 2, 3, 4), "i": (2, 4, 6, 8, 1, 3, 17), "o": (2, 4, 3, 8, 1, 17)},
 )
 def linear(x, weight, a, b, lambda_d, lambda_b, noise=None, bias=None, mask=None, *, keep: float = 1.0):
     """y = x Wᵀ + bias + lambda_b o (t Bᵀ), where [mu, v] = lambda_d o (drop(x) Aᵀ) and t = mu + noise o exp(v / 2).
