@@ -243,15 +243,17 @@ def _about() -> dict:
 
 def _keep(name: str, row: dict) -> None:
     """Put a row in the place of the one that the operation and dtype had."""
-    path, key = RESULTS / f"{name}.json", (row["operation"], row["dtype"])
-    rows = json.loads(path.read_text())["rows"] if path.exists() else []
-    rows = sorted(
-        [r for r in rows if (r["operation"], r["dtype"]) != key] + [row], key=lambda r: (r["operation"], r["dtype"])
-    )
-    summary = json.dumps(summaries.OF[name](rows), indent=1)
-    lines = ",\n".join(json.dumps(r) for r in rows)
+    from refpeft.files import atomic_write
+
+    def key(row):
+        return row["operation"], row["dtype"]
+
+    path = RESULTS / f"{name}.json"
+    others = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows = sorted([r for r in others if key(r) != key(row)] + [row], key=key)
+    summary, lines = json.dumps(summaries.OF[name](rows), indent=1), ",\n".join(map(json.dumps, rows))
     RESULTS.mkdir(exist_ok=True)
-    path.write_text(f'{{"summary": {summary},\n"rows": [\n{lines}\n]}}\n')
+    atomic_write(path, f'{{"summary": {summary},\n"rows": [\n{lines}\n]}}\n'.encode())
 
 
 if __name__ == "__main__":
