@@ -1,9 +1,13 @@
-"""P-tuning's encoders in torch."""
+"""P-tuning's encoders in torch.
+
+The backward of ``torch.lstm`` on the CPU adds the steps' gradients up in float16. The layers run in float32 or wider there.
+"""
 
 import torch
 import torch.nn.functional as F
 
 from refpeft_torch.autograd import implements
+from refpeft_torch.convolution import widened
 
 
 @implements("ptuning.mlp")
@@ -15,11 +19,11 @@ def mlp(embedding, w1, b1, w2, b2, w3, b3):
 @implements("ptuning.lstm")
 def lstm(embedding, w_1, u_1, b_1, w_2, u_2, b_2, w_3, b_3, w_4, b_4):
     """torch's own bidirectional LSTM of two layers, then a perceptron."""
+    x, *layers = widened(embedding, w_1, u_1, b_1, w_2, u_2, b_2)
     flat = []
-    for w, u, b in ((w_1, u_1, b_1), (w_2, u_2, b_2)):
+    for w, u, b in (layers[:3], layers[3:]):
         for direction in range(2):
             flat += [w[direction], u[direction], b[direction], torch.zeros_like(b[direction])]
-    size = u_1.shape[-1]
-    start = embedding.new_zeros(4, 1, size)
-    states, _, _ = torch.lstm(embedding[None], (start, start), flat, True, 2, 0.0, False, True, True)
-    return F.linear(F.relu(F.linear(states[0], w_3, b_3)), w_4, b_4)
+    start = x.new_zeros(4, 1, u_1.shape[-1])
+    states, _, _ = torch.lstm(x[None], (start, start), flat, True, 2, 0.0, False, True, True)
+    return F.linear(F.relu(F.linear(states[0].to(embedding.dtype), w_3, b_3)), w_4, b_4)
