@@ -8,7 +8,7 @@ from refpeft_torch.autograd import implements
 
 def delta(block_a, block_b, general_a, general_b, scaling):
     """Block by block, and the hybrid part."""
-    (k, c, r), d = block_a.shape, block_b.shape[2]
+    k, _, r = block_a.shape
     q = r // k
     blocks = [
         torch.cat([(block_a[n][:, m * q : (m + 1) * q] @ block_b[m][n * q : (n + 1) * q]).T for n in range(k)], dim=1)

@@ -1,0 +1,68 @@
+"""What refpeft is told about CuPy before CuPy is imported."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import importlib.util
+
+import numpy as np
+
+from refpeft.backend import Backend
+from refpeft.operation import catalogue
+
+
+class CupyBackend(Backend):
+    """The reference's sources on CuPy arrays."""
+
+    name = "cupy"
+    summary = "the reference's sources on a GPU"
+
+    def unavailable(self):
+        if importlib.util.find_spec("cupy") is None:
+            return "CuPy is not installed; pip install 'refpeft[cupy]' brings it."
+        return self._no_device
+
+    @functools.cached_property
+    def _no_device(self) -> str | None:
+        cupy = importlib.import_module("cupy")
+        try:
+            count = cupy.cuda.runtime.getDeviceCount()
+        except cupy.cuda.runtime.CUDARuntimeError as error:
+            return f"CuPy finds no GPU: {error}."
+        return None if count else "CuPy finds no GPU."
+
+    def devices(self):
+        if self.unavailable():
+            return ()
+        return tuple(f"cuda:{i}" for i in range(importlib.import_module("cupy").cuda.runtime.getDeviceCount()))
+
+    def versions(self):
+        cupy = importlib.import_module("cupy")
+        runtime = cupy.cuda.runtime
+        names = [runtime.getDeviceProperties(i)["name"].decode() for i in range(runtime.getDeviceCount())]
+        return {"cupy": cupy.__version__, "cuda": str(runtime.runtimeGetVersion()), "gpu": ", ".join(names)}
+
+    @functools.cached_property
+    def _implementations(self):
+        from refpeft_cupy import primitives
+        from refpeft_cupy.shared import implementation
+
+        primitives.register()
+        return {name: implementation(operation) for name, operation in catalogue().items()}
+
+    def operations(self):
+        return self._implementations
+
+    def asarray(self, array, device):
+        """A copy on the device, row by row."""
+        cupy = importlib.import_module("cupy")
+        with cupy.cuda.Device(int(device.removeprefix("cuda:"))):
+            return cupy.asarray(np.ascontiguousarray(array).reshape(array.shape))
+
+    def to_numpy(self, array):
+        return array.get()
+
+    def device_of(self, array):
+        return f"cuda:{array.device.id}"

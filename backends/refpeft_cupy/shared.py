@@ -1,0 +1,67 @@
+"""From a reference operation to an implementation: its own source, on CuPy's arrays.
+
+NumPy's dispatch brings each primitive to CuPy. Numbers of 16 bits are widened to float32 on the way in and rounded once where
+the signature stores them, as the reference does in float64.
+"""
+
+from __future__ import annotations
+
+import cupy
+
+from refpeft.backend import Implementation
+from refpeft.numerics.formats import BFLOAT16, FLOAT16, as_format
+from refpeft.operation import Operation
+
+NARROW = (FLOAT16.dtype, BFLOAT16.dtype)
+
+
+def implementation(operation: Operation) -> Implementation:
+    """The source as forward, the hand-derived gradient as vjp; residuals are the inputs."""
+    names = [a.name for a in operation.signature.inputs]
+    differentiable = [a.name for a in operation.differentiable]
+
+    def forward(*inputs, residuals=True, **attributes):
+        shapes = {n: x.shape for n, x in zip(names, inputs) if x is not None}
+        dims = operation.check_shapes(shapes, attributes)
+        specs = operation.output_specs(dims, _storage(operation, inputs, attributes))
+        with _device(inputs):
+            wide = [_wide(x) for x in inputs]
+            outputs = operation.forward(*wide, **attributes)
+            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+            stored = tuple(_stored(y, *specs[o.name]) for o, y in zip(operation.outputs, outputs))
+        return stored, (inputs, wide, attributes) if residuals else None
+
+    def vjp(residuals, cotangents, wanted):
+        inputs, wide, attributes = residuals
+        named = dict(zip(names, inputs))
+        with _device(inputs):
+            gradients = operation.backward(*map(_wide, cotangents), *wide, **attributes)
+            gradients = dict(zip(differentiable, gradients))
+            return tuple(_stored(gradients[n], named[n].shape, named[n].dtype.name) for n in wanted)
+
+    return Implementation(forward, vjp if operation.has_vjp else None, source="shared")
+
+
+def _wide(array):
+    """Numbers of 16 bits as float32; the rest as it is."""
+    return array.astype(cupy.float32) if array is not None and array.dtype in NARROW else array
+
+
+def _stored(array, shape, dtype: str):
+    """An array of the storage dtype and shape; the source may have left a dim to broadcast, or given a number."""
+    return cupy.broadcast_to(cupy.asarray(array), shape).astype(_dtype(dtype))
+
+
+def _dtype(name: str):
+    return BFLOAT16.dtype if name == BFLOAT16.name else name
+
+
+def _storage(operation: Operation, inputs, attributes) -> str:
+    """The dtype of the problem: as an attribute says, or that of an input that has it."""
+    own = [x.dtype.name for a, x in zip(operation.signature.inputs, inputs) if x is not None and a.dtype is None]
+    return as_format(attributes.get("dtype") or (own[0] if own else operation.dtypes[0])).name
+
+
+def _device(inputs):
+    """The device of the first array, as a context."""
+    return next(x for x in inputs if x is not None).device

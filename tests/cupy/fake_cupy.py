@@ -1,0 +1,158 @@
+"""A CuPy without a GPU: NumPy behind an array type that refuses what CuPy's refuses.
+
+Nothing converts it to NumPy but ``get``, and a NumPy array beside it is an error. Dtype promotion, shapes and values are NumPy's.
+"""
+
+from __future__ import annotations
+
+import types
+
+import numpy as np
+import scipy.special
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+ROOT = "cupy"
+
+
+class Device:
+    """Device 0, as a context."""
+
+    def __init__(self, id=0):
+        self.id = id
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+class ndarray(NDArrayOperatorsMixin):
+    """An array on device 0."""
+
+    __module__ = ROOT
+    device = Device()
+
+    def __init__(self, value):
+        self._value = value
+
+    def get(self):
+        """A copy on the host."""
+        return self._value.copy()
+
+    def __array__(self, *_, **__):
+        raise TypeError("Implicit conversion to a NumPy array is not allowed.")
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
+        return _call(getattr(ufunc, method), inputs, kwargs)
+
+    def __array_function__(self, function, types, args, kwargs):
+        return _call(function, args, kwargs)
+
+    def __getitem__(self, key):
+        return _wrapped(self._value[_unwrapped(key)])
+
+    def __setitem__(self, key, value):
+        self._value[_unwrapped(key)] = _unwrapped(value)
+
+    def __len__(self):
+        return len(self._value)
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    def __bool__(self):
+        raise TypeError("the host waits for the device: no source should branch on an array.")
+
+    __hash__ = None
+
+    def __getattr__(self, name):
+        found = getattr(self._value, name)
+        if callable(found):
+            return lambda *args, **kwargs: _call(found, args, kwargs)
+        return _wrapped(found)
+
+
+def _call(function, args, kwargs):
+    if any(isinstance(a, np.ndarray) for a in _leaves([args, list(kwargs.values())])):
+        raise TypeError("Unsupported type <class 'numpy.ndarray'>")
+    return _wrapped(function(*_unwrapped(args), **{k: _unwrapped(v) for k, v in kwargs.items()}))
+
+
+def _leaves(value):
+    if isinstance(value, list | tuple):
+        for v in value:
+            yield from _leaves(v)
+    else:
+        yield value
+
+
+def _unwrapped(value):
+    if isinstance(value, ndarray):
+        return value._value
+    return type(value)(map(_unwrapped, value)) if type(value) in (list, tuple) else value
+
+
+def _wrapped(value):
+    return ndarray(np.asarray(value)) if isinstance(value, np.ndarray | np.generic) else value
+
+
+def _function(function):
+    return lambda *args, **kwargs: _call(function, args, kwargs)
+
+
+def _asarray(value, dtype=None):
+    return value if isinstance(value, ndarray) else ndarray(np.array(value, dtype))
+
+
+def _solve(a, b):
+    if a.shape[:-2] != b.shape[:-2]:
+        raise ValueError("a must have (..., M, M) shape and b must have (..., M, K)")
+    return _call(np.linalg.solve, (a, b), {})
+
+
+class ElementwiseKernel:
+    """A kernel whose C++ is not run: its meaning is given below, in NumPy."""
+
+    def __init__(self, inputs, outputs, body, name):
+        self.name = name
+
+    def __call__(self, *args):
+        return _call(MEANINGS[self.name], args, {})
+
+
+def _segment_sum(values, order, first, width, total):
+    rows = values.reshape(-1, width)
+    for row, out in enumerate(total.reshape(-1, width)):
+        for k in order[first[row] : first[row + 1]]:
+            out += rows[k]
+
+
+MEANINGS = {"refpeft_segment_sum": _segment_sum}
+
+
+def modules() -> dict[str, types.ModuleType]:
+    """What stands in for ``cupy`` in ``sys.modules``."""
+    names = [
+        "broadcast_to",
+        "broadcast_shapes",
+        "take",
+        "zeros",
+        "arange",
+        "argsort",
+        "searchsorted",
+        "ascontiguousarray",
+    ]
+    names += ["float32", "float64"]
+    cupy = types.ModuleType(ROOT)
+    for name in names:
+        found = getattr(np, name)
+        setattr(cupy, name, found if isinstance(found, type) else _function(found))
+    cupy.ndarray, cupy.asarray, cupy.ElementwiseKernel = ndarray, _asarray, ElementwiseKernel
+    cupy.linalg = types.SimpleNamespace(solve=_solve)
+    cupy.cuda = types.SimpleNamespace(Device=Device)
+    lib, tricks = types.ModuleType("cupy.lib"), types.ModuleType("cupy.lib.stride_tricks")
+    tricks.sliding_window_view = _function(np.lib.stride_tricks.sliding_window_view)
+    cupyx, xscipy, special = (types.ModuleType(n) for n in ("cupyx", "cupyx.scipy", "cupyx.scipy.special"))
+    cupyx.scipy, xscipy.special, special.erf = xscipy, special, _function(scipy.special.erf)
+    return {m.__name__: m for m in (cupy, lib, tricks, cupyx, xscipy, special)}

@@ -1,0 +1,56 @@
+"""The reference's sources on CuPy's arrays, as far as that can be seen without a GPU."""
+
+import importlib
+import sys
+
+import fake_cupy
+import numpy as np
+import pytest
+
+from refpeft.numerics import primitives
+from refpeft.operation import catalogue
+from refpeft_conformance.checks import golden
+from refpeft_conformance.subject import Subject
+from refpeft_conformance.verdict import Observation
+
+
+@pytest.fixture(scope="module")
+def backend():
+    """The backend on the fake."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, module in fake_cupy.modules().items():
+            patch.setitem(sys.modules, name, module)
+        patch.setattr(primitives, "_FOREIGN", {})
+        for name in ("backend", "primitives", "shared"):
+            patch.delitem(sys.modules, f"refpeft_cupy.{name}", raising=False)
+        yield importlib.import_module("refpeft_cupy.backend").CupyBackend()
+        for name in ("backend", "primitives", "shared"):
+            sys.modules.pop(f"refpeft_cupy.{name}", None)
+
+
+@pytest.mark.parametrize("name", catalogue())
+def test_every_source_runs_on_cupys_arrays_and_meets_its_golden_files(backend, name):
+    """No source converts an array implicitly, and values in every dtype lie within the stored budgets."""
+    operation, subject = catalogue()[name], Subject(backend, "cuda:0")
+    ran = 0
+    for dtype in operation.dtypes:
+        for check in golden.checks(operation, dtype):
+            for problem in check.problems(subject):
+                check.examine(subject, problem, Observation())
+                ran += 1
+    assert ran
+
+
+def test_what_16_bits_store_is_computed_in_float32(backend):
+    """A sum of 4096 ones in float16 is 4096, not 2048, where an accumulator of 16 bits stands still."""
+    x, weight = (backend.asarray(np.ones((1, 4096), np.float16), "cuda:0") for _ in range(2))
+    (y,), _ = backend.implementation("nn.linear").forward(x, weight, None)
+    assert y.dtype == np.float16 and float(backend.to_numpy(y)[0, 0]) == 4096
+
+
+def test_without_a_gpu_the_backend_says_why(monkeypatch):
+    """It is listed as unavailable, in one sentence."""
+    from refpeft_cupy.backend import CupyBackend
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert CupyBackend().unavailable() == "CuPy is not installed; pip install 'refpeft[cupy]' brings it."
