@@ -10,6 +10,7 @@ import importlib.util
 import numpy as np
 
 from refpeft.backend import Backend
+from refpeft.numerics.precision import standard_precision
 from refpeft.operation import catalogue
 
 
@@ -43,6 +44,10 @@ class CupyBackend(Backend):
         runtime = cupy.cuda.runtime
         names = [runtime.getDeviceProperties(i)["name"].decode() for i in range(runtime.getDeviceCount())]
         return {"cupy": cupy.__version__, "cuda": str(runtime.runtimeGetVersion()), "gpu": ", ".join(names)}
+
+    def precision(self, dtype):
+        """CuPy compiles its kernels with ``-ftz=true``: float32, in which bfloat16 is computed too, flushes subnormals."""
+        return standard_precision(dtype, flush_to_zero=dtype in ("float32", "bfloat16"))
 
     @functools.cached_property
     def _implementations(self):

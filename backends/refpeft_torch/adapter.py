@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 
 from refpeft_torch.autograd import implements
-from refpeft_torch.convolution import widened
 from refpeft_torch.gelu import exact
+from refpeft_torch.precision import widened
 
 ACTIVATIONS = {
     "relu": F.relu,

@@ -33,13 +33,15 @@ class TorchBackend(Backend):
         return {"torch": importlib.metadata.version("torch")}
 
     def precision(self, dtype):
-        """torch's defaults: no TF32 in float32; the CPU's bfloat16 dot products flush subnormals."""
+        """No TF32, no partial sums in 16 bits (`precision.keep_promises`); the CPU's bfloat16 dot products flush subnormals."""
         return standard_precision(dtype, flush_to_zero=dtype == "bfloat16")
 
     @functools.cached_property
     def _implementations(self):
         from refpeft_torch.autograd import implementations
+        from refpeft_torch.precision import keep_promises
 
+        keep_promises()
         return implementations()
 
     def operations(self):

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from refpeft_torch.autograd import implements
-from refpeft_torch.convolution import widened
+from refpeft_torch.precision import widened
 from refpeft_torch.rotation import cayley, turn
 
 

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from refpeft_torch.autograd import implements
+from refpeft_torch.precision import wide
 
 
 @implements("c3a.linear")
@@ -19,7 +20,9 @@ def merge(weight, kernel, *, normalised=False):
 
 
 def _delta(kernel, normalised):
+    """In float32 at least: autograd adds the gradients of the copies up in the dtype of the kernel."""
     p, q, b = kernel.shape
-    blocks = torch.stack([torch.roll(kernel, s, dims=2) for s in range(b)], dim=2)
+    first = wide(kernel)
+    blocks = torch.stack([torch.roll(first, s, dims=2) for s in range(b)], dim=2)
     full = blocks.permute(0, 2, 1, 3).reshape(p * b, q * b)
-    return full / (q * b) if normalised else full
+    return (full / (q * b) if normalised else full).to(kernel.dtype)

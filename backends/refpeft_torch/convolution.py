@@ -1,6 +1,5 @@
 """Convolution with any padding mode."""
 
-import torch
 import torch.nn.functional as F
 
 
@@ -10,13 +9,3 @@ def convolve(x, kernel, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1
         return F.conv2d(x, kernel, bias, stride, padding, dilation, groups)
     around = (padding[1], padding[1], padding[0], padding[0])
     return F.conv2d(F.pad(x, around, mode=mode), kernel, bias, stride, 0, dilation, groups)
-
-
-def widened(*tensors):
-    """Half-precision tensors on the CPU as float32.
-
-    torch's kernels there accumulate gradients in float16, and let a NaN in bfloat16 reach outputs beside its window.
-    """
-    return tuple(
-        t if t is None or t.is_cuda or t.dtype not in (torch.float16, torch.bfloat16) else t.float() for t in tensors
-    )

@@ -7,7 +7,7 @@ float16 are therefore normalised in float32.
 import torch.nn.functional as F
 
 from refpeft_torch.autograd import implements
-from refpeft_torch.convolution import widened
+from refpeft_torch.precision import widened
 
 
 @implements("nn.layer_norm")

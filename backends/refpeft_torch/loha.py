@@ -3,7 +3,8 @@
 import torch.nn.functional as F
 
 from refpeft_torch.autograd import implements
-from refpeft_torch.convolution import convolve, widened
+from refpeft_torch.convolution import convolve
+from refpeft_torch.precision import widened
 
 
 def delta(w1_a, w1_b, w2_a, w2_b, scaling):

@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 
 from refpeft_torch.autograd import implements
-from refpeft_torch.convolution import convolve, widened
+from refpeft_torch.convolution import convolve
+from refpeft_torch.precision import widened
 
 
 def _adapted(x, weight, bias, delta):

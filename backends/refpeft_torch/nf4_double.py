@@ -37,8 +37,8 @@ def double_quantize(absmax, offset, *, variant):
     else:
         v = (d * absmax2.reciprocal().unsqueeze(1)).clamp(-1, 1)
         bins = ((v + 1) * 0.5).double().mul(65535).add(0.5).float().nan_to_num(0).long()
-        table = torch.bucketize(torch.arange(65536, dtype=torch.float64) * 2 / 65535 - 1, bounds.double())
-        codes = table.to(absmax.device)[bins] * (absmax2 > 0).unsqueeze(1)
+        grid = torch.arange(65536, dtype=torch.float64, device=absmax.device) * 2 / 65535 - 1
+        codes = torch.bucketize(grid, bounds.double())[bins] * (absmax2 > 0).unsqueeze(1)
     return codes.view(-1)[: absmax.numel()].to(torch.uint8), absmax2
 
 

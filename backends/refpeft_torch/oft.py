@@ -3,7 +3,8 @@
 import torch.nn.functional as F
 
 from refpeft_torch.autograd import implements
-from refpeft_torch.convolution import convolve, widened
+from refpeft_torch.convolution import convolve
+from refpeft_torch.precision import widened
 from refpeft_torch.rotation import rotation, turn
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from refpeft_torch.autograd import implements
-from refpeft_torch.convolution import widened
+from refpeft_torch.precision import widened
 
 
 @implements("ptuning.mlp")
@@ -25,5 +25,5 @@ def lstm(embedding, w_1, u_1, b_1, w_2, u_2, b_2, w_3, b_3, w_4, b_4):
         for direction in range(2):
             flat += [w[direction], u[direction], b[direction], torch.zeros_like(b[direction])]
     start = x.new_zeros(4, 1, u_1.shape[-1])
-    states, _, _ = torch.lstm(x[None], (start, start), flat, True, 2, 0.0, False, True, True)
+    states, _, _ = torch.lstm(x[None], (start, start), flat, True, 2, 0.0, True, True, True)
     return F.linear(F.relu(F.linear(states[0].to(embedding.dtype), w_3, b_3)), w_4, b_4)

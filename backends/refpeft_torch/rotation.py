@@ -2,7 +2,7 @@
 
 import torch
 
-from refpeft_torch.convolution import widened
+from refpeft_torch.precision import wide
 
 
 def upper_triangles(vectors, size):
@@ -14,7 +14,7 @@ def upper_triangles(vectors, size):
 
 def rotation(skew, size, variant, terms):
     """(..., size, size) from the strict upper triangles (..., size (size - 1) / 2)."""
-    upper = upper_triangles(widened(skew)[0], size)
+    upper = upper_triangles(wide(skew), size)
     return cayley(upper - upper.mT, variant, terms).to(skew.dtype)
 
 

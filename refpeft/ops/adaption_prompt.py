@@ -17,7 +17,7 @@ import numpy as np
 from refpeft.operation import operation
 from refpeft.ops._arrays import turned
 from refpeft.ops._logits import hot, queries, tamed
-from refpeft.ops.attention import attend, attend_vjp
+from refpeft.ops.attention import attend, attend_vjp, everywhere
 from refpeft.ops.prefix import over_batch
 
 
@@ -50,15 +50,15 @@ def attention(base, q, prompt, weight_k, weight_v, gate):
     y : (*n, h, s, e)
     """
     k, v = _projected(prompt, weight_k, q), _projected(prompt, weight_v, q)
-    return base + _per_head(gate) * attend(q, k, v, True, _scale(q))
+    return base + _per_head(gate) * attend(q, k, v, everywhere(k, -2), _scale(q))
 
 
 @attention.vjp
 def _(dy, base, q, prompt, weight_k, weight_v, gate):
     """With Z the prompt's attention: dgate = sum dy o Z, dZ = gate dy, then those of attention, and C through both products."""
     k, v = _projected(prompt, weight_k, q), _projected(prompt, weight_v, q)
-    z = attend(q, k, v, True, _scale(q))
-    dq, dk, dv = attend_vjp(_per_head(gate) * dy, q, k, v, True, _scale(q))
+    z = attend(q, k, v, everywhere(k, -2), _scale(q))
+    dq, dk, dv = attend_vjp(_per_head(gate) * dy, q, k, v, everywhere(k, -2), _scale(q))
     dk, dv = over_batch(dk), over_batch(dv)
     dprompt = np.sum(dk @ weight_k + dv @ weight_v, axis=0)
     dgate = over_batch(dy * z).sum(axis=(1, 2))

@@ -62,11 +62,11 @@ def _(dy, q, k, v, mask=None, *, scale, causal=False, offset=0):
 
 
 def seen(q, k, mask, causal: bool, offset: int):
-    """Which keys each query sees, to be broadcast to (*n, g, h/g, s, t); True where all are."""
+    """Which keys each query sees, to be broadcast to (*n, g, h/g, s, t)."""
     if mask is not None:
         mask = np.expand_dims(mask, (-4, -3))
     if not causal:
-        return True if mask is None else mask
+        return everywhere(k, -2) if mask is None else mask
     past = positions(k, -2) <= np.expand_dims(positions(q, -2), 1) + offset
     return past if mask is None else np.logical_and(mask, past)
 
@@ -89,9 +89,14 @@ def attend_vjp(dy, q, k, v, seen, scale):
     return (ds @ k).reshape(q.shape), turned(ds) @ _grouped(q, k), turned(p) @ dy
 
 
-def softmax(s, seen=True):
+def everywhere(x, axis):
+    """True along an axis of x."""
+    return positions(x, axis) >= 0
+
+
+def softmax(s, seen=None):
     """exp(s - max) / sum over the last axis, of the elements that are ``seen``; the others, and a row of them, are zero."""
-    _, e, total = _shifted(s, seen)
+    _, e, total = _shifted(s, everywhere(s, -1) if seen is None else seen)
     return e / total
 
 

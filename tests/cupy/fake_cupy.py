@@ -74,6 +74,8 @@ class ndarray(NDArrayOperatorsMixin):
 
 
 def _call(function, args, kwargs):
+    if function is np.where and isinstance(args[0], bool):
+        raise AttributeError("'bool' object has no attribute 'astype'")
     if any(isinstance(a, np.ndarray) for a in _leaves([args, list(kwargs.values())])):
         raise TypeError("Unsupported type <class 'numpy.ndarray'>")
     return _wrapped(function(*_unwrapped(args), **{k: _unwrapped(v) for k, v in kwargs.items()}))

@@ -1,0 +1,28 @@
+"""The torch backend on the spec's golden files: on the CPU, and on a GPU where there is one."""
+
+import pytest
+
+from refpeft import plugins
+from refpeft.operation import catalogue
+from refpeft_conformance.checks import golden
+from refpeft_conformance.subject import Subject
+from refpeft_conformance.verdict import Observation
+
+pytest.importorskip("torch")
+TORCH = plugins.backend("torch")
+
+
+@pytest.mark.parametrize("device", TORCH.devices())
+@pytest.mark.parametrize("name", catalogue())
+def test_torch_meets_every_golden_file(name, device):
+    """Values and gradients in every dtype lie within the stored budgets."""
+    operation, subject = catalogue()[name], Subject(TORCH, device)
+    problems = [
+        (check, problem)
+        for dtype in operation.dtypes
+        for check in golden.checks(operation, dtype)
+        for problem in check.problems(subject)
+    ]
+    assert problems
+    for check, problem in problems:
+        check.examine(subject, problem, Observation())
