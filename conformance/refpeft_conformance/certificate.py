@@ -19,6 +19,7 @@ import refpeft_spec
 from refpeft import __version__
 from refpeft.errors import CapabilityError, FormatError
 from refpeft.files import atomic_write
+from refpeft.formats.weights import file_of
 from refpeft.numerics.formats import FORMATS
 from refpeft.operation import catalogue
 from refpeft_conformance.certify import Outcome, Plan, execute, planned
@@ -63,7 +64,8 @@ def build(outcome: Outcome, folder: Path) -> dict:
                 }
             )
     records = [v.record() for v in outcome.verdicts]
-    declared = sorted({r["operation"] for r in records})
+    ran = sorted({r["operation"] for r in records})
+    declared = set(backend.operations()) & set(catalogue())
     content = {
         "format": FORMAT,
         "refpeft": __version__,
@@ -77,7 +79,7 @@ def build(outcome: Outcome, folder: Path) -> dict:
             "versions": backend.versions(),
             "deterministic": backend.deterministic,
             "precision": {d: p.describe() for d in FORMATS if (p := backend.precision(d)) is not None},
-            "source": {n: backend.implementation(n).source for n in declared},
+            "source": {n: backend.implementation(n).source for n in ran},
         },
         "environment": {
             "python": platform.python_version(),
@@ -91,9 +93,13 @@ def build(outcome: Outcome, folder: Path) -> dict:
             "profile": plan.profile,
             "seed": plan.seed,
             "weights": plan.weights,
+            "weights_sha256": _sha_of_file(file_of(plan.weights)) if plan.weights else "",
+            "timeout": plan.timeout,
         },
         "spec": spec_hashes(),
-        "undeclared": sorted(set(catalogue()) - set(declared)),
+        "undeclared": sorted(set(catalogue()) - declared),
+        "unselected": sorted(declared - set(ran)),
+        "unknown": list(getattr(backend, "unknown", ())),
         "reference": _counts([v.record() for v in outcome.reference]),
         "smoke": [
             {"operation": o, "dtype": d, "fault": fault, "caught_by": check}
@@ -110,7 +116,7 @@ def build(outcome: Outcome, folder: Path) -> dict:
 
 def summary(content: dict) -> dict:
     """What follows from the checks: the headline, the counts, and a row for each operation and dtype."""
-    records, undeclared = content["checks"], content["undeclared"]
+    records = content["checks"]
     rows: dict[str, dict[str, dict]] = {}
     for record in records:
         row = rows.setdefault(record["operation"], {}).setdefault(record["dtype"], _row())
@@ -132,13 +138,20 @@ def summary(content: dict) -> dict:
     return {
         "harness": "sound" if sound else "unsound",
         "exit_status": _status(records, sound, bool(vacuous) or any(s["fails"] for s in content["saved"])),
-        "headline": f"{len(passed)} of {len(rows) + len(undeclared)} operations",
+        "headline": _headline(len(passed), len(rows), len(content["undeclared"]), len(content["unselected"])),
         "passed_operations": passed,
         "counts": _counts(records),
         "operations": rows,
         "outside": _outside(records),
         "vacuous_over_limit": vacuous,
     }
+
+
+def _headline(passed: int, ran: int, undeclared: int, unselected: int) -> str:
+    """Of all that there is, unless some of it was not asked for."""
+    if not unselected:
+        return f"{passed} of {ran + undeclared} operations"
+    return f"{passed} of {ran} selected operations (of {ran + undeclared + unselected} in all)"
 
 
 def _status(records: list[dict], sound: bool, flawed: bool) -> int:
@@ -206,6 +219,11 @@ def seal(content: dict) -> str:
 
 def _sha(content) -> str:
     return hashlib.sha256(canonical(content).encode()).hexdigest()
+
+
+def _sha_of_file(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def canonical(content) -> str:
@@ -290,6 +308,21 @@ def _changed_files(content: dict, folder: Path) -> list[str]:
     return wrong
 
 
+def _present(path: str) -> str:
+    """The path.
+
+    Raises
+    ------
+    CapabilityError
+        If no file is there.
+    """
+    if not Path(path).is_file():
+        raise CapabilityError(
+            f"the certificate was made with the weights file {path!r}, which is not here: put it there, or give --no-rerun."
+        )
+    return path
+
+
 def _differences(content: dict, share: float, command: str) -> list[str]:
     said, subject = content["plan"], content["subject"]
     if subject["command"] and not command:
@@ -306,7 +339,10 @@ def _differences(content: dict, share: float, command: str) -> list[str]:
         said["profile"],
         said["seed"],
         said["weights"],
+        said["timeout"],
     )
+    if plan.weights and _sha_of_file(_present(file_of(plan.weights))) != said["weights_sha256"]:
+        return [f"the weights file {file_of(plan.weights)} is not the one that was certified with."]
     checks = {c.id: c for c in planned(plan)}
     records = {r["id"]: r for r in content["checks"]}
     if checks.keys() != records.keys():

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import click
 
 
 class ProgressBar:
-    """A progress bar on standard error; nothing where that is no terminal."""
+    """A progress bar on standard error; where that is no terminal, a line a minute."""
+
+    interval = 60.0
 
     def __init__(self, title: str):
         from rich.console import Console
@@ -31,6 +34,7 @@ class ProgressBar:
         )
         self.bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self.task = self.bar.add_task(title, total=None)
+        self.title, self.due = title, time.monotonic() + self.interval
 
     def __enter__(self):
         self.bar.__enter__()
@@ -38,6 +42,9 @@ class ProgressBar:
 
     def update(self, done: int, total: int, news: str) -> None:
         self.bar.update(self.task, completed=done, total=total)
+        if self.bar.disable and time.monotonic() > self.due:
+            self.due += self.interval
+            click.echo(f"{self.title}: {done} of {total} steps", err=True)
         if news:
             self.bar.console.print(news, style="red", highlight=False, markup=False, soft_wrap=True)
 

@@ -55,6 +55,11 @@ def matrices(spec: str, minimum: int = 2) -> Iterator[tuple[str, np.ndarray]]:
     return ((name, tensors[name]) for name in selected)
 
 
+def file_of(spec: str) -> str:
+    """The file that ``FILE[:GLOB]`` names."""
+    return _split(spec)[0]
+
+
 def _split(spec: str) -> tuple[str, str]:
     """The file and the glob of ``FILE[:GLOB]``, where either may contain a colon: the longest file that exists wins."""
     colons = [at for at, character in enumerate(spec + ":") if character == ":"]

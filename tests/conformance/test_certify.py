@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from refpeft.cli import main
 from refpeft.formats import safetensors
+from refpeft.operation import catalogue
 from refpeft_conformance import certificate
 from refpeft_conformance.plan import Plan, planned
 from refpeft_conformance.verdict import VERDICTS
@@ -48,12 +49,12 @@ def failed(tmp_path_factory):
 
 
 def test_a_passing_certificate_says_how_many_operations_and_checks(passed):
-    """The headline counts the catalogue, not only what was run, and undeclared operations are named."""
+    """The headline counts what was selected and the whole catalogue; what was not selected is not called undeclared."""
     _, content = passed
-    assert content["headline"].startswith("1 of ")
+    assert content["headline"] == f"1 of 1 selected operations (of {len(catalogue())} in all)"
     assert content["passed_operations"] == ["nf4.offset"]
     assert content["counts"]["PASS"] == content["counts"]["run"] > 10
-    assert "lora.linear" in content["undeclared"]
+    assert "lora.linear" in content["unselected"] and content["undeclared"] == []
     assert content["harness"] == "sound"
     assert all(s["caught_by"] for s in content["smoke"]) and content["smoke"]
     assert {r["verdict"] for r in content["checks"]} <= set(VERDICTS)
@@ -189,3 +190,19 @@ def test_weights_of_a_model_join_the_checks(tmp_path):
     rows = [r for r in certificate.read(tmp_path / "out" / "certificate.json")["checks"] if "real_model" in r["id"]]
     assert {r["dtype"] for r in rows} == {"float32", "bfloat16", "float16"}
     assert all(r["examples"] == 3 for r in rows)
+
+
+def test_a_certificate_remembers_its_weights_by_their_bytes(tmp_path):
+    """Verified beside other weights, or without any, it is refused by the file's name; counts alone can still be checked."""
+    model, folder = tmp_path / "model.safetensors", tmp_path / "out"
+    safetensors.save(model, {"q": np.eye(4, dtype=np.float32)})
+    certify(folder, "--weights", model)
+    assert refpeft("verify", folder / "certificate.json").exit_code == 0
+    safetensors.save(model, {"q": np.ones((4, 4), np.float32)})
+    changed = refpeft("verify", folder / "certificate.json")
+    assert changed.exit_code == 1 and "is not the one that was certified with" in changed.output
+    model.unlink()
+    missing = refpeft("verify", folder / "certificate.json")
+    assert missing.exit_code == 2 and "model.safetensors" in missing.output
+    assert len(missing.output.strip().splitlines()) == 1
+    assert refpeft("verify", "--no-rerun", folder / "certificate.json").exit_code == 0
