@@ -31,12 +31,15 @@ class Implementation:
         ``outside(shapes, attributes) -> reason``, given the shapes of the inputs that are there by name: why the implementation
         does not take such a call, empty where it does. Reasons are printed in the certificate, with how many problems they
         turned away.
+    missing : str
+        Why there is none on this device after all; its checks are then UNSUPPORTED for that reason. Empty where there is one.
     """
 
     forward: Callable[..., tuple[tuple, Any]]
     vjp: Callable[[Any, Sequence, Sequence[str]], tuple] | None = None
     source: str = "own"
     outside: Callable[[Mapping[str, tuple[int, ...]], Mapping[str, Any]], str] = lambda shapes, attributes: ""
+    missing: str = ""
 
 
 class Backend(ABC):
@@ -63,6 +66,10 @@ class Backend(ABC):
     def devices(self) -> tuple[str, ...]:
         """Names of the devices it can run on here; the first is the default."""
         return ("cpu",)
+
+    def on(self, device: str) -> Backend:
+        """The backend as it is on a device: itself, unless it has other operations or needs other things there."""
+        return self
 
     def versions(self) -> dict[str, str]:
         """Versions of what it computes with, for the certificate."""

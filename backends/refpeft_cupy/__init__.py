@@ -1,7 +1,9 @@
 """The CuPy backend: every operation of the catalogue on a GPU.
 
 Most are the reference's own source, run on CuPy's arrays (``source: shared``): a check of the source on another machine's
-arithmetic, not an independent implementation. Importing this package, or listing backends, never imports CuPy.
+arithmetic, not an independent implementation. A few are CUDA kernels (``source: own``), in ``kernels/``; without a GPU these run
+on the device ``host-shim``, which is this machine's processor, for tests. Importing this package, or listing backends, never
+imports CuPy.
 """
 
 from refpeft.plugins import hookimpl

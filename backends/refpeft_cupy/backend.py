@@ -15,10 +15,10 @@ from refpeft.operation import catalogue
 
 
 class CupyBackend(Backend):
-    """The reference's sources on CuPy arrays."""
+    """CUDA kernels where they pay, the reference's sources on CuPy arrays for the rest."""
 
     name = "cupy"
-    summary = "the reference's sources on a GPU"
+    summary = "CUDA kernels and the reference's sources on a GPU"
 
     def unavailable(self):
         if importlib.util.find_spec("cupy") is None:
@@ -39,6 +39,12 @@ class CupyBackend(Backend):
             return ()
         return tuple(f"cuda:{i}" for i in range(importlib.import_module("cupy").cuda.runtime.getDeviceCount()))
 
+    def on(self, device):
+        """On ``host-shim``, which is never a default, the kernels alone, compiled for the host."""
+        from refpeft_cupy.host.backend import HostShim
+
+        return HostShim() if device == HostShim.device else self
+
     def versions(self):
         cupy = importlib.import_module("cupy")
         runtime = cupy.cuda.runtime
@@ -51,11 +57,11 @@ class CupyBackend(Backend):
 
     @functools.cached_property
     def _implementations(self):
-        from refpeft_cupy import primitives
+        from refpeft_cupy import own, primitives
         from refpeft_cupy.shared import implementation
 
         primitives.register()
-        return {name: implementation(operation) for name, operation in catalogue().items()}
+        return {name: implementation(operation) for name, operation in catalogue().items()} | own.implementations()
 
     def operations(self):
         return self._implementations

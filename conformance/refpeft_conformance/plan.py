@@ -62,7 +62,7 @@ class Plan:
 
     def honest(self) -> Backend:
         """The backend as it is."""
-        return _process(self.command, self.timeout) if self.command else plugins.backend(self.backend)
+        return _process(self.command, self.timeout) if self.command else plugins.backend(self.backend).on(self.device)
 
     def subject(self) -> Subject:
         """The backend to certify, the fault made to it if one is named."""

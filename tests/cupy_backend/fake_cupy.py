@@ -11,6 +11,9 @@ import numpy as np
 import scipy.special
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
+from refpeft_cupy.host.run import run
+from refpeft_cupy.kernel import Kernel
+
 ROOT = "cupy"
 
 
@@ -133,6 +136,26 @@ def _segment_sum(values, order, first, width, total):
 MEANINGS = {"refpeft_segment_sum": _segment_sum}
 
 
+class RawModule:
+    """Compiled source: its kernels run on the host shim, on the memory behind the arrays."""
+
+    def __init__(self, code, options):
+        self._code, self._options = code, options
+
+    def get_function(self, name):
+        (storage,) = [o.removeprefix("-DSTORAGE=") for o in self._options if o.startswith("-DSTORAGE=")]
+        kernel = Kernel(name, storage, self._code)
+
+        def call(grid, block, args, shared_mem=0):
+            for argument in args:
+                if not isinstance(argument, ndarray | np.generic):
+                    raise TypeError(f"Unsupported type {type(argument)}")
+            pointers = [None if isinstance(a, np.uint64) else _unwrapped(a) for a in args]
+            run(kernel, grid, block, pointers, shared_mem)
+
+        return call
+
+
 def modules() -> dict[str, types.ModuleType]:
     """What stands in for ``cupy`` in ``sys.modules``."""
     names = [
@@ -144,6 +167,7 @@ def modules() -> dict[str, types.ModuleType]:
         "argsort",
         "searchsorted",
         "ascontiguousarray",
+        "empty",
     ]
     names += ["float32", "float64"]
     cupy = types.ModuleType(ROOT)
@@ -151,6 +175,7 @@ def modules() -> dict[str, types.ModuleType]:
         found = getattr(np, name)
         setattr(cupy, name, found if isinstance(found, type) else _function(found))
     cupy.ndarray, cupy.asarray, cupy.ElementwiseKernel = ndarray, _asarray, ElementwiseKernel
+    cupy.RawModule = RawModule
     cupy.linalg = types.SimpleNamespace(solve=_solve)
     cupy.cuda = types.SimpleNamespace(Device=Device)
     lib, tricks = types.ModuleType("cupy.lib"), types.ModuleType("cupy.lib.stride_tricks")

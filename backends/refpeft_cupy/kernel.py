@@ -1,0 +1,119 @@
+"""A kernel as text: its CUDA source with everything it includes, and the parameters that its signature declares.
+
+The signature in the ``.cu`` file is the one source of truth: what a pointer may point to, that ``const`` is an input and any
+other pointer an output, and how a number is passed.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from refpeft.errors import CapabilityError
+
+FOLDER = Path(__file__).parent / "kernels"
+NUMBERS = {"int": "int32", "long long": "int64", "float": "float32", "double": "float64"}
+ELEMENTS = {"float": "float32", "double": "float64", "unsigned char": "uint8", "bool": "bool"}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a kernel.
+
+    Attributes
+    ----------
+    name : str
+    dtype : str
+        NumPy's name: of the elements of an array, or of a number.
+    kind : str
+        ``"input"``, ``"output"`` or ``"number"``.
+    """
+
+    name: str
+    dtype: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel for problems of one dtype.
+
+    Attributes
+    ----------
+    name : str
+    storage : str
+        NumPy's name of the problem's dtype: what STORAGE stands for.
+    source : str
+        CUDA C++, nothing left to include but the host's shim.
+    """
+
+    name: str
+    storage: str
+    source: str
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """In the order of the signature."""
+        return _parameters(self.name, self.storage, self.source)
+
+    def changed(self, old: str, new: str) -> Kernel:
+        """The kernel with one piece of its source replaced: a fault to be found.
+
+        Raises
+        ------
+        CapabilityError
+            If the source has no such piece, so that nothing would be changed.
+        """
+        if old not in self.source:
+            raise CapabilityError(f"the kernel {self.name} has no {old!r} in its source.")
+        return replace(self, source=self.source.replace(old, new))
+
+
+@functools.cache
+def kernel(name: str, storage: str = "float32", file: str = "") -> Kernel:
+    """The kernel of that name, from the file of that name where none is given."""
+    return Kernel(name, storage, flattened(file or name))
+
+
+@functools.cache
+def flattened(file: str) -> str:
+    """The source of a ``.cu`` file, each header of the folder put in where it is first included."""
+    seen: set[str] = set()
+
+    def read(name: str) -> str:
+        if name in seen:
+            return ""
+        seen.add(name)
+        text = (FOLDER / name).read_text("utf-8").replace("#pragma once\n", "")
+        return re.sub(r'^#include "(\w+\.cuh)"$', lambda found: read(found[1]), text, flags=re.MULTILINE)
+
+    return read(f"{file}.cu")
+
+
+def files() -> list[str]:
+    """Names of the ``.cu`` files."""
+    return sorted(path.stem for path in FOLDER.glob("*.cu"))
+
+
+def defined_in(source: str) -> list[str]:
+    """Names of the kernels that a source defines."""
+    return re.findall(r"__global__ void (\w+)\(", source)
+
+
+@functools.cache
+def _parameters(name: str, storage: str, source: str) -> tuple[Parameter, ...]:
+    found = re.search(rf"__global__ void {name}\(([^)]*)\)", source)
+    if not found:
+        raise CapabilityError(f"the source defines no kernel {name}, only {', '.join(defined_in(source))}.")
+    return tuple(_parameter(text.strip(), storage) for text in found[1].split(","))
+
+
+def _parameter(text: str, storage: str) -> Parameter:
+    pointer = re.fullmatch(r"(const )?([\w ]+)\* (\w+)", text)
+    if pointer:
+        element = storage if pointer[2] == "STORAGE" else ELEMENTS[pointer[2]]
+        return Parameter(pointer[3], element, "input" if pointer[1] else "output")
+    type, _, name = text.rpartition(" ")
+    return Parameter(name, NUMBERS[type], "number")

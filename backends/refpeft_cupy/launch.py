@@ -1,0 +1,105 @@
+"""The one way to run a kernel: on the GPU through CuPy, or on the host through the shim, wherever its arrays lie.
+
+Nothing is converted on the way: an array of another dtype or layout than the signature's is an error, as it would be garbage to
+the kernel. Nothing is waited for either: a launch on the GPU is queued on CuPy's current stream.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import numpy as np
+
+from refpeft.errors import DtypeError, ShapeError
+from refpeft_cupy.host.run import run
+from refpeft_cupy.kernel import Kernel, Parameter
+
+OPTIONS = ("--std=c++17", "--fmad=false")
+"""nvrtc's, beside the dtype: no product is contracted behind the source's back. Division is IEEE's and subnormals are kept by
+default."""
+
+LAUNCHES: Counter[tuple[str, str]] = Counter()
+"""How often each kernel was launched, by (operation, kernel)."""
+
+_operation: ContextVar[str] = ContextVar("operation", default="")
+
+
+@contextmanager
+def on_behalf_of(operation: str):
+    """Count launches within this context for an operation."""
+    token = _operation.set(operation)
+    try:
+        yield
+    finally:
+        _operation.reset(token)
+
+
+def launches(operation: str) -> dict[str, int]:
+    """How often the operation launched each kernel, so far in this process."""
+    return {kernel: count for (name, kernel), count in sorted(LAUNCHES.items()) if name == operation}
+
+
+def launch(kernel: Kernel, grid: Sequence[int], block: Sequence[int], arguments: Sequence, shared: int = 0) -> None:
+    """Run a kernel once.
+
+    Parameters
+    ----------
+    kernel : Kernel
+    grid, block : sequence of int
+        Blocks, and threads in each: up to three sizes. Where a size is zero there is nothing to do.
+    arguments : sequence
+        One for each parameter of the kernel: contiguous arrays of one device, numbers, None for an array that is absent.
+    shared : int
+        Bytes of dynamic shared memory. The host shim has none.
+
+    Raises
+    ------
+    ShapeError, DtypeError
+        If the arguments are not those of the signature.
+    """
+    if 0 in (*grid, *block):
+        return
+    if len(arguments) != len(kernel.parameters):
+        raise ShapeError(f"kernel {kernel.name} takes {len(kernel.parameters)} arguments, but {len(arguments)} came.")
+    passed = [_passed(kernel, parameter, x) for parameter, x in zip(kernel.parameters, arguments)]
+    grid, block = (tuple([*sizes, 1, 1][:3]) for sizes in (grid, block))
+    LAUNCHES[_operation.get(), kernel.name] += 1
+    arrays = [x for p, x in zip(kernel.parameters, passed) if p.kind != "number" and x is not None]
+    if all(isinstance(x, np.ndarray) for x in arrays):
+        run(kernel, grid, block, passed, shared)
+    else:
+        _run_on_gpu(kernel, grid, block, passed, shared, arrays[0].device)
+
+
+def _passed(kernel: Kernel, parameter: Parameter, argument):
+    """A number as the scalar that the signature declares; an array as it is."""
+    what = f"kernel {kernel.name}: {parameter.name}"
+    if parameter.kind == "number":
+        return np.dtype(parameter.dtype).type(argument)
+    if argument is None:
+        return None
+    if argument.dtype.name != parameter.dtype:
+        raise DtypeError(f"{what} must be {parameter.dtype}, but is {argument.dtype.name}.")
+    if not argument.flags.c_contiguous:
+        raise ShapeError(f"{what} must be contiguous, but has strides {argument.strides}.")
+    return argument
+
+
+def _run_on_gpu(kernel, grid, block, arguments, shared, device) -> None:
+    pointers = [np.uint64(0) if x is None else x for x in arguments]
+    with device:
+        _module(kernel.source, kernel.storage).get_function(kernel.name)(
+            grid, block, tuple(pointers), shared_mem=shared
+        )
+
+
+@functools.cache
+def _module(source: str, storage: str):
+    """CuPy compiles it on first use, for the architecture of each device, and keeps the result on disk."""
+    cupy = importlib.import_module("cupy")
+    return cupy.RawModule(code=source, options=(*OPTIONS, f"-DSTORAGE={storage}"))

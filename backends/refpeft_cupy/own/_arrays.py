@@ -1,0 +1,37 @@
+"""Arrays of either device: NumPy's on the host shim, CuPy's on a GPU."""
+
+from __future__ import annotations
+
+import importlib
+
+import numpy as np
+
+from refpeft.numerics.formats import as_format
+
+
+def namespace(array):
+    """The module that the array comes from."""
+    return np if isinstance(array, np.ndarray) else importlib.import_module("cupy")
+
+
+def empty(like, shape, dtype=None):
+    """A new array beside ``like``, its elements undefined; of its dtype where none is named."""
+    if dtype is None:
+        dtype = like.dtype
+    elif dtype in ("bfloat16", "float16", "float32", "float64"):
+        dtype = as_format(dtype).dtype
+    xp = namespace(like)
+    if xp is np:
+        return np.empty(shape, dtype)
+    with like.device:
+        return xp.empty(shape, dtype)
+
+
+def contiguous(array):
+    """The array, copied where it has strides of its own; None stays None."""
+    return None if array is None else namespace(array).ascontiguousarray(array)
+
+
+def blocks(count: int, size: int) -> int:
+    """How many blocks of ``size`` cover ``count``."""
+    return -(-count // size)

@@ -1,0 +1,45 @@
+"""NF4 by kernels."""
+
+from __future__ import annotations
+
+from refpeft_cupy.kernel import kernel
+from refpeft_cupy.launch import launch
+from refpeft_cupy.own import implements
+from refpeft_cupy.own._arrays import blocks, contiguous, empty
+
+THREADS = 256
+WARPS = THREADS // 32
+
+
+@implements("nf4.quantize")
+def quantize(weight, *, blocksize, variant):
+    """A warp for each block of weights."""
+    weight, n = contiguous(weight), weight.shape[0]
+    count = blocks(n, blocksize)
+    packed, absmax = empty(weight, (n + 1) // 2, "uint8"), empty(weight, count, "float32")
+    launch(
+        kernel("nf4_quantize", weight.dtype.name),
+        (blocks(count, WARPS),),
+        (THREADS,),
+        (weight, packed, absmax, n, blocksize, variant == "bitsandbytes-cpu"),
+    )
+    return (packed, absmax), None
+
+
+@implements("nf4.dequantize")
+def dequantize(packed, absmax, *, n, blocksize, dtype):
+    """A thread for each weight."""
+    packed, absmax = contiguous(packed), contiguous(absmax)
+    y = empty(packed, n, dtype)
+    launch(kernel("nf4_dequantize", dtype), (blocks(n, THREADS),), (THREADS,), (packed, absmax, y, n, blocksize))
+    return (y,), None
+
+
+@implements("nf4.double_dequantize")
+def double_dequantize(codes, absmax2, offset):
+    """A thread for each maximum."""
+    codes, absmax2, offset = contiguous(codes), contiguous(absmax2), contiguous(offset)
+    m = codes.shape[0]
+    absmax = empty(codes, m, "float32")
+    launch(kernel("nf4_double_dequantize"), (blocks(m, 256),), (256,), (codes, absmax2, offset, absmax, m))
+    return (absmax,), None
