@@ -93,13 +93,15 @@ def _passed(kernel: Kernel, parameter: Parameter, argument):
 def _run_on_gpu(kernel, grid, block, arguments, shared, device) -> None:
     pointers = [np.uint64(0) if x is None else x for x in arguments]
     with device:
-        _module(kernel.source, kernel.storage).get_function(kernel.name)(
-            grid, block, tuple(pointers), shared_mem=shared
-        )
+        module = _module(kernel.source, kernel.storage, device.id)
+        module.get_function(kernel.name)(grid, block, tuple(pointers), shared_mem=shared)
 
 
 @functools.cache
-def _module(source: str, storage: str):
-    """CuPy compiles it on first use, for the architecture of each device, and keeps the result on disk."""
-    cupy = importlib.import_module("cupy")
-    return cupy.RawModule(code=source, options=(*OPTIONS, f"-DSTORAGE={storage}"))
+def _module(source: str, storage: str, device: int):
+    """Compiled for the current device. CuPy's RawModule would add ``-ftz=true``, and NF4's least divisor is subnormal."""
+    cuda = importlib.import_module("cupy").cuda
+    compiled, _ = cuda.compiler.compile_using_nvrtc(source, (*OPTIONS, f"-DSTORAGE={storage}"))
+    module = cuda.function.Module()
+    module.load(compiled)
+    return module

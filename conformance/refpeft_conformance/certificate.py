@@ -101,6 +101,7 @@ def build(outcome: Outcome, folder: Path) -> dict:
         "unselected": sorted(declared - set(ran)),
         "unknown": list(getattr(backend, "unknown", ())),
         "reference": _counts([v.record() for v in outcome.reference]),
+        "remembered": outcome.remembered,
         "smoke": [
             {"operation": o, "dtype": d, "fault": fault, "caught_by": check}
             for (o, d), found in sorted(outcome.smoke.items())

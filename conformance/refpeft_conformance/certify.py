@@ -15,6 +15,7 @@ from refpeft.backend import Backend
 from refpeft.errors import CapabilityError
 from refpeft.operation import find
 from refpeft.problem import Problem
+from refpeft_conformance import remembered
 from refpeft_conformance.checks import Check
 from refpeft_conformance.counterexample import Counterexample
 from refpeft_conformance.diagnose import diagnose
@@ -22,7 +23,7 @@ from refpeft_conformance.faults import Faulty, faults_of
 from refpeft_conformance.plan import Plan, checks_on, named_fault, planned, require_answers, require_available
 from refpeft_conformance.runner import run
 from refpeft_conformance.subject import Subject
-from refpeft_conformance.verdict import ERROR, FAIL, Observation, Verdict, Violation
+from refpeft_conformance.verdict import ERROR, FAIL, PASS, Observation, Verdict, Violation
 from refpeft_conformance.workers import Lost, Task, Workers
 
 __all__ = ["Outcome", "Plan", "caught_by", "certify", "execute", "named_fault", "planned", "require_available"]
@@ -106,6 +107,8 @@ class Outcome:
     smoke : dict of (operation, dtype) to list of (fault, check)
     saved : dict of file name to str
         Earlier counterexamples, replayed first: what each still violates, empty where it passes now.
+    remembered : int
+        How much of ``reference`` and ``smoke`` was shown by an earlier certification.
     """
 
     plan: Plan
@@ -113,6 +116,7 @@ class Outcome:
     reference: list[Verdict]
     smoke: dict[tuple[str, str], list[tuple[str, str]]]
     saved: dict[str, str]
+    remembered: int = 0
 
 
 def certify(
@@ -120,6 +124,7 @@ def certify(
     *,
     jobs: int = 1,
     saved: Path | None = None,
+    fresh: bool = False,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> Outcome:
     """Run a plan.
@@ -131,6 +136,8 @@ def certify(
         Worker processes. The reference runs in workers of its own, which no backend comes near.
     saved : Path, optional
         Folder of earlier counterexamples, to be replayed first.
+    fresh : bool
+        Whether the harness is tried anew, whatever it has shown before.
     progress : callable
         Told (done, total, news) after each step; the news is a sentence where a task gave no result, else empty.
 
@@ -142,7 +149,7 @@ def certify(
     one_thread()
     with Workers(jobs) as theirs, Workers(jobs) as ours:
         _reach(plan, theirs)
-        return _certify(plan, theirs, ours, saved, progress)
+        return _certify(plan, theirs, ours, saved, fresh, progress)
 
 
 def _reach(plan: Plan, workers: Workers) -> None:
@@ -152,7 +159,9 @@ def _reach(plan: Plan, workers: Workers) -> None:
         raise CapabilityError(f"UNSUPPORTED: backend {plan.backend!r} {answer.why} when it was asked what it can do.")
 
 
-def _certify(plan: Plan, theirs: Workers, ours: Workers, saved: Path | None, progress: Callable) -> Outcome:
+def _certify(
+    plan: Plan, theirs: Workers, ours: Workers, saved: Path | None, fresh: bool, progress: Callable
+) -> Outcome:
     checks = planned(plan)
     if not checks:
         raise CapabilityError(
@@ -172,20 +181,53 @@ def _certify(plan: Plan, theirs: Workers, ours: Workers, saved: Path | None, pro
         if pair[1] == find(pair[0]).dtypes[-1] or pair[1] == "float32"
     ]
     harness += [Task(("reference", c.id), examine, (reference, *_key(c))) for c in baseline]
+    before = {} if fresh else remembered.recall()
+    known = {t.name: before[q] for t in harness if (q := _question(t, plan.seed)) in before}
+    asked = [t for t in harness if t.name not in known]
     subject = [Task(("saved", name), replay, (plan, e), plan.seconds) for name, e in examples.items()]
     subject += [Task(("check", c.id), examine, (plan, *_key(c)), plan.seconds) for c in checks]
     results: dict[str, dict] = {"smoke": {}, "reference": {}, "saved": {}, "check": {}}
-    for done, ((stage, name), result) in enumerate(_in_turn((ours, harness), (theirs, subject)), 1):
+    for (stage, name), found in known.items():
+        results[stage][name] = [tuple(pair) for pair in found] if stage == "smoke" else None
+    for done, ((stage, name), result) in enumerate(_in_turn((ours, asked), (theirs, subject)), 1):
         results[stage][name] = result
         news = f"{name if stage != 'smoke' else ' '.join(name)}: it {result.why}" if isinstance(result, Lost) else ""
-        progress(done, len(harness) + len(subject), news)
+        progress(done, len(asked) + len(subject), news)
+        if done == len(asked):
+            remembered.keep({_question(t, plan.seed): w for t in asked if (w := _lasting(t, results)) is not None})
     return Outcome(
         plan,
         [_lost(c, r, FAIL) if isinstance(r := results["check"][c.id], Lost) else r for c in checks],
-        [_lost(c, r, ERROR) if isinstance(r := results["reference"][c.id], Lost) else r for c in baseline],
+        [_on_reference(c, results["reference"][c.id]) for c in baseline],
         {pair: [(f"the stage {r.why}", "")] if isinstance(r, Lost) else r for pair, r in results["smoke"].items()},
         {n: f"the backend {r.why}" if isinstance(r, Lost) else r[0] for n, r in results["saved"].items()},
+        len(known),
     )
+
+
+def _question(task: Task, seed: int) -> str:
+    """What a task of the harness asks, as words."""
+    stage, name = task.name
+    return f"{stage} {seed} {name if stage == 'reference' else ' '.join(name)}"
+
+
+def _lasting(task: Task, results: dict) -> list | None:
+    """A success of the harness as it is remembered; None for what is none, or follows from more than refpeft itself."""
+    stage, name = task.name
+    result = results[stage][name]
+    if isinstance(result, Lost) or not remembered.lasting(task.arguments[1] if stage == "reference" else name[0]):
+        return None
+    if stage == "reference":
+        return [] if result.verdict == PASS else None
+    return result if all(check for _, check in result) else None
+
+
+def _on_reference(check: Check, result: Verdict | Lost | None) -> Verdict:
+    """The verdict on the reference, None standing for one that is remembered as passed."""
+    if result is None:
+        name, dtype = check.operation.name, check.dtype
+        return Verdict(check.id, name, dtype, check.kind, check.claim, PASS, "", Observation(), 0.0)
+    return _lost(check, result, ERROR) if isinstance(result, Lost) else result
 
 
 def _in_turn(*stages: tuple[Workers, list[Task]]) -> Iterator[tuple]:

@@ -56,11 +56,12 @@ timeout_option = click.option(
 )
 @click.option("--fault", default="", metavar="NAME", help="Make a known fault to the backend first: it must then fail.")
 @timeout_option
+@click.option("--fresh", is_flag=True, help="Try the harness anew, whatever it has shown on this machine before.")
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), default=None, help="Folder for certificate and report."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the certificate's summary as JSON.")
-def certify(name, command, operations, only, profile, device, jobs, seed, weights, fault, timeout, out, as_json):
+def certify(name, command, operations, only, profile, device, jobs, seed, weights, fault, timeout, fresh, out, as_json):
     """Certify backend NAME and write certificate.json and report.html.
 
     Exit status 0: every must-pass check of every declared operation passed. 1: something failed; the shrunk counterexamples lie
@@ -90,7 +91,9 @@ def certify(name, command, operations, only, profile, device, jobs, seed, weight
         folder = out or Path("certificate-" + re.sub(r"[^\w.-]+", "-", backend.name))
         try:
             with terminal.ProgressBar(f"certifying {plan.backend}") as progress:
-                outcome = certification.certify(plan, jobs=jobs, saved=folder / "counterexamples", progress=progress)
+                outcome = certification.certify(
+                    plan, jobs=jobs, saved=folder / "counterexamples", fresh=fresh, progress=progress
+                )
         except KeyboardInterrupt:
             click.echo("refpeft: interrupted; nothing was written.", err=True)
             raise

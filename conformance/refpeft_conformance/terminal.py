@@ -89,6 +89,7 @@ def certificate(content: dict, folder: Path) -> None:
     console.print(
         f"harness {content['harness']}: reference {content['reference']['PASS']} of {content['reference']['run']}, "
         f"smoke faults caught {caught} of {len(content['smoke'])}"
+        + (f" ({content['remembered']} of these answers are from earlier runs)" if content["remembered"] else "")
     )
     for record in content["checks"]:
         if record["verdict"] == "ERROR":

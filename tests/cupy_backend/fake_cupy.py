@@ -136,15 +136,21 @@ def _segment_sum(values, order, first, width, total):
 MEANINGS = {"refpeft_segment_sum": _segment_sum}
 
 
-class RawModule:
-    """Compiled source: its kernels run on the host shim, on the memory behind the arrays."""
+def compile_using_nvrtc(source, options):
+    """What stands for machine code: source and dtype."""
+    (storage,) = [o.removeprefix("-DSTORAGE=") for o in options if o.startswith("-DSTORAGE=")]
+    return (source, storage), None
 
-    def __init__(self, code, options):
-        self._code, self._options = code, options
+
+class Module:
+    """Loaded code: its kernels run on the host shim, on the memory behind the arrays."""
+
+    def load(self, compiled):
+        self._compiled = compiled
 
     def get_function(self, name):
-        (storage,) = [o.removeprefix("-DSTORAGE=") for o in self._options if o.startswith("-DSTORAGE=")]
-        kernel = Kernel(name, storage, self._code)
+        source, storage = self._compiled
+        kernel = Kernel(name, storage, source)
 
         def call(grid, block, args, shared_mem=0):
             for argument in args:
@@ -175,9 +181,9 @@ def modules() -> dict[str, types.ModuleType]:
         found = getattr(np, name)
         setattr(cupy, name, found if isinstance(found, type) else _function(found))
     cupy.ndarray, cupy.asarray, cupy.ElementwiseKernel = ndarray, _asarray, ElementwiseKernel
-    cupy.RawModule = RawModule
     cupy.linalg = types.SimpleNamespace(solve=_solve)
-    cupy.cuda = types.SimpleNamespace(Device=Device)
+    compiler = types.SimpleNamespace(compile_using_nvrtc=compile_using_nvrtc)
+    cupy.cuda = types.SimpleNamespace(Device=Device, compiler=compiler, function=types.SimpleNamespace(Module=Module))
     lib, tricks = types.ModuleType("cupy.lib"), types.ModuleType("cupy.lib.stride_tricks")
     tricks.sliding_window_view = _function(np.lib.stride_tricks.sliding_window_view)
     cupyx, xscipy, special = (types.ModuleType(n) for n in ("cupyx", "cupyx.scipy", "cupyx.scipy.special"))
