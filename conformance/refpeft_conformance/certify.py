@@ -26,6 +26,9 @@ from refpeft_conformance.subject import Subject
 from refpeft_conformance.verdict import ERROR, FAIL, PASS, Observation, Verdict, Violation
 from refpeft_conformance.workers import Lost, Task, Workers
 
+BATCH = 250
+"""After so many answers of the harness they are kept, so that an interrupted certification is not all in vain."""
+
 __all__ = ["Outcome", "Plan", "caught_by", "certify", "execute", "named_fault", "planned", "require_available"]
 
 
@@ -193,8 +196,9 @@ def _certify(
         results[stage][name] = result
         news = f"{name if stage != 'smoke' else ' '.join(name)}: it {result.why}" if isinstance(result, Lost) else ""
         progress(done, len(asked) + len(subject), news)
-        if done == len(asked):
-            remembered.keep({_question(t, plan.seed): w for t in asked if (w := _lasting(t, results)) is not None})
+        if done <= len(asked) and (done % BATCH == 0 or done == len(asked)):
+            shown = (t for t in asked if t.name[1] in results[t.name[0]])
+            remembered.keep({_question(t, plan.seed): w for t in shown if (w := _lasting(t, results)) is not None})
     return Outcome(
         plan,
         [_lost(c, r, FAIL) if isinstance(r := results["check"][c.id], Lost) else r for c in checks],
