@@ -1,6 +1,6 @@
 """Primitives, the interpretations that give them meaning, and the arithmetic behind error budgets."""
 
-from refpeft.numerics import elimination
+from refpeft.numerics import elimination, fourier
 from refpeft.numerics.bounded import Bounded
 from refpeft.numerics.complexstep import ComplexStep
 from refpeft.numerics.doubledouble import DoubleDouble
@@ -34,6 +34,7 @@ __all__ = [
     "Strict",
     "as_format",
     "elimination",
+    "fourier",
     "register_array",
     "rounding_model",
     "standard_precision",

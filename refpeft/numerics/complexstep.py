@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from refpeft.numerics.duck import DuckArray
-from refpeft.numerics.primitives import PRIMITIVES, erf, fold, round_to, scatter_add, topk
+from refpeft.numerics.primitives import PRIMITIVES, erf, fold, real_ifft2, round_to, scatter_add, topk
 
 STEP = 2.0**-300
 
@@ -109,6 +109,12 @@ def _(a):
     """erf(x + i h) = erf(x) + i h 2/sqrt(pi) exp(-x**2)."""
     x, h = a.value.real, a.value.imag
     return ComplexStep(erf(x) + 1j * h * (2 / math.sqrt(math.pi)) * np.exp(-x * x))
+
+
+@rule("real_ifft2")
+def _(x):
+    """Linear: the real part that it takes is one of the transform, not one of the step."""
+    return ComplexStep(real_ifft2(x.value.real) + 1j * real_ifft2(x.value.imag))
 
 
 @rule("scatter_add")

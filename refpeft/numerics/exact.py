@@ -60,7 +60,7 @@ class Terms:
 
     def scaled(self, number) -> Terms:
         """Each term multiplied by ``number``."""
-        factor, power = np.abs(number), _quantum(number)
+        factor, power = np.abs(number), quantum_of(number)
         return Terms(factor * self.total, power + self.quantum, self.parts, factor * self.whole, power + self.grain)
 
 
@@ -117,7 +117,7 @@ class Exact(DuckArray):
     @property
     def terms(self) -> Terms:
         """What the value is a sum of: itself alone, where it is none."""
-        alone, quantum = np.abs(self.value), _quantum(self.value)
+        alone, quantum = np.abs(self.value), quantum_of(self.value)
         return self._terms or Terms(alone, quantum, 1, alone, quantum)
 
     def remember(self, sources, move):
@@ -135,7 +135,7 @@ class Exact(DuckArray):
 rule = Exact.rule
 
 
-def _quantum(values) -> np.ndarray:
+def quantum_of(values) -> np.ndarray:
     """log2 of the largest power of two that divides each value; a large number for zero."""
     fraction, exponent = np.frexp(values)
     significand = np.abs(np.ldexp(fraction, 53)).astype(np.int64)
@@ -143,7 +143,7 @@ def _quantum(values) -> np.ndarray:
     return np.where(significand == 0, 1 << 20, exponent - 53 + np.log2(lowest).astype(int))
 
 
-def _check_sum(name: str, terms, quantum, precision: Precision, format: Format | None = None) -> None:
+def check_sum(name: str, terms, quantum, precision: Precision, format: Format | None = None) -> None:
     """All partial sums of terms with this total magnitude and this quantum are representable."""
     format = format or (precision.storage if precision.splits > 1 else precision.accumulation)
     floor = math.log2(format.tiny if precision.flush_to_zero else format.subnormal)
@@ -157,24 +157,24 @@ def _check_sum(name: str, terms, quantum, precision: Precision, format: Format |
 def _chain(name: str, result: Exact, terms: Terms) -> Exact:
     """A sum of two that may be taken apart and summed in another order, where it is one of more than two."""
     if terms.parts > 2 or not np.array_equal(terms.total, terms.whole):
-        _check_sum(name, terms.total, terms.quantum, result.precision)
+        check_sum(name, terms.total, terms.quantum, result.precision)
     if terms.parts > 2:
-        _check_sum(name, terms.whole, terms.grain, result.precision, result.precision.storage)
+        check_sum(name, terms.whole, terms.grain, result.precision, result.precision.storage)
     result._terms = terms
     return result
 
 
-def _contracted(name: str, result: Exact, total, quantum) -> Exact:
+def contracted(name: str, result: Exact, total, quantum) -> Exact:
     """A sum over an axis, whose terms have this total magnitude and this quantum."""
-    _check_sum(name, total, quantum, result.precision)
-    result.checked(name)._terms = Terms(total, quantum, 1, np.abs(result.value), _quantum(result.value))
+    check_sum(name, total, quantum, result.precision)
+    result.checked(name)._terms = Terms(total, quantum, 1, np.abs(result.value), quantum_of(result.value))
     return result
 
 
 def _product(a, b):
     """a * b, and what rounding took from it: not zero where bits fall below float64's smallest number either."""
     value, lost = two_prod(a, b)
-    below = (a != 0) & (b != 0) & (_quantum(a) + _quantum(b) < -1074)
+    below = (a != 0) & (b != 0) & (quantum_of(a) + quantum_of(b) < -1074)
     return value, np.where(below, np.inf, lost)
 
 
@@ -275,8 +275,8 @@ for _name in ("less", "less_equal", "greater", "greater_equal", "equal", "not_eq
 @rule("sum")
 def _(a, axis=None, keepdims=False):
     over = {"axis": axis, "keepdims": keepdims}
-    quantum = np.min(_quantum(a.value), initial=1 << 20, **over)
-    return _contracted("sum", a.rebuild(np.sum(a.value, **over)), np.sum(np.abs(a.value), **over), quantum)
+    quantum = np.min(quantum_of(a.value), initial=1 << 20, **over)
+    return contracted("sum", a.rebuild(np.sum(a.value, **over)), np.sum(np.abs(a.value), **over), quantum)
 
 
 @rule("matmul")
@@ -285,24 +285,24 @@ def _(a, b):
     if a.precision.operands is not None:
         for operand in (a, b):
             operand.checked("matmul", a.precision.operands)
-    rows, columns = (_quantum(x).min(axis=k, initial=1 << 20) for x, k in ((left, -1), (right, -2)))
+    rows, columns = (quantum_of(x).min(axis=k, initial=1 << 20) for x, k in ((left, -1), (right, -2)))
     quantum = rows[..., :, None] + columns[..., None, :]
     result = a.rebuild(a.value @ b.value)
-    return _contracted("matmul", result, np.abs(a.value) @ np.abs(b.value), quantum.reshape(result.shape))
+    return contracted("matmul", result, np.abs(a.value) @ np.abs(b.value), quantum.reshape(result.shape))
 
 
 @rule("scatter_add")
 def _(values, index, size):
     total = scatter_add(np.abs(values.value), index, size)
-    quantum = np.full(total.shape, _quantum(values.value).min(initial=1 << 20))
-    return _contracted("scatter_add", values.rebuild(scatter_add(values.value, index, size)), total, quantum)
+    quantum = np.full(total.shape, quantum_of(values.value).min(initial=1 << 20))
+    return contracted("scatter_add", values.rebuild(scatter_add(values.value, index, size)), total, quantum)
 
 
 @rule("fold")
 def _(patches, shape, stride, dilation):
     total = fold(np.abs(patches.value), shape, stride, dilation)
-    quantum = np.full(total.shape, _quantum(patches.value).min(initial=1 << 20))
-    return _contracted("fold", patches.rebuild(fold(patches.value, shape, stride, dilation)), total, quantum)
+    quantum = np.full(total.shape, quantum_of(patches.value).min(initial=1 << 20))
+    return contracted("fold", patches.rebuild(fold(patches.value, shape, stride, dilation)), total, quantum)
 
 
 @rule("topk")

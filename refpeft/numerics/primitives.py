@@ -11,7 +11,7 @@ structural     moves or copies elements and computes nothing
 elementwise    one rounding an element
 choice         comparisons, and ``where``
 accumulating   sums of elements (``sum``, ``scatter_add``, ``fold``)
-contraction    sums of products (``matmul``)
+contraction    sums of products (``matmul``, ``real_ifft2``)
 extremal       selects among elements
 integer        on integers and truth values (codes, indices, masks): the same in every interpretation
 special        has its own meaning, given in its docstring
@@ -246,6 +246,24 @@ def solve(a, b):
         if not batch:
             return np.full(b.shape, np.nan)
         return np.stack([solve(one, other) for one, other in zip(a, b)])
+
+
+@_own("contraction")
+def real_ifft2(x):
+    """The real part of the inverse discrete Fourier transform over the last two axes, which is its own adjoint:
+
+        y[s, t] = 1 / (m n)  sum over p, q of  x[p, q] cos(2 pi (p s / m + q t / n))
+
+    Parameters
+    ----------
+    x : (..., m, n)
+        Real.
+
+    Returns
+    -------
+    (..., m, n)
+    """
+    return np.fft.ifft2(x).real if x.size else np.zeros(x.shape)
 
 
 @_own("special")

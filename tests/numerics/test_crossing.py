@@ -131,6 +131,10 @@ ARGUMENTS = {
             (np.eye(2), Array(2, 0)),
         )
     ],
+    "real_ifft2": [
+        ((x,), {})
+        for x in (Array(2, 4), Array(1, 1), Array(3, 2, 4), EMPTY, Array(2, 3, 0), Array(values=np.zeros((3, 5))))
+    ],
     "max": REDUCED,
     "min": REDUCED,
     "floor_divide": [((Array(values=[7, -7]), 2), {})],

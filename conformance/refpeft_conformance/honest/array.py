@@ -18,7 +18,7 @@ STYLES = ("stored", "fused", "late")
 MOST_TERMS = 1 << 21
 """Sums of more are left to NumPy, and later additions do not join them."""
 
-_LINEAR = {"matmul", "sum", "scatter_add", "fold", "negative"}
+_LINEAR = {"matmul", "sum", "scatter_add", "fold", "negative", "real_ifft2"}
 
 
 @dataclass(frozen=True)

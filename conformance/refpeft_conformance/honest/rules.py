@@ -130,6 +130,21 @@ def _(a, b):
     return a.computed(inverse @ b.value)
 
 
+@rule("real_ifft2")
+def _(x):
+    """By a fast transform, or as a plain sum over all frequencies; divided by their number before or after."""
+    transform, (m, n) = PRIMITIVES["real_ifft2"].plain, x.shape[-2:]
+    if x.arithmetic.order == "blas" or not x.size or x.size * m * n > MOST_TERMS:
+        return x.computed(transform(x.value))
+    cosines = m * n * transform(np.eye(m * n).reshape(m * n, m, n))
+    cosines = x.arithmetic.rounded(cosines.reshape(m * n, *(1,) * (x.ndim - 2), m, n))
+    elements = np.moveaxis(x.factor.reshape(*x.shape[:-2], m * n), -1, 0)[..., None, None]
+    if x.arithmetic.style == "stored":
+        total = x.arithmetic.accumulate(x.arithmetic.product(elements, cosines))
+        return x.computed(total / x.arithmetic.rounded(m * n))
+    return x.accumulated(x.arithmetic.product(x.arithmetic.rounded(elements / (m * n)), cosines))
+
+
 @rule("round_to")
 def _(a, format):
     return a.rebuild(PRIMITIVES["round_to"].plain(a.raw, format))

@@ -10,9 +10,20 @@ product. Nothing is set by hand per operation.
 The analysis itself is rounded upwards: every bound is enlarged by more than its own evaluation can have lost.
 """
 
-from refpeft.numerics.bounded import arithmetic, elementary, selection, solving, steps, sums
+from refpeft.numerics.bounded import arithmetic, elementary, selection, solving, steps, sums, transforms
 from refpeft.numerics.bounded.addends import Addends
 from refpeft.numerics.bounded.array import Bounded
 from refpeft.numerics.bounded.truth import Ambiguous
 
-__all__ = ["Addends", "Ambiguous", "Bounded", "arithmetic", "elementary", "selection", "solving", "steps", "sums"]
+__all__ = [
+    "Addends",
+    "Ambiguous",
+    "Bounded",
+    "arithmetic",
+    "elementary",
+    "selection",
+    "solving",
+    "steps",
+    "sums",
+    "transforms",
+]
