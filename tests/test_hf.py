@@ -49,6 +49,7 @@ def test_peft_offers_what_the_catalogue_has():
         ("loha.linear", "float64"),
         ("hira.linear", "bfloat16"),
         ("vblora.linear", "float32"),
+        ("fourierft.linear", "float32"),
     ],
 )
 def test_peft_passes_apart_from_its_findings(operation, dtype):
@@ -89,6 +90,7 @@ def test_what_peft_does_not_take_is_declared():
         ("peft", "oft.linear", "outputs within budget on random inputs", "float32", "invalid for input of size 0"),
         ("peft", "loha.linear", "outputs within budget on random inputs", "float64", "off by"),
         ("peft", "gralora.linear", "empty batches give empty results", "float32", "cannot reshape tensor of 0"),
+        ("peft", "fourierft.linear", "outputs within budget on random inputs", "float64", "off by"),
         ("peft", "hra.linear", "gradients within budget on random inputs", "float32", "dweight"),
         ("peft", "lokr.merge", "column-major inputs give the same answer", "float32", "view size is not compatible"),
         ("bitsandbytes", "nf4.double_dequantize", "strided inputs give the same answer", "float32", "absmax"),
@@ -113,6 +115,7 @@ def test_the_suite_reports_each_finding_unaided(backend, operation, claim, dtype
         ("peft_boft_bias.py", ["bfloat16: y must be 47.25, is 16.0; the gradient to the bias must be 1, is 0.0"]),
         ("peft_oft_axes.py", ["four axes: RuntimeError"]),
         ("peft_loha_scale.py", ["the update is off by 3e-08"]),
+        ("peft_fourierft_float32.py", ["in float64 the update is off by 6e-08 of its largest element"]),
         ("peft_empty_batch.py", ["LoraConfig: (0, 4)", "GraloraConfig: RuntimeError"]),
         (
             "peft_base_gradient.py",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
+from refpeft.errors import DomainError
 from refpeft.golden import BudgetError, answer
 from refpeft_conformance.checks import Check
 from refpeft_conformance.strategies import LAYOUTS, problems
@@ -79,14 +80,23 @@ def _accepts_layout(layout):
     return examine
 
 
-def _broadcast(array):
+def _first_row(array):
     """The first row of ``array``, repeated by a stride of zero."""
     return np.broadcast_to(array[:1], array.shape) if array.ndim and array.shape[0] else array
 
 
+def _broadcast(array):
+    """An array of equal rows by a stride of zero; any other as it is."""
+    return _first_row(array) if np.array_equal(_first_row(array), array) else array
+
+
 def _uniform(problem):
-    """Every input made of copies of its first row, so that it can come broadcast."""
-    return problem.replace(inputs={n: np.array(_broadcast(a)) for n, a in problem.inputs.items()})
+    """Every input made of copies of its first row, so that it can come broadcast; indices are left where none may repeat."""
+    copies = {n: np.array(_first_row(a)) for n, a in problem.inputs.items()}
+    try:
+        return problem.replace(inputs=copies)
+    except DomainError:
+        return problem.replace(inputs=copies | {n: a for n, a in problem.inputs.items() if a.dtype.kind in "iu"})
 
 
 def _has_answer(subject):

@@ -1,0 +1,51 @@
+"""FourierFT, configured."""
+
+from __future__ import annotations
+
+from refpeft.errors import ShapeError
+from refpeft.methods import Method, method
+from refpeft.ops import fourierft
+
+
+@method("fourierft")
+class FourierFT(Method):
+    """A weight's update from a few of its Fourier coefficients.
+
+    Attributes
+    ----------
+    frequencies : int
+        How many coefficients are trained, at most as many as the weight has elements.
+    scaling : float
+        Multiplies the update. The transform divides by the number of elements, so that it is large.
+    start : str
+        ``normal``: drawn, as in the paper, so that training does not begin at the base model; or ``zero``.
+    """
+
+    frequencies: int = 1000
+    scaling: float = 150.0
+    start: str = "normal"
+
+    operation = "fourierft.linear"
+    trainable = ("values",)
+    paper = "arXiv:2405.03003"
+    peft = ("FOURIERFT",)
+    identity = False
+
+    def validate(self):
+        super().validate()
+        self.require("frequencies", self.frequencies >= 1, "at least 1")
+        self.require("start", self.start in ("normal", "zero"), "'normal' or 'zero'")
+
+    def attributes(self):
+        return {"scaling": self.scaling}
+
+    def init(self, random, weight):
+        o, i = weight.shape
+        if self.frequencies > o * i:
+            raise ShapeError(
+                f"FourierFT: frequencies must be at most the weight's {o * i} elements, but {self.frequencies} came."
+            )
+        return fourierft.init(random, o, i, k=self.frequencies, start=self.start)
+
+    def count(self, o, i):
+        return fourierft.count(k=self.frequencies)

@@ -1,0 +1,94 @@
+"""Updates from frequencies and wavelets: against peft's own layers, and what their coefficients mean."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from refpeft import assert_conforms
+from refpeft.errors import AttributeValueError, DomainError, ShapeError
+from refpeft.methods import FourierFT
+from refpeft.operation import find
+from refpeft.ops import fourierft
+
+SHAPES = [(4, 4, 5), (6, 4, 3), (5, 7, 35), (1, 8, 2), (8, 1, 1)]
+
+
+def arrays(o, i, k, dtype, seed=0):
+    """Inputs of a layer with a bias, and a cotangent."""
+    random = np.random.default_rng(seed)
+    shapes = {"x": (3, i), "weight": (o, i), "values": (k,), "bias": (o,), "dy": (3, o)}
+    return {n: random.normal(size=s).astype(dtype) for n, s in shapes.items()}
+
+
+def adapted(config, values, parameter: str):
+    """peft's layer with these weights, its output and gradients by refpeft's names."""
+    torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
+    o, i = values["weight"].shape
+    tensors = {n: torch.from_numpy(a.copy()) for n, a in values.items()}
+    base = torch.nn.Sequential(torch.nn.Linear(i, o, dtype=tensors["x"].dtype))
+    base[0].weight.data, base[0].bias.data = tensors["weight"], tensors["bias"]
+    layer = peft.get_peft_model(base, config, autocast_adapter_dtype=False).base_model.model[0]
+    trained = getattr(layer, parameter)["default"]
+    trained.data = tensors["values"]
+    x = tensors["x"].requires_grad_()
+    y = layer(x)
+    y.backward(tensors["dy"])
+    results = {"y": y, "dx": x.grad, "dvalues": trained.grad}
+    return layer, {n: a.detach().numpy() for n, a in results.items()}
+
+
+def merged(layer) -> np.ndarray:
+    """The base weight after peft's merge."""
+    layer.merge()
+    return layer.get_base_layer().weight.detach().numpy()
+
+
+def drawn_by_peft(o, i, k, seed=777) -> np.ndarray:
+    """The places that peft draws, as the pages say."""
+    torch = pytest.importorskip("torch")
+    return torch.randperm(o * i, generator=torch.Generator().manual_seed(seed))[:k].numpy()
+
+
+@pytest.mark.parametrize(("o", "i", "k"), SHAPES)
+def test_peft_fourierft_agrees_within_the_float32_budget(o, i, k):
+    """Forward, gradients, and the merged weight, with the places that peft draws from its seed."""
+    peft = pytest.importorskip("peft")
+    values = arrays(o, i, k, np.float32)
+    config = peft.FourierFTConfig(target_modules=["0"], n_frequency=k, scaling=150.0)
+    layer, results = adapted(config, values, "fourierft_spectrum")
+    values["places"] = drawn_by_peft(o, i, k)
+    assert_conforms("fourierft.linear", results, **values, scaling=150.0)
+    inputs = {n: values[n] for n in ("weight", "values", "places")}
+    assert_conforms("fourierft.merge", merged(layer), **inputs, scaling=150.0)
+
+
+def test_one_frequency_is_one_cosine():
+    """The coefficient of row 1, column 2 of a 4 by 6 spectrum: s / 24 cos(2 pi (m / 4 + 2 n / 6))."""
+    weight = np.zeros((4, 6))
+    merged = find("fourierft.merge")(weight, np.ones(1), np.array([1 * 6 + 2]), scaling=24.0)
+    m, n = np.ogrid[:4, :6]
+    np.testing.assert_allclose(merged, np.cos(2 * np.pi * (m / 4 + 2 * n / 6)), atol=1e-14)
+
+
+def test_a_place_that_comes_twice_is_refused():
+    """It would be added up by one implementation and written over by another."""
+    weight, places = np.zeros((2, 2), np.float32), np.array([1, 3, 1])
+    with pytest.raises(DomainError, match="places must be distinct, but 1 comes 2 times"):
+        assert_conforms(
+            "fourierft.merge", weight, weight=weight, values=np.ones(3, np.float32), places=places, scaling=1.0
+        )
+
+
+def test_fourierft_starts_as_configured():
+    """Drawn coefficients at distinct places, or zeros; never more than the weight has elements."""
+    random, weight = np.random.default_rng(0), np.zeros((6, 5))
+    parameters = FourierFT(frequencies=30).init(random, weight)
+    assert sorted(parameters["places"]) == list(range(30))
+    assert np.all(parameters["values"] != 0)
+    assert not np.any(FourierFT(frequencies=7, start="zero").init(random, weight)["values"])
+    with pytest.raises(ShapeError, match="at most the weight's 30 elements, but 31 came"):
+        FourierFT(frequencies=31).init(random, weight)
+    with pytest.raises(AttributeValueError, match="start must be 'normal' or 'zero'"):
+        FourierFT(start="ones")
+    assert fourierft.count(k=7) == FourierFT(frequencies=7).count(6, 5) == 7
