@@ -137,12 +137,15 @@ def test_third_party_backend_is_found(answer):
 
 def test_own_backends_keep_their_names(answer):
     """A plugin that sorts before refpeft's own takes neither the name of the reference nor that of torch."""
-    assert answer[0].items() >= {
-        "process": "refpeft_process.backend",
-        "reference": "refpeft.reference",
-        "reversed": "refpeft_reversed.backend",
-        "torch": "refpeft_torch.backend",
-    }.items()
+    assert (
+        answer[0].items()
+        >= {
+            "process": "refpeft_process.backend",
+            "reference": "refpeft.reference",
+            "reversed": "refpeft_reversed.backend",
+            "torch": "refpeft_torch.backend",
+        }.items()
+    )
 
 
 def test_own_operations_keep_their_names(answer):

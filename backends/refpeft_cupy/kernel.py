@@ -78,8 +78,8 @@ def kernel(name: str, storage: str = "float32", file: str = "") -> Kernel:
 
 
 @functools.cache
-def flattened(file: str) -> str:
-    """The source of a ``.cu`` file, each header of the folder put in where it is first included."""
+def flattened(*files: str) -> str:
+    """The source of ``.cu`` files, each header of the folder put in where it is first included."""
     seen: set[str] = set()
 
     def read(name: str) -> str:
@@ -89,7 +89,7 @@ def flattened(file: str) -> str:
         text = (FOLDER / name).read_text("utf-8").replace("#pragma once\n", "")
         return re.sub(r'^#include "(\w+\.cuh)"$', lambda found: read(found[1]), text, flags=re.MULTILINE)
 
-    return read(f"{file}.cu")
+    return "".join(read(f"{file}.cu") for file in files)
 
 
 def files() -> list[str]:

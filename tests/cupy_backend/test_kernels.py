@@ -1,6 +1,7 @@
 """Every kernel under the suite, on the host shim: the whole of it is `refpeft certify cupy --device host-shim`."""
 
 import pytest
+from kernel_faults import FAULTS
 
 from refpeft.errors import CapabilityError
 from refpeft.operation import find
@@ -14,6 +15,7 @@ from refpeft_cupy.host.build import entry
 from refpeft_cupy.kernel import kernel
 from refpeft_cupy.launch import launch, launches
 
+MODULES = ("refpeft_cupy.own.nf4", "refpeft_cupy.own.lora", "refpeft_cupy.own.qlora", "refpeft_cupy.own._product")
 OPERATIONS = own.implementations()
 CLAIMS = (
     "outputs equal as numbers",
@@ -52,73 +54,24 @@ def test_the_shim_is_a_device_of_its_own():
     )
 
 
-def replaced(old, new):
-    """A fault as another piece of source."""
-    return lambda kernel: kernel.changed(old, new)
-
-
-FAULTS = {
-    "nf4.quantize": {
-        "missing barrier": replaced("__syncthreads();", ""),
-        "blocks begin one late": replaced("(blockIdx.x * (long long)", "((blockIdx.x + 1) * (long long)"),
-        "halves swapped": replaced(
-            "nearest(midpoint, v[0]) << 4 | nearest(midpoint, v[1])",
-            "nearest(midpoint, v[1]) << 4 | nearest(midpoint, v[0])",
-        ),
-        "unguarded read of the odd one out": replaced(
-            "k + half < n ? widen(weight[k + half]) : 0.0f", "widen(weight[k + half])"
-        ),
-        "unguarded block": replaced("begin + blocksize < n ? begin + blocksize : n", "begin + blocksize"),
-        "warps past the end go on": replaced("if (begin >= n) return;", ""),
-        "unwritten last pair": replaced("k < end; k += 64", "k + 2 < end; k += 64"),
-        "half a warp in the mask": replaced("0xffffffff", "0x0000ffff"),
-        "one lane missing from the mask": replaced("0xffffffff", "0x7fffffff"),
-        "maximum of even lanes only": replaced("distance; distance /= 2", "distance > 1; distance /= 2"),
-        "no floor": replaced("fmaxf(largest, 1e-38f)", "largest"),
-        "midpoints go up": replaced("v > midpoint[code] ", "v >= midpoint[code] "),
-        "maximum of signed weights": replaced("fabsf(widen(weight[k]))", "widen(weight[k])"),
-        "the table's barrier is inside a branch": replaced(
-            "midpoint[threadIdx.x] = nf4_midpoint(threadIdx.x);\n    __syncthreads();",
-            "{ midpoint[threadIdx.x] = nf4_midpoint(threadIdx.x); __syncthreads(); }",
-        ),
-    },
-    "nf4.dequantize": {
-        "missing barrier": replaced("__syncthreads();", ""),
-        "halves swapped": replaced(
-            "packed[element / 2] & 15 : packed[element / 2] >> 4", "packed[element / 2] >> 4 : packed[element / 2] & 15"
-        ),
-        "unguarded tail": replaced("if (k < n) ", ""),
-        "unwritten last element": replaced("if (k < n) ", "if (k < n - 1) "),
-        "next block's maximum": replaced("absmax[k / blocksize]", "absmax[(k + 1) / blocksize]"),
-        "a codeword left out": replaced("threadIdx.x < 16", "threadIdx.x < 15"),
-    },
-    "nf4.double_dequantize": {
-        "missing barrier": replaced("__syncthreads();", ""),
-        "product and sum in one rounding": replaced(
-            "codeword[codes[k]] * absmax2[k / 256] + offset[0]",
-            "multiply_add(codeword[codes[k]], absmax2[k / 256], offset[0])",
-        ),
-        "no zero in the map": replaced("if (code == 127) return 0.0f;", ""),
-        "ends from one side": replaced("if (k < (parts + 1) / 2) return", "return"),
-        "unguarded tail": replaced("if (k < m) ", ""),
-        "offset per block": replaced("offset[0]", "offset[k / 256]"),
-    },
-}
-
-
 @pytest.mark.shim
 @pytest.mark.parametrize(("operation", "fault"), [(o, f) for o, faults in FAULTS.items() for f in faults])
 def test_a_faulty_kernel_is_caught(operation, fault, monkeypatch):
     """By the shim's rules or by the suite's checks; the compiler has nothing against it."""
-    made = []
+    made = set()
 
     def faulty(*which):
-        made.append(FAULTS[operation][fault](kernel(*which)))
-        return made[-1]
+        honest = kernel(*which)
+        changed = FAULTS[operation][fault](honest)
+        made.update({changed} - {honest})
+        return changed
 
-    monkeypatch.setattr(f"refpeft_cupy.own.{operation.partition('.')[0]}.kernel", faulty)
-    assert caught_by(HostShim(), operation, "float32", profile="quick")
-    for source in set(made):
+    for module in MODULES:
+        monkeypatch.setattr(f"{module}.kernel", faulty)
+    dtype = "bfloat16" if "float32" in fault else "float32"
+    assert caught_by(HostShim(), operation, dtype, profile="quick")
+    assert made
+    for source in made:
         entry(source)
 
 
@@ -126,10 +79,10 @@ def test_a_faulty_kernel_is_caught(operation, fault, monkeypatch):
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_grid_that_is_one_block_short_is_caught(operation, monkeypatch):
     """What the last block should have written is not."""
-    module = f"refpeft_cupy.own.{operation.partition('.')[0]}"
-    monkeypatch.setattr(
-        f"{module}.launch", lambda k, grid, block, args: launch(k, (grid[0] - 1, *grid[1:]), block, args)
-    )
+    for module in MODULES:
+        monkeypatch.setattr(
+            f"{module}.launch", lambda k, grid, block, args: launch(k, (*grid[:-1], grid[-1] - 1), block, args)
+        )
     assert caught_by(HostShim(), operation, "float32", profile="quick")
 
 
