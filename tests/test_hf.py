@@ -121,6 +121,10 @@ def test_the_suite_reports_each_finding_unaided(backend, operation, claim, dtype
             "peft_base_gradient.py",
             ["HRAConfig: the base weight has no gradient", "OFTConfig: the base weight has a gradient"],
         ),
+        (
+            "peft_tokens_bias.py",
+            ["y - (x Wᵀ + bias) is -bias: True", "merged and unmerged layer agree: False"],
+        ),
         ("bitsandbytes_strides.py", ["dequantize_4bit, codes with a stride: off by 4"]),
         ("bitsandbytes_subnormals.py", ["torch.bfloat16: the first value is -0"]),
         ("torch_kron.py", ["transposed: RuntimeError"]),

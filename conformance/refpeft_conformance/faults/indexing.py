@@ -29,7 +29,7 @@ def _overwrites(gradient: str):
         )
 
 
-for _gradient in ("dweight", "da"):
+for _gradient in ("dweight", "da", "dtrained"):
     _overwrites(_gradient)
 
 
