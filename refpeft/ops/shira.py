@@ -70,11 +70,14 @@ def init(random: np.random.Generator, weight: np.ndarray, *, rank: int, mask: st
         Places at random, or those of the largest elements of W (the paper's SHiRA-Rand and SHiRA-WM).
     """
     k = count(*weight.shape, rank=rank)
-    if mask == "random":
-        places = random.permutation(weight.size)[:k]
-    else:
-        places = np.argsort(-np.abs(weight).reshape(-1).astype(np.float64), kind="stable")[:k]
-    return {"values": np.zeros(k), "places": np.sort(places)}
+    places = np.sort(random.permutation(weight.size)[:k]) if mask == "random" else extreme(weight, k)
+    return {"values": np.zeros(k), "places": places}
+
+
+def extreme(weight: np.ndarray, k: int, *, largest: bool = True) -> np.ndarray:
+    """Places of the k elements that are largest, or smallest, in magnitude, in ascending order; of equals the first come."""
+    magnitude = np.abs(weight).reshape(-1).astype(np.float64)
+    return np.sort(np.argsort(-magnitude if largest else magnitude, kind="stable")[:k])
 
 
 def count(o: int, i: int, *, rank: int) -> int:
