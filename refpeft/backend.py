@@ -75,6 +75,13 @@ class Backend(ABC):
         """Versions of what it computes with, for the certificate."""
         return {}
 
+    def tally(self, operation: str) -> Mapping[str, int]:
+        """What it has counted for an operation in this process, by name: its kernels' launches, say.
+
+        By how much it grew during a check is told with the verdict.
+        """
+        return {}
+
     def precision(self, dtype: str) -> Precision | None:
         """What it promises about its arithmetic in ``dtype``; None where it does not have the dtype."""
         return standard_precision(dtype)

@@ -111,10 +111,20 @@ def _operation(certificate: dict, name: str, records: list[dict]) -> dict:
         "claims": _claims(records),
         "unsupported": sorted({r["message"] for r in records if r["verdict"] == "UNSUPPORTED"}),
         "outside": certificate["outside"].get(name, {}),
+        "counted": _counted(records),
         "worst": max(r["worst_share"] for r in records),
         "plot": _plot(dots, records),
         "records": records,
     }
+
+
+def _counted(records: list[dict]) -> dict[str, int]:
+    """What the backend counted over all checks, by name."""
+    total: dict[str, int] = {}
+    for record in records:
+        for name, count in record["counted"].items():
+            total[name] = total.get(name, 0) + count
+    return dict(sorted(total.items()))
 
 
 def _counts(records: list[dict]) -> dict:

@@ -91,6 +91,7 @@ def run(
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
+            before = subject.counted(check.operation.name)
             try:
                 _examine_all(
                     check.problems(subject), examine, max(3, round(check.share * PROFILES[profile])), random_seed
@@ -98,6 +99,7 @@ def run(
             except Exception:
                 if not found:
                     raise
+            observed.counted = subject.counted(check.operation.name, before)
             if not found and observed.examples == 0 and observed.outside:
                 return verdict(
                     UNSUPPORTED, f"the backend takes no problem of this check: {'; '.join(observed.outside)}"

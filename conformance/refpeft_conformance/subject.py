@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -80,6 +81,11 @@ class Subject:
         if not isinstance(result, np.ndarray):
             raise Violation(f"the backend returned {type(result).__name__}, where an array is due")
         return np.asarray(result)
+
+    def counted(self, operation: str, before: Mapping[str, int] | None = None) -> dict[str, int]:
+        """What the backend counts for the operation: so far, or since it was ``before``; names that stayed are left out."""
+        tally, before = self.backend.tally(operation), before or {}
+        return {name: n - before.get(name, 0) for name, n in sorted(tally.items()) if n != before.get(name, 0)}
 
     def outside(self, problem: Problem) -> str:
         """Why the backend says that it does not take the problem; empty if it does."""

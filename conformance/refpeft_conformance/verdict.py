@@ -49,6 +49,8 @@ class Observation:
         Largest distance over budget, and largest distance in ulps, over elements whose budget is not vacuous.
     outside : dict of str to int
         How many problems the backend did not take, by its reason. They are no examples.
+    counted : dict of str to int
+        What the backend counted of its own accord, by name: launches of kernels.
     """
 
     examples: int = 0
@@ -58,6 +60,7 @@ class Observation:
     worst_share: float = 0.0
     worst_ulps: float = 0.0
     outside: dict[str, int] = field(default_factory=dict)
+    counted: dict[str, int] = field(default_factory=dict)
 
     def turned_away(self, reason: str) -> None:
         """Count a problem that the backend did not take, which was begun as an example."""

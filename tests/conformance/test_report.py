@@ -17,7 +17,11 @@ def check(operation, dtype="float32", kind="rounded", claim="outputs within budg
     """One record of a certificate."""
     record = {"id": f"{operation}-{dtype}-{kind}-{claim}", "operation": operation, "dtype": dtype, "kind": kind}
     record |= {"claim": claim, "verdict": verdict, "message": "", "examples": 3, "elements": 30, "vacuous": 0}
-    return record | {"near": 0, "worst_share": 0.25, "worst_ulps": 1.0, "explanation": [], "outside": {}} | fields
+    return (
+        record
+        | {"near": 0, "worst_share": 0.25, "worst_ulps": 1.0, "explanation": [], "outside": {}, "counted": {}}
+        | fields
+    )
 
 
 def example(record, **fields):

@@ -15,6 +15,7 @@ from refpeft.backend import Backend, Implementation
 from refpeft.operation import catalogue
 from refpeft_cupy import host, own
 from refpeft_cupy.host.build import compiler_version
+from refpeft_cupy.launch import launches
 
 
 class HostShim(Backend):
@@ -44,6 +45,10 @@ class HostShim(Backend):
 
     def operations(self):
         return self._implementations
+
+    def tally(self, operation):
+        """Launches of its own kernels."""
+        return launches(operation)
 
     def asarray(self, array, device):
         return array

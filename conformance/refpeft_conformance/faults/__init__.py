@@ -138,6 +138,9 @@ class Faulty(Backend):
     def precision(self, dtype):
         return self.inner.precision(dtype)
 
+    def tally(self, operation):
+        return self.inner.tally(operation)
+
     def asarray(self, array, device):
         return self.inner.asarray(array, device)
 
