@@ -52,7 +52,7 @@ _segment_sum = cupy.ElementwiseKernel(
 
 def scatter_add(values, index, size):
     """Each row's terms in the order they come in, so that equal inputs give equal bits; atomics would not."""
-    index = cupy.asarray(index)
+    values, index = cupy.asarray(values), cupy.asarray(index)
     rest = values.shape[index.ndim :]
     total = cupy.zeros((size, *rest), values.dtype)
     if values.size and total.size:

@@ -4,14 +4,14 @@ import torch
 import torch.nn.functional as F
 
 from refpeft_torch.autograd import implements
-from refpeft_torch.precision import widened
+from refpeft_torch.precision import wide
 from refpeft_torch.rotation import cayley, turn
 
 
 def rotations(q, variant):
     """(f, m, block, block): each a rotation through the skew part of its Q."""
-    wide = widened(q)[0]
-    return cayley(0.5 * (wide - wide.mT), variant).to(q.dtype)
+    full = wide(q)
+    return cayley(0.5 * (full - full.mT), variant).to(q.dtype)
 
 
 def order(size, block, level, device):

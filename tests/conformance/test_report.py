@@ -182,6 +182,20 @@ def test_an_error_and_a_vacuous_operation_are_reasons_too():
     assert "Too many budgets say nothing in toy.two." in page
 
 
+def test_vacuous_budgets_on_subnormal_inputs_count_unless_the_backend_declares_to_flush_them():
+    """Declared, they are no reason against it; vacuous budgets on other inputs still are."""
+    subnormal, random = (
+        check("toy.one", claim="outputs within budget on subnormal inputs", vacuous=29),
+        check("toy.two"),
+    )
+    flushing = certified([subnormal, random])
+    assert flushing["vacuous_over_limit"] == ["toy.one"]
+    flushing["subject"]["precision"]["float32"]["flush_to_zero"] = True
+    assert certificate.summary(flushing)["vacuous_over_limit"] == []
+    flushing["checks"].append(check("toy.one", vacuous=29))
+    assert certificate.summary(flushing)["vacuous_over_limit"] == ["toy.one"]
+
+
 def test_what_others_wrote_is_escaped():
     """A message, a fault's name and a backend's name are text, not markup."""
     evil = "<script>alert(1)</script>"

@@ -35,6 +35,21 @@ def dequantize(packed, absmax, *, n, blocksize, dtype):
     return (y,), None
 
 
+@implements("nf4.double_quantize")
+def double_quantize(absmax, offset, *, variant):
+    """A block of threads for each block of maxima."""
+    absmax, offset, m = contiguous(absmax), contiguous(offset), absmax.shape[0]
+    count = blocks(m, 256)
+    codes, absmax2 = empty(absmax, m, "uint8"), empty(absmax, count, "float32")
+    launch(
+        kernel("nf4_double_quantize"),
+        (count,),
+        (256,),
+        (absmax, offset, codes, absmax2, m, variant == "bitsandbytes-cpu"),
+    )
+    return (codes, absmax2), None
+
+
 @implements("nf4.double_dequantize")
 def double_dequantize(codes, absmax2, offset):
     """A thread for each maximum."""
