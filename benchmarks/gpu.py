@@ -1,0 +1,228 @@
+"""The CuPy backend's kernels against bitsandbytes and torch, and against what the card can do, in one run.
+
+    python benchmarks/gpu.py --certificate certificate-cupy/certificate.json --out benchmarks/results/gpu-h200.json
+
+It refuses to time what the certificate does not say is right. Each row alternates the two, several rounds of several calls
+between CUDA events, over buffers that together exceed the card's cache; medians with an interval that holds the median with 95 %.
+``limit`` is the bytes that must be moved at the rate of a copy, or the products at the rate of a matrix product in bfloat16,
+whichever takes longer, both measured in the same run.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import cupy
+import ml_dtypes
+import numpy as np
+
+from refpeft import plugins
+from refpeft.files import atomic_write
+
+SIDE, RANK, BLOCKSIZE, SCALING, COPIES = 8192, 16, 64, 2.0, 4
+OPERATIONS = ("nf4.quantize", "nf4.dequantize", "qlora.linear", "lora.linear", "lora.merge")
+BF16 = np.dtype(ml_dtypes.bfloat16)
+
+
+@dataclass
+class Row:
+    """One comparison: both do the same work on arrays number ``k``.
+
+    Attributes
+    ----------
+    name : str
+    ours, theirs : callable
+    peer : str
+        What ``theirs`` is.
+    bytes, products : float
+        What must be moved at least, and how many multiplications with addition there are.
+    """
+
+    name: str
+    ours: Callable[[int], object]
+    theirs: Callable[[int], object]
+    peer: str
+    bytes: float
+    products: float = 0.0
+
+
+@click.command()
+@click.option("--certificate", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=True)
+@click.option("--rounds", default=15, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True)
+def main(certificate: Path, rounds: int, out: Path) -> None:
+    """Time, print and write."""
+    import torch
+
+    require_passed(certificate)
+    name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
+    copy, product = copy_rate(rounds), product_rate(rounds, torch)
+    click.echo(f"{name}: copies {copy / 1e12:.2f} TB/s, bfloat16 products {2 * product / 1e12:.0f} TFLOP/s")
+    rows = []
+    for row in comparisons(torch):
+        ours, theirs = alternating(row.ours, row.theirs, rounds)
+        limit = max(row.bytes / copy, row.products / product)
+        ratio = interval([t / o for o, t in zip(ours, theirs)])
+        rows.append(
+            {"name": row.name, "peer": row.peer, "ours": interval(ours), "theirs": interval(theirs), "ratio": ratio}
+            | {"limit": limit}
+        )
+        click.echo(
+            f"{row.name:34} {1e6 * rows[-1]['ours'][1]:9.1f} us   {row.peer:28} {1e6 * rows[-1]['theirs'][1]:9.1f} us   "
+            f"times ours {ratio[1]:5.2f} ({ratio[0]:.2f} to {ratio[2]:.2f})   limit {1e6 * limit:8.1f} us"
+        )
+    versions = {"cupy": cupy.__version__, "torch": torch.__version__, "bitsandbytes": _bitsandbytes_version()}
+    content = {"card": name, "versions": versions, "copy": copy, "products": product, "rows": rows}
+    atomic_write(out, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def require_passed(path: Path) -> None:
+    """Raise UsageError unless the certificate is CuPy's on a GPU and every operation that is timed passed."""
+    content = json.loads(path.read_text("utf-8"))
+    device, passed = content["subject"]["device"], set(content["passed_operations"])
+    if content["subject"]["backend"] != "cupy" or not device.startswith("cuda:"):
+        raise click.UsageError(f"{path} certifies {content['subject']['backend']} on {device}, not cupy on a GPU.")
+    if failed := [name for name in OPERATIONS if name not in passed]:
+        raise click.UsageError(f"{path} does not certify {', '.join(failed)}: there is nothing to time.")
+
+
+def comparisons(torch) -> Iterator[Row]:
+    """Every row; bitsandbytes' where it is installed."""
+    backend = plugins.backend("cupy")
+    run = {name: backend.implementation(name).forward for name in OPERATIONS}
+    n, rng = SIDE * SIDE, np.random.default_rng(0)
+    host = [rng.normal(size=(SIDE, SIDE)).astype(BF16) for _ in range(2)]
+    weight = [cupy.asarray(host[k % 2]) for k in range(COPIES)]
+    a, b = (cupy.asarray(rng.normal(size=s).astype(BF16)) for s in ((RANK, SIDE), (SIDE, RANK)))
+    quantised = [run["nf4.quantize"](w.reshape(-1), blocksize=BLOCKSIZE, variant="paper")[0] for w in weight]
+    their_weight, ta, tb = [_torch(torch, w) for w in weight], _torch(torch, a), _torch(torch, b)
+    packed_bytes = n / 2 + 4 * n / BLOCKSIZE
+
+    def merge(k):
+        return their_weight[k] + SCALING * (tb @ ta)
+
+    yield Row(
+        "lora.merge",
+        lambda k: run["lora.merge"](weight[k], a, b, scaling=SCALING),
+        merge,
+        "torch",
+        4 * n,
+        n * RANK,
+    )
+    xs = {rows: cupy.asarray(rng.normal(size=(rows, SIDE)).astype(BF16)) for rows in (1, 4, 16, 2048)}
+    for rows, x in xs.items():
+        tx = _torch(torch, x)
+        yield Row(
+            f"lora.linear, {rows} rows",
+            lambda k, x=x: run["lora.linear"](x, weight[k], a, b, scaling=SCALING, keep=1.0),
+            lambda k, tx=tx: tx @ their_weight[k].T + SCALING * (tx @ ta.T) @ tb.T,
+            "torch",
+            2 * n,
+            rows * n,
+        )
+    if not _bitsandbytes_version():
+        click.echo("bitsandbytes is not installed: its rows are left out.", err=True)
+        return
+    import bitsandbytes
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    theirs = [quantize_4bit(w, blocksize=BLOCKSIZE, quant_type="nf4") for w in their_weight]
+    codes = sum(int((quantised[k][0] != _cupy(theirs[k][0].view(-1))).sum()) for k in range(2))
+    click.echo(f"of {n} bytes of codes in two matrices, {codes} differ from bitsandbytes'")
+    yield Row(
+        "nf4.quantize",
+        lambda k: run["nf4.quantize"](weight[k].reshape(-1), blocksize=BLOCKSIZE, variant="paper"),
+        lambda k: quantize_4bit(their_weight[k], blocksize=BLOCKSIZE, quant_type="nf4"),
+        "bitsandbytes.quantize_4bit",
+        2 * n + packed_bytes,
+    )
+    options = {"n": n, "blocksize": BLOCKSIZE, "dtype": "bfloat16"}
+    yield Row(
+        "nf4.dequantize",
+        lambda k: run["nf4.dequantize"](*quantised[k], **options),
+        lambda k: dequantize_4bit(*theirs[k]),
+        "bitsandbytes.dequantize_4bit",
+        2 * n + packed_bytes,
+    )
+    for rows, x in xs.items():
+        tx = _torch(torch, x)
+        yield Row(
+            f"qlora.linear, {rows} rows",
+            lambda k, x=x: run["qlora.linear"](
+                x, *quantised[k], a, b, scaling=SCALING, blocksize=BLOCKSIZE, dtype="bfloat16"
+            ),
+            lambda k, tx=tx: (
+                bitsandbytes.matmul_4bit(tx, theirs[k][0].t(), quant_state=theirs[k][1]) + SCALING * (tx @ ta.T) @ tb.T
+            ),
+            "bitsandbytes.matmul_4bit, torch",
+            packed_bytes,
+            rows * n,
+        )
+
+
+def copy_rate(rounds: int) -> float:
+    """Bytes read and written a second by copies on the device."""
+    source = cupy.ones(1 << 30, cupy.uint8)
+    target = cupy.empty_like(source)
+    return (
+        2 * source.nbytes / statistics.median(seconds(lambda k: cupy.copyto(target, source), 4) for _ in range(rounds))
+    )
+
+
+def product_rate(rounds: int, torch) -> float:
+    """Multiplications with addition a second in a matrix product in bfloat16."""
+    left, right = (torch.randn(SIDE, SIDE, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    torch.cuda.synchronize()
+    return SIDE**3 / statistics.median(seconds(lambda k: left @ right, 4) for _ in range(rounds))
+
+
+def alternating(ours: Callable, theirs: Callable, rounds: int) -> tuple[list[float], list[float]]:
+    """Seconds a call of each, round by round, after one round that does not count."""
+    times = [[seconds(f, 2 * COPIES) for f in (ours, theirs)] for _ in range(rounds + 1)][1:]
+    return [t[0] for t in times], [t[1] for t in times]
+
+
+def seconds(function: Callable, calls: int) -> float:
+    """Seconds a call on the default stream, which CuPy and torch share."""
+    start, end = cupy.cuda.Event(), cupy.cuda.Event()
+    start.record()
+    for k in itertools.islice(itertools.cycle(range(COPIES)), calls):
+        function(k)
+    end.record()
+    end.synchronize()
+    return cupy.cuda.get_elapsed_time(start, end) / 1e3 / calls
+
+
+def interval(values: list[float]) -> tuple[float, float, float]:
+    """The median between the order statistics that hold it with 95 %."""
+    ordered, n = sorted(values), len(values)
+    reach = max(0, round(n / 2 - 0.98 * n**0.5))
+    return ordered[reach], statistics.median(values), ordered[n - 1 - reach]
+
+
+def _torch(torch, array):
+    """The same memory as torch's tensor; CuPy's bfloat16 travels as integers."""
+    return torch.from_dlpack(array.view(cupy.int16)).view(torch.bfloat16)
+
+
+def _cupy(tensor):
+    return cupy.from_dlpack(tensor)
+
+
+def _bitsandbytes_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("bitsandbytes")
+    except PackageNotFoundError:
+        return ""
+
+
+if __name__ == "__main__":
+    main()
