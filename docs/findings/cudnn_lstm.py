@@ -1,4 +1,4 @@
-"""Prints how far a float32 LSTM on CUDA lies from float64"""
+"""Prints how far a float32 LSTM on CUDA lies from float64, in ulps: by cuDNN, and by torch's own kernels."""
 
 import copy
 
