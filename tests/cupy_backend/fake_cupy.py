@@ -174,6 +174,7 @@ def modules() -> dict[str, types.ModuleType]:
         "searchsorted",
         "ascontiguousarray",
         "empty",
+        "matmul",
     ]
     names += ["float32", "float64"]
     cupy = types.ModuleType(ROOT)

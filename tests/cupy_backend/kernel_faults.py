@@ -72,9 +72,7 @@ FAULTS = {
         "the bias of the update is not scaled": replaced(
             "(wide)scaling * inner", "(wide)scaling * update[n] + (inner - update[n])"
         ),
-        "mask lost on the way back": replaced(
-            "if (kept) update = kept[n * i + j] ? update / (wide)keep : (wide)0;", ""
-        ),
+        "mask lost on the way back": replaced("if (kept) sum = kept[at] ? sum / (wide)keep : (wide)0;", ""),
         "the mask multiplies": replaced(
             "kept[n * i + j] ? widen(x[n * i + j]) / (wide)keep : (wide)0", "kept[n * i + j] * widen(x[n * i + j])"
         ),
@@ -83,11 +81,13 @@ FAULTS = {
         "the last row of the batch is not summed": replaced("n < rows; n++) total", "n < rows - 1; n++) total"),
     },
     "lora.merge": {
-        "unguarded tail": replaced("if (at >= o * i) return;", ""),
-        "unwritten last element": replaced("if (at >= o * i) return;", "if (at >= o * i - 1) return;"),
+        "unguarded tail": replaced("if (at >= rows * columns) return;", ""),
+        "unwritten last element": replaced(
+            "if (at >= rows * columns) return;", "if (at >= rows * columns - 1) return;"
+        ),
         "the last rank is left out": replaced("l < r; l++", "l < r - 1; l++"),
-        "scaling twice": replaced("(wide)scaling * sum", "(wide)scaling * ((wide)scaling * sum)"),
-        "B transposed": replaced("b[k * r + l]", "b[l * o + k]"),
+        "scaling twice": replaced("sum *= (wide)scaling", "sum *= (wide)scaling * (wide)scaling"),
+        "left transposed": replaced("left[n * r + l]", "left[l * rows + n]"),
     },
     "qlora.linear": {
         "missing barrier": replaced(
@@ -99,7 +99,7 @@ FAULTS = {
             "packed[element / 2] & 15 : packed[element / 2] >> 4", "packed[element / 2] >> 4 : packed[element / 2] & 15"
         ),
         "the first block's maximum for a whole row": replaced("absmax[first / blocksize]", "absmax[k * i / blocksize]"),
-        "every column's maximum is the first one's": replaced("absmax[at / blocksize]", "absmax[0]"),
+        "the first maximum for all, where W is decoded first": replaced("absmax[k / blocksize]", "absmax[0]"),
         "words across the ends of rows": replaced("i % 8 == 0 && ", ""),
         "unguarded rows": replaced("lane != n || row + n >= rows", "lane != n"),
         "half a warp in the mask": replaced("0xffffffff", "0xffff0000"),

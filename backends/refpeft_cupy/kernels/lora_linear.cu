@@ -7,6 +7,8 @@
 // column of y: it sums x Wᵀ along a row of W and h Bᵀ along a row of B, and writes each element once. With few rows what counts is
 // that W is read once.
 //
+// Many rows are better served by cuBLAS and lora_update.
+//
 // h is rounded to STORAGE, as are x and W; both sums are carried in the wide format, s (h Bᵀ + lora_bias) joins the sum there, and
 // the result is rounded once. The mask selects: what dropout does not keep is zero, even where it was NaN.
 //

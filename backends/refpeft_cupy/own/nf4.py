@@ -26,13 +26,19 @@ def quantize(weight, *, blocksize, variant):
     return (packed, absmax), None
 
 
+def decoded(packed, absmax, shape, blocksize, dtype):
+    """The weights of that shape, a thread for each; both arrays are contiguous."""
+    y = empty(packed, shape, dtype)
+    launch(
+        kernel("nf4_dequantize", dtype), (blocks(y.size, THREADS),), (THREADS,), (packed, absmax, y, y.size, blocksize)
+    )
+    return y
+
+
 @implements("nf4.dequantize")
 def dequantize(packed, absmax, *, n, blocksize, dtype):
-    """A thread for each weight."""
-    packed, absmax = contiguous(packed), contiguous(absmax)
-    y = empty(packed, n, dtype)
-    launch(kernel("nf4_dequantize", dtype), (blocks(n, THREADS),), (THREADS,), (packed, absmax, y, n, blocksize))
-    return (y,), None
+    """A vector of n weights."""
+    return (decoded(contiguous(packed), contiguous(absmax), n, blocksize, dtype),), None
 
 
 @implements("nf4.double_quantize")

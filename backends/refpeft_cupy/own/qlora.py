@@ -6,33 +6,36 @@ from refpeft_cupy.kernel import kernel
 from refpeft_cupy.launch import launch
 from refpeft_cupy.own import implements, vjp_of
 from refpeft_cupy.own._arrays import contiguous, empty
-from refpeft_cupy.own._product import THREADS, TILE, product, row_sum, rows_of, tiles, warps
-from refpeft_cupy.own.lora import down
+from refpeft_cupy.own._product import FEW, THREADS, large_product, low_rank_update, product, row_sum, rows_of, warps
+from refpeft_cupy.own.lora import down, up
+from refpeft_cupy.own.nf4 import decoded
 
 
 @implements("qlora.linear")
 def linear(x, packed, absmax, a, b, bias=None, *, scaling, blocksize, dtype):
-    """The base is decoded inside the product, in either direction."""
+    """Few rows decode the base inside the product; for many it is decoded first, once for all of them."""
     x, packed, absmax, a, b, bias = map(contiguous, (x, packed, absmax, a, b, bias))
     rows, (r, i), o = rows_of(x), a.shape, b.shape[0]
-    h, y = down(x, a), empty(x, (*x.shape[:-1], o))
-    arguments = (x, packed, absmax, h, b, bias, y, rows, i, o, r, scaling, blocksize)
-    launch(kernel("qlora_linear", x.dtype.name), warps(rows, o), (THREADS,), arguments)
-    return (y,), (x, packed, absmax, a, b, h, scaling, blocksize)
+    h = down(x, a)
+    if rows > FEW:
+        y = up(x, decoded(packed, absmax, (o, i), blocksize, dtype), h, b, scaling, bias=bias)
+    else:
+        y = empty(x, (rows, o))
+        arguments = (x, packed, absmax, h, b, bias, y, rows, i, o, r, scaling, blocksize)
+        launch(kernel("qlora_linear", dtype), warps(rows, o), (THREADS,), arguments)
+    return (y.reshape(*x.shape[:-1], o),), (x, packed, absmax, a, b, h, scaling, blocksize, dtype)
 
 
 @vjp_of("qlora.linear")
 def _(residuals, cotangents, wanted):
-    """As lora.linear's, but for W, which is frozen."""
-    x, packed, absmax, a, b, h, scaling, blocksize = residuals
+    """As lora.linear's, but that W is frozen; it is decoded again rather than kept."""
+    x, packed, absmax, a, b, h, scaling, blocksize, dtype = residuals
     dy, rows, (r, i), o = contiguous(cotangents[0]), rows_of(x), a.shape, b.shape[0]
     dh = product(dy, b, (rows, r), o, scale=scaling) if {"x", "a"} & set(wanted) else None
 
     def dx():
-        result = empty(x, x.shape)
-        arguments = (dy, packed, absmax, dh, a, result, rows, o, r, i, blocksize)
-        launch(kernel("qlora_dx", x.dtype.name, "lora_gradients"), tiles(rows, i), (TILE, TILE), arguments)
-        return result
+        base = large_product(dy, decoded(packed, absmax, (o, i), blocksize, dtype), (rows, i), o)
+        return low_rank_update(base, dh, a, (rows, i)).reshape(x.shape)
 
     gradients = {
         "x": dx,
