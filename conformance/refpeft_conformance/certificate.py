@@ -52,7 +52,9 @@ def build(outcome: Outcome, folder: Path) -> dict:
     counterexamples = []
     for verdict in outcome.verdicts:
         if verdict.verdict == FAIL and verdict.problem is not None:
-            path = Counterexample.of(verdict, plan.command or plan.backend, plan.fault).save(folder / "counterexamples")
+            path = Counterexample.of(verdict, plan.command or plan.backend, plan.fault, subject.device).save(
+                folder / "counterexamples"
+            )
             counterexamples.append(
                 {
                     "check": verdict.id,

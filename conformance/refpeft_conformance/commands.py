@@ -141,10 +141,11 @@ def verify(path, no_rerun, command, as_json):
 @click.argument("path", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--backend", default="", help="Replay on another backend than the recorded one.")
 @click.option("--command", default="", metavar="PROGRAM", help="Replay on a program that speaks the process protocol.")
+@click.option("--device", default="", help="Replay on another device than the recorded one.")
 @click.option("--no-fault", is_flag=True, help="Replay without the fault that was made to the backend.")
 @timeout_option
 @click.option("--json", "as_json", is_flag=True)
-def replay(path, backend, command, no_fault, timeout, as_json):
+def replay(path, backend, command, device, no_fault, timeout, as_json):
     """Replay a counterexample. Exit status 1 while it still fails, 0 once it passes."""
     from refpeft import plugins
     from refpeft.errors import PluginError
@@ -158,7 +159,14 @@ def replay(path, backend, command, no_fault, timeout, as_json):
             f"{path} was recorded with {found.backend!r}, which is no registered backend: give --command PROGRAM."
         )
     fault = "" if no_fault else found.fault
-    plan = Plan(backend or ("process" if command else found.backend), command, fault=fault, timeout=timeout)
+    elsewhere = (backend or command) and (backend or command) != found.backend
+    plan = Plan(
+        backend or ("process" if command else found.backend),
+        command,
+        device or ("" if elsewhere else found.device),
+        fault,
+        timeout=timeout,
+    )
     message, same = replayed(plan, found)
     if as_json:
         click.echo(

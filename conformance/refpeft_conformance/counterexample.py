@@ -36,6 +36,8 @@ class Counterexample:
     problem : Problem
     outputs : dict of str to ndarray
         What the backend returned then.
+    device : str
+        Where the backend ran; empty in files that do not say.
     """
 
     check: str
@@ -45,12 +47,14 @@ class Counterexample:
     minimal: bool
     problem: Problem
     outputs: dict[str, np.ndarray]
+    device: str = ""
 
     @classmethod
-    def of(cls, verdict: Verdict, backend: str, fault: str = "") -> Counterexample:
+    def of(cls, verdict: Verdict, backend: str, fault: str = "", device: str = "") -> Counterexample:
         """The counterexample of a failed verdict."""
         assert verdict.problem is not None
-        return cls(verdict.id, backend, fault, verdict.message, verdict.minimal, verdict.problem, verdict.outputs or {})
+        outputs = verdict.outputs or {}
+        return cls(verdict.id, backend, fault, verdict.message, verdict.minimal, verdict.problem, outputs, device)
 
     def save(self, folder: Path) -> Path:
         """Write it under its check's name; returns the path."""
@@ -63,6 +67,7 @@ class Counterexample:
             "check": self.check,
             "backend": self.backend,
             "fault": self.fault,
+            "device": self.device,
             "message": self.message,
             "minimal": json.dumps(self.minimal),
         }
@@ -92,6 +97,7 @@ class Counterexample:
             said.get("minimal") == "true",
             Problem.unpack(archive.tensors, said),
             outputs,
+            said.get("device", ""),
         )
 
     def find_check(self) -> Check:
