@@ -50,6 +50,7 @@ def test_peft_offers_what_the_catalogue_has():
         ("hira.linear", "bfloat16"),
         ("vblora.linear", "float32"),
         ("fourierft.linear", "float32"),
+        ("waveft.linear", "float64"),
     ],
 )
 def test_peft_passes_apart_from_its_findings(operation, dtype):
@@ -91,6 +92,7 @@ def test_what_peft_does_not_take_is_declared():
         ("peft", "loha.linear", "outputs within budget on random inputs", "float64", "off by"),
         ("peft", "gralora.linear", "empty batches give empty results", "float32", "cannot reshape tensor of 0"),
         ("peft", "fourierft.linear", "outputs within budget on random inputs", "float64", "off by"),
+        ("peft", "waveft.merge", "outputs within budget on random inputs", "float32", "off by"),
         ("peft", "hra.linear", "gradients within budget on random inputs", "float32", "dweight"),
         ("peft", "lokr.merge", "column-major inputs give the same answer", "float32", "view size is not compatible"),
         ("bitsandbytes", "nf4.double_dequantize", "strided inputs give the same answer", "float32", "absmax"),
@@ -116,6 +118,10 @@ def test_the_suite_reports_each_finding_unaided(backend, operation, claim, dtype
         ("peft_oft_axes.py", ["four axes: RuntimeError"]),
         ("peft_loha_scale.py", ["the update is off by 3e-08"]),
         ("peft_fourierft_float32.py", ["in float64 the update is off by 6e-08 of its largest element"]),
+        (
+            "peft_waveft_wavelets.py",
+            ["coif4: 24 taps, off orthonormal by 0.02", "coif5: 48 taps", "50 of 74 names", "weight is (9, 9)"],
+        ),
         ("peft_empty_batch.py", ["LoraConfig: (0, 4)", "GraloraConfig: RuntimeError"]),
         (
             "peft_base_gradient.py",

@@ -12,7 +12,7 @@ from refpeft.numerics.primitives import register_array
 
 def register() -> None:
     """Tell refpeft's primitives about CuPy's arrays."""
-    rules = (take, windows, fold, scatter_add, solve, round_to, positions, topk)
+    rules = (take, windows, fold, scatter_add, solve, real_ifft2, round_to, positions, topk)
     register_array("cupy", erf=cupyx.scipy.special.erf, **{rule.__name__: rule for rule in rules})
 
 
@@ -66,6 +66,10 @@ def solve(a, b):
     batch = cupy.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     a, b = (cupy.broadcast_to(x, batch + x.shape[-2:]) for x in (a, b))
     return cupy.linalg.solve(a, b) if b.size else cupy.zeros(b.shape, b.dtype)
+
+
+def real_ifft2(x):
+    return cupy.fft.ifft2(x).real if x.size else cupy.zeros(x.shape, x.dtype)
 
 
 def round_to(x, format):

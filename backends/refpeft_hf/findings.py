@@ -33,6 +33,10 @@ def _float32_scale(shapes, attributes) -> bool:
     return float(np.float32(attributes["scaling"])) != attributes["scaling"]
 
 
+def _no_wavelet(shapes, attributes) -> bool:
+    return attributes["wavelet"] in ("db3", "coif4", "coif5")
+
+
 COVERED = {
     "lora.conv2d": {"peft-lora-conv": _conv},
     "dora.linear": {"peft-dora-vector": _vector},
@@ -42,6 +46,8 @@ COVERED = {
     "loha.linear": {"peft-loha-scale": _float32_scale},
     "loha.merge": {"peft-loha-scale": _float32_scale},
     "loha.conv2d": {"peft-loha-scale": _float32_scale},
+    "waveft.linear": {"peft-waveft-wavelets": _no_wavelet},
+    "waveft.merge": {"peft-waveft-wavelets": _no_wavelet},
 }
 """Operation -> page -> whether a call, given the shapes of its inputs and its attributes, is one that the page covers."""
 

@@ -85,7 +85,7 @@ class Exact(DuckArray):
     @classmethod
     def apply_primitive(cls, name, args, kwargs):
         """As ever, but zero times a constant is zero, however the constant is rounded."""
-        if name == "multiply" and any(isinstance(a, cls) and not np.any(a.terms.total) for a in args):
+        if name in ("multiply", "matmul") and any(isinstance(a, cls) and not np.any(a.terms.total) for a in args):
             args = tuple(a if isinstance(a, cls) else np.zeros(np.shape(a)) for a in args)
         return super().apply_primitive(name, args, kwargs)
 

@@ -7,9 +7,10 @@ import pytest
 
 from refpeft import assert_conforms
 from refpeft.errors import AttributeValueError, DomainError, ShapeError
-from refpeft.methods import FourierFT
+from refpeft.methods import FourierFT, WaveFT
 from refpeft.operation import find
-from refpeft.ops import fourierft
+from refpeft.ops import fourierft, waveft
+from refpeft.wavelets import LOW, high
 
 SHAPES = [(4, 4, 5), (6, 4, 3), (5, 7, 35), (1, 8, 2), (8, 1, 1)]
 
@@ -92,3 +93,71 @@ def test_fourierft_starts_as_configured():
     with pytest.raises(AttributeValueError, match="start must be 'normal' or 'zero'"):
         FourierFT(start="ones")
     assert fourierft.count(k=7) == FourierFT(frequencies=7).count(6, 5) == 7
+
+
+AS_IN_PEFT = [name for name in LOW if name not in ("db3", "coif4", "coif5")]
+
+
+@pytest.mark.parametrize("wavelet", AS_IN_PEFT)
+def test_peft_waveft_agrees_within_the_float64_budget(wavelet):
+    """Forward, gradients and merge, with the places that peft draws, for each wavelet that it has right."""
+    peft = pytest.importorskip("peft")
+    for o, i, k in SHAPES:
+        values = arrays(o, i, k, np.float64)
+        options = {"n_frequency": k, "scaling": 25.0, "wavelet_family": wavelet}
+        layer, results = adapted(peft.WaveFTConfig(target_modules=["0"], **options), values, "waveft_spectrum")
+        values["places"] = drawn_by_peft(o, i, k)
+        assert_conforms("waveft.linear", results, **values, scaling=25.0, wavelet=wavelet)
+        inputs = {n: values[n] for n in ("weight", "values", "places")}
+        assert_conforms("waveft.merge", merged(layer), **inputs, scaling=25.0, wavelet=wavelet)
+
+
+@pytest.mark.parametrize("wavelet", LOW)
+def test_each_filter_is_an_orthogonal_wavelets(wavelet):
+    """Orthonormal to its shifts by two and to its high-pass companion, which has the vanishing moments of its name."""
+    low, kind, order = np.array(LOW[wavelet]), wavelet.rstrip("0123456789"), int(wavelet.lstrip("dbsymcoif"))
+    assert len(low) == (6 if kind == "coif" else 2) * order
+    for shift in range(0, len(low), 2):
+        assert abs(low[shift:] @ low[: len(low) - shift] - (shift == 0)) < 1e-11
+        assert abs(low[shift:] @ np.array(high(LOW[wavelet]))[: len(low) - shift]) < 1e-11
+    assert abs(np.sum(low) - np.sqrt(2)) < 1e-14
+    for moment in range((2 if kind == "coif" else 1) * order):
+        terms = np.linspace(-1, 1, len(low)) ** moment * high(LOW[wavelet])
+        assert abs(np.sum(terms)) < 1e-8
+
+
+def test_the_filters_are_those_of_pywavelets():
+    """Number for number, and the high-pass companion too."""
+    pywt = pytest.importorskip("pywt")
+    for name, low in LOW.items():
+        assert tuple(pywt.Wavelet(name).rec_lo) == low
+        assert tuple(pywt.Wavelet(name).rec_hi) == high(low)
+
+
+@pytest.mark.parametrize(("o", "i"), [(6, 8), (4, 2)])
+def test_haars_updates_are_an_orthonormal_basis(o, i):
+    """On even sides, where no filter reaches over the edge: all coefficients together give every update once."""
+    each = [waveft.delta(np.zeros((o, i)), np.ones(1), np.array([p]), scaling=1.0) for p in range(o * i)]
+    np.testing.assert_allclose(np.tensordot(each, each, axes=([1, 2], [1, 2])), np.eye(o * i), atol=1e-15)
+
+
+def test_the_filter_along_the_rows_goes_by_the_half_of_the_columns():
+    """Haar on 4 by 4: the coefficient of row 0, column 2 changes its sign down the rows, that of row 2, column 0 across."""
+    right, lower = (
+        waveft.delta(np.zeros((4, 4)), np.ones(1), np.array([p]), scaling=2.0)[:2, :2] for p in (0 * 4 + 2, 2 * 4 + 0)
+    )
+    np.testing.assert_allclose(right, [[1, 1], [-1, -1]])
+    np.testing.assert_allclose(lower, [[1, -1], [1, -1]])
+
+
+def test_waveft_is_configured():
+    """A known wavelet, no more coefficients than elements."""
+    weight = np.zeros((6, 5))
+    parameters = WaveFT(coefficients=30, wavelet="sym4").init(np.random.default_rng(0), weight)
+    assert sorted(parameters["places"]) == list(range(30))
+    assert not np.any(parameters["values"])
+    assert WaveFT(wavelet="coif5").attributes() == {"scaling": 25.0, "wavelet": "coif5"}
+    with pytest.raises(ShapeError, match="at most the weight's 30 elements, but 31 came"):
+        WaveFT(coefficients=31).init(np.random.default_rng(0), weight)
+    with pytest.raises(AttributeValueError, match=r"wavelet must be one of db1, .*, but 'db11' came"):
+        WaveFT(wavelet="db11")

@@ -1,0 +1,50 @@
+"""WaveFT, configured."""
+
+from __future__ import annotations
+
+from refpeft.errors import ShapeError
+from refpeft.methods import Method, method
+from refpeft.ops import waveft
+
+
+@method("waveft")
+class WaveFT(Method):
+    """A weight's update from a few of its wavelet coefficients.
+
+    Attributes
+    ----------
+    coefficients : int
+        How many are trained, at most as many as the weight has elements.
+    scaling : float
+        Multiplies the update.
+    wavelet : str
+        ``db1`` (Haar) to ``db10``, ``sym2`` to ``sym10``, ``coif1`` to ``coif5``.
+    """
+
+    coefficients: int = 1024
+    scaling: float = 25.0
+    wavelet: str = "db1"
+
+    operation = "waveft.linear"
+    trainable = ("values",)
+    paper = "arXiv:2505.12532"
+    peft = ("WAVEFT",)
+
+    def validate(self):
+        super().validate()
+        self.require("coefficients", self.coefficients >= 1, "at least 1")
+        self.require("wavelet", self.wavelet in waveft.LOW, f"one of {', '.join(waveft.LOW)}")
+
+    def attributes(self):
+        return {"scaling": self.scaling, "wavelet": self.wavelet}
+
+    def init(self, random, weight):
+        o, i = weight.shape
+        if self.coefficients > o * i:
+            raise ShapeError(
+                f"WaveFT: coefficients must be at most the weight's {o * i} elements, but {self.coefficients} came."
+            )
+        return waveft.init(random, o, i, k=self.coefficients)
+
+    def count(self, o, i):
+        return waveft.count(k=self.coefficients)
