@@ -113,7 +113,8 @@ def _parameters(name: str, storage: str, source: str) -> tuple[Parameter, ...]:
 def _parameter(text: str, storage: str) -> Parameter:
     pointer = re.fullmatch(r"(const )?([\w ]+)\* (\w+)", text)
     if pointer:
-        element = storage if pointer[2] == "STORAGE" else ELEMENTS[pointer[2]]
+        own = {"STORAGE": storage, "wide": "float64" if storage == "float64" else "float32"}
+        element = own.get(pointer[2]) or ELEMENTS[pointer[2]]
         return Parameter(pointer[3], element, "input" if pointer[1] else "output")
     type, _, name = text.rpartition(" ")
     return Parameter(name, NUMBERS[type], "number")

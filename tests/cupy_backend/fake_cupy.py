@@ -5,12 +5,14 @@ Nothing converts it to NumPy but ``get``, and a NumPy array beside it is an erro
 
 from __future__ import annotations
 
+import ctypes
 import types
 
 import numpy as np
 import scipy.special
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
+from refpeft.numerics.formats import BFLOAT16
 from refpeft_cupy.host.run import run
 from refpeft_cupy.kernel import Kernel
 
@@ -19,6 +21,8 @@ ROOT = "cupy"
 
 class Device:
     """Device 0, as a context."""
+
+    cublas_handle = 1
 
     def __init__(self, id=0):
         self.id = id
@@ -38,6 +42,11 @@ class ndarray(NDArrayOperatorsMixin):
 
     def __init__(self, value):
         self._value = value
+
+    @property
+    def data(self):
+        """Where the elements lie."""
+        return types.SimpleNamespace(ptr=self._value.ctypes.data)
 
     def get(self):
         """A copy on the host."""
@@ -162,6 +171,33 @@ class Module:
         return call
 
 
+def gemmEx(
+    handle, transa, transb, m, n, k, alpha, a, atype, lda, b, btype, ldb, beta, c, ctype, ldc, compute, algorithm
+):
+    """cuBLAS' product of matrices of 16 bits that lie column by column, the result in float32."""
+    if (
+        (ctype, compute) != (0, 68)
+        or min(m, n, k) < 1
+        or lda < (k if transa else m)
+        or ldb < (n if transb else k)
+        or ldc < m
+    ):
+        raise RuntimeError("CUBLAS_STATUS_INVALID_VALUE")
+
+    def matrix(pointer, type, rows, columns, leading):
+        words = np.ctypeslib.as_array(ctypes.cast(pointer, ctypes.POINTER(ctypes.c_uint16)), (columns, leading))
+        return words.view(DTYPES[type])[:, :rows].astype(np.float64)
+
+    left = matrix(a, atype, k, m, lda) if transa else matrix(a, atype, m, k, lda).T
+    right = matrix(b, btype, n, k, ldb) if transb else matrix(b, btype, k, n, ldb).T
+    result = np.ctypeslib.as_array(ctypes.cast(c, ctypes.POINTER(ctypes.c_float)), (n, ldc))
+    scale = ctypes.c_float.from_address(alpha).value
+    result[:, :m] = (scale * left @ right).T
+
+
+DTYPES = {2: np.dtype(np.float16), 14: BFLOAT16.dtype}
+
+
 def modules() -> dict[str, types.ModuleType]:
     """What stands in for ``cupy`` in ``sys.modules``."""
     names = [
@@ -189,4 +225,6 @@ def modules() -> dict[str, types.ModuleType]:
     tricks.sliding_window_view = _function(np.lib.stride_tricks.sliding_window_view)
     cupyx, xscipy, special = (types.ModuleType(n) for n in ("cupyx", "cupyx.scipy", "cupyx.scipy.special"))
     cupyx.scipy, xscipy.special, special.erf = xscipy, special, _function(scipy.special.erf)
-    return {m.__name__: m for m in (cupy, lib, tricks, cupyx, xscipy, special)}
+    backends = [types.ModuleType(f"cupy_backends{rest}") for rest in ("", ".cuda", ".cuda.libs", ".cuda.libs.cublas")]
+    backends[2].cublas, backends[3].gemmEx = backends[3], gemmEx
+    return {m.__name__: m for m in (cupy, lib, tricks, cupyx, xscipy, special, *backends)}

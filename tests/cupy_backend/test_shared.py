@@ -22,12 +22,12 @@ def backend():
         for name, module in fake_cupy.modules().items():
             patch.setitem(sys.modules, name, module)
         patch.setattr(primitives, "_FOREIGN", {})
-        for name in ("backend", "primitives", "shared"):
+        for name in ("backend", "primitives", "shared", "cublas"):
             patch.delitem(sys.modules, f"refpeft_cupy.{name}", raising=False)
         launch._module.cache_clear()
         yield importlib.import_module("refpeft_cupy.backend").CupyBackend()
         launch._module.cache_clear()
-        for name in ("backend", "primitives", "shared"):
+        for name in ("backend", "primitives", "shared", "cublas"):
             sys.modules.pop(f"refpeft_cupy.{name}", None)
 
 
@@ -36,6 +36,22 @@ def test_every_source_runs_on_cupys_arrays_and_meets_its_golden_files(backend, n
     """No source converts an array implicitly, and values in every dtype lie within the stored budgets."""
     if name in own.implementations() and host.unavailable():
         pytest.skip(host.unavailable())
+    meets_its_golden_files(backend, name)
+
+
+@pytest.mark.shim
+@pytest.mark.parametrize("name", ["lora.linear", "qlora.linear"])
+def test_a_large_batch_is_cublas_product_and_an_update(backend, name, monkeypatch):
+    """Operands of 16 bits as they are, turned as they lie in memory, the result in float32."""
+    for module in ("lora", "qlora"):
+        monkeypatch.setattr(f"refpeft_cupy.own.{module}.FEW", 0)
+    before = launch.launches(name).get("lora_update", 0)
+    meets_its_golden_files(backend, name)
+    assert launch.launches(name)["lora_update"] > before
+
+
+def meets_its_golden_files(backend, name):
+    """In every dtype, gradients included."""
     operation, subject = catalogue()[name], Subject(backend, "cuda:0")
     ran = 0
     for dtype in operation.dtypes:

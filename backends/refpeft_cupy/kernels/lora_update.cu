@@ -5,7 +5,8 @@
 //     dx     = dy W + drop(dh A)                              its gradient, dh = s dy B
 //
 // All are result = base + drop(s (left right + inner_bias)) + bias, with base, the biases and the mask `kept` null where there is none.
-// `right_turned` says that right lies in memory transposed, as B does for y.
+// A product comes as `summed`, not rounded yet, in the place of base. `right_turned` says that right lies in memory transposed, as B
+// does for y.
 //
 // One thread writes one element. With a rank of 8 to 64 the sum over r is short, and the whole is bound by reading base and writing
 // the result; left's row is the same for neighbouring threads, and right stays in cache. base joins in the wide format, so that the
@@ -14,7 +15,7 @@
 #include "refpeft.cuh"
 
 extern "C" __global__ void lora_update(
-    const STORAGE* base, const STORAGE* left, const STORAGE* right, const STORAGE* inner_bias, const STORAGE* bias,
+    const STORAGE* base, const wide* summed, const STORAGE* left, const STORAGE* right, const STORAGE* inner_bias, const STORAGE* bias,
     const bool* kept, STORAGE* result, long long rows, long long r, long long columns, int right_turned, double scaling, double keep
 ) {
     const long long at = blockIdx.x * (long long)blockDim.x + threadIdx.x;
@@ -27,6 +28,7 @@ extern "C" __global__ void lora_update(
     sum *= (wide)scaling;
     if (kept) sum = kept[at] ? sum / (wide)keep : (wide)0;
     if (base) sum += widen(base[at]);
+    if (summed) sum += summed[at];
     if (bias) sum += widen(bias[m]);
     result[at] = narrowed<STORAGE>(sum);
 }

@@ -12,6 +12,8 @@
 //
 //     dh = du B        dA = dhᵀ z        dB = duᵀ h
 //
+// The result is rounded to STORAGE, or left in the wide format in `summed`: whichever is not null.
+//
 // `scale` is applied to left's elements, as s belongs to the cotangent; `kept` and `keep` drop out right's, which for dA is x.
 
 #include "refpeft.cuh"
@@ -28,8 +30,8 @@ __device__ void copy_tile(
 }
 
 extern "C" __global__ void product(
-    const STORAGE* left, const STORAGE* right, const bool* kept, STORAGE* result, long long rows, long long inner,
-    long long columns, int left_turned, int right_turned, double scale, double keep
+    const STORAGE* left, const STORAGE* right, const bool* kept, STORAGE* result, wide* summed, long long rows,
+    long long inner, long long columns, int left_turned, int right_turned, double scale, double keep
 ) {
     __shared__ wide left_tile[TILE][TILE + 1], right_tile[TILE][TILE + 1];
     const long long first_row = blockIdx.x * (long long)TILE, first_column = blockIdx.y * (long long)TILE;
@@ -51,5 +53,7 @@ extern "C" __global__ void product(
         __syncthreads();
     }
     const long long n = first_row + threadIdx.y, m = first_column + threadIdx.x;
-    if (n < rows && m < columns) result[n * columns + m] = narrowed<STORAGE>(sum);
+    if (n >= rows || m >= columns) return;
+    if (result) result[n * columns + m] = narrowed<STORAGE>(sum);
+    if (summed) summed[n * columns + m] = sum;
 }

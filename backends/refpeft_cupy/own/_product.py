@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-
 import numpy as np
 
 from refpeft_cupy.kernel import kernel
@@ -31,40 +29,55 @@ def warps(rows: int, columns: int) -> tuple[int, int]:
     return blocks(rows, ROWS), blocks(columns, WARPS)
 
 
-def product(left, right, shape, inner, *, left_turned=False, right_turned=False, scale=1.0, kept=None, keep=1.0):
-    """scale left right, (rows, inner) times (inner, columns); a turned operand lies in memory transposed."""
+def wide(dtype) -> str:
+    """The dtype that sums are carried in."""
+    return "float64" if dtype == "float64" else "float32"
+
+
+def product(
+    left, right, shape, inner, *, left_turned=False, right_turned=False, scale=1.0, kept=None, keep=1.0, summed=False
+):
+    """scale left right, (rows, inner) times (inner, columns); a turned operand lies in memory transposed.
+
+    ``summed`` leaves the result in the wide format, not rounded to that of the operands.
+    """
     rows, columns = shape
-    result = empty(left, shape)
-    arguments = (left, right, kept, result, rows, inner, columns, left_turned, right_turned, scale, keep)
+    result = empty(left, shape, wide(left.dtype) if summed else None)
+    places = (None, result) if summed else (result, None)
+    arguments = (left, right, kept, *places, rows, inner, columns, left_turned, right_turned, scale, keep)
     grid = blocks(rows, TILE), blocks(columns, TILE)
     launch(kernel("product", left.dtype.name), grid, (TILE, TILE), arguments)
     return result
 
 
 def large_product(left, right, shape, inner, *, left_turned=False, right_turned=False):
-    """left right by cuBLAS, numbers of 16 bits in float32: it may add up partial sums in 16 bits itself. The host shim, which has
-    no cuBLAS, takes `product`."""
+    """left right in the wide format, by cuBLAS; the host shim, which has none, takes `product`."""
     if isinstance(left, np.ndarray):
-        return product(left, right, shape, inner, left_turned=left_turned, right_turned=right_turned)
-    cupy = importlib.import_module("cupy")
-    (rows, columns), dtype = shape, left.dtype
-    with left.device:
-        left = left.reshape((inner, rows) if left_turned else (rows, inner))
-        right = right.reshape((columns, inner) if right_turned else (inner, columns))
-        if dtype.itemsize == 2:
-            left, right = left.astype(cupy.float32), right.astype(cupy.float32)
-        return cupy.matmul(left.T if left_turned else left, right.T if right_turned else right).astype(
-            dtype, copy=False
-        )
+        return product(left, right, shape, inner, left_turned=left_turned, right_turned=right_turned, summed=True)
+    from refpeft_cupy.cublas import multiply
+
+    return multiply(left, right, shape, inner, left_turned, right_turned)
 
 
 def low_rank_update(
-    base, left, right, shape, *, right_turned=False, scaling=1.0, inner_bias=None, bias=None, kept=None, keep=1.0
+    base,
+    left,
+    right,
+    shape,
+    *,
+    right_turned=False,
+    scaling=1.0,
+    inner_bias=None,
+    bias=None,
+    kept=None,
+    keep=1.0,
+    summed=False,
 ):
-    """base + drop(scaling (left right + inner_bias)) + bias, left being (rows, r)."""
+    """base + drop(scaling (left right + inner_bias)) + bias, left being (rows, r); ``summed``: base is in the wide format."""
     rows, columns = shape
     result, r = empty(left, shape), left.shape[-1]
-    arguments = (base, left, right, inner_bias, bias, kept, result, rows, r, columns, right_turned, scaling, keep)
+    bases = (None, base) if summed else (base, None)
+    arguments = (*bases, left, right, inner_bias, bias, kept, result, rows, r, columns, right_turned, scaling, keep)
     launch(kernel("lora_update", left.dtype.name), (blocks(rows * columns, THREADS),), (THREADS,), arguments)
     return result
 

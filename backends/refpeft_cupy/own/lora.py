@@ -24,7 +24,7 @@ def up(x, weight, h, b, scaling, lora_bias=None, bias=None):
     if rows > FEW:
         base = large_product(x, weight, (rows, o), i, right_turned=True)
         return low_rank_update(
-            base, h, b, (rows, o), right_turned=True, scaling=scaling, inner_bias=lora_bias, bias=bias
+            base, h, b, (rows, o), right_turned=True, scaling=scaling, inner_bias=lora_bias, bias=bias, summed=True
         )
     y = empty(x, (rows, o))
     arguments = (x, weight, h, b, bias, lora_bias, y, rows, i, o, r, scaling)
@@ -50,11 +50,11 @@ def _(residuals, cotangents, wanted):
 
     def dx():
         base = large_product(dy, weight, (rows, i), o)
-        return low_rank_update(base, dh, a, (rows, i), kept=mask, keep=keep).reshape(x.shape)
+        return low_rank_update(base, dh, a, (rows, i), kept=mask, keep=keep, summed=True).reshape(x.shape)
 
     gradients = {
         "x": dx,
-        "weight": lambda: large_product(dy, x, (o, i), rows, left_turned=True),
+        "weight": lambda: large_product(dy, x, (o, i), rows, left_turned=True).astype(x.dtype, copy=False),
         "a": lambda: product(dh, x, (r, i), rows, left_turned=True, kept=mask, keep=keep),
         "b": lambda: product(dy, h, (o, r), rows, left_turned=True, scale=scaling),
         "bias": lambda: row_sum(dy, o),

@@ -35,7 +35,7 @@ def _(residuals, cotangents, wanted):
 
     def dx():
         base = large_product(dy, decoded(packed, absmax, (o, i), blocksize, dtype), (rows, i), o)
-        return low_rank_update(base, dh, a, (rows, i)).reshape(x.shape)
+        return low_rank_update(base, dh, a, (rows, i), summed=True).reshape(x.shape)
 
     gradients = {
         "x": dx,
