@@ -19,6 +19,7 @@ from refpeft.golden import stored
 from refpeft.numerics.primitives import scatter_add, topk
 from refpeft.operation import CATALOGUE, Operation, find
 from refpeft.signature import Signature
+from refpeft_conformance.checks import checks_of
 from refpeft_spec import draw, golden
 
 OPERATIONS = sorted(golden.specified())
@@ -42,6 +43,13 @@ def test_must_pass_lists_fit_the_operation(name):
     assert {"conduct", "provenance", "golden"} <= set(kinds) <= set(refpeft_spec.CHECKS)
     assert len(kinds) == len(set(kinds))
     assert ("discontinuities" in kinds) == ("discrete" in find(name).kinds.values())
+
+
+@pytest.mark.parametrize("name", sorted(CATALOGUE))
+def test_the_kit_has_a_check_of_every_kind_that_must_pass(name):
+    """Else no backend could pass the operation."""
+    kinds = {c.kind for dtype in find(name).dtypes for c in checks_of(find(name), dtype)}
+    assert set(refpeft_spec.must_pass(name)) <= kinds
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refpeft.operation import Operation
+from refpeft.operation import Operation, find
 from refpeft.problem import Problem
 from refpeft_conformance.strategies import is_exact
 from refpeft_conformance.verdict import Violation
@@ -95,26 +95,28 @@ def agree(claim: str, subject, first, second, pairs, observed=None) -> None:
             )
 
 
-def update_laws(family: str, zero: str) -> None:
-    """The laws of a method whose update is a function of its parameters, and zero where the parameter ``zero`` is."""
+def without(problem: Problem, *zeros: str) -> Problem:
+    """The problem, forward only, with these parameters zero."""
+    return problem.replace(inputs=problem.inputs | {n: np.zeros_like(problem.inputs[n]) for n in zeros}, cotangents={})
 
-    def without(problem):
-        return problem.replace(inputs=problem.inputs | {zero: np.zeros_like(problem.inputs[zero])}, cotangents={})
+
+def update_laws(family: str, zero: str | tuple[str, ...]) -> None:
+    """The laws of a method whose update is a function of its parameters, and zero where ``zero``, one or several of them, is."""
+    zeros = (zero,) if isinstance(zero, str) else zero
+    what, leaves = "a zero " + " and a zero ".join(zeros), "leaves" if len(zeros) == 1 else "leave"
 
     def base(problem):
         arrays = {n: problem.inputs[n] for n in ("x", "weight", "bias") if n in problem.inputs}
         return Problem.of("nn.linear", arrays, {}, {}, problem.dtype)
 
-    @law(f"{family}.linear", f"a zero {zero} leaves the base layer", needs=("nn.linear",))
+    @law(f"{family}.linear", f"{what} {leaves} the base layer", needs=("nn.linear",))
     def _(subject, problem, observed):
-        adapted, plain = without(problem), base(problem)
-        agree(
-            f"zero {zero}", subject, (adapted, subject.run(adapted)), (plain, subject.run(plain)), {"y": "y"}, observed
-        )
+        adapted, plain = without(problem, *zeros), base(problem)
+        agree(what, subject, (adapted, subject.run(adapted)), (plain, subject.run(plain)), {"y": "y"}, observed)
 
-    @law(f"{family}.merge", f"a zero {zero} leaves the weight")
+    @law(f"{family}.merge", f"{what} {leaves} the weight")
     def _(subject, problem, observed):
-        equal(f"zero {zero}", subject.run(without(problem))["merged"], problem.inputs["weight"], observed)
+        equal(what, subject.run(without(problem, *zeros))["merged"], problem.inputs["weight"], observed)
 
     needs = ("nn.linear", f"{family}.linear")
 
@@ -136,3 +138,21 @@ def merged_layer(subject, problem, adapted: str, observed) -> None:
         equal("merged layer", second, first, observed)
     else:
         agree("merged layer", subject, (layer, {"y": first}), (merged, {"y": second}), {"y": "y"}, observed)
+
+
+def merged_kernel(family: str, zero: str) -> None:
+    """The law of a convolution whose update is none where ``zero`` is: the kernel that ``family.merge`` gives needs no update."""
+
+    @law(f"{family}.conv2d", "the merged kernel needs no update", regime="exact", needs=(f"{family}.merge",))
+    def _(subject, problem, observed):
+        kernel, adapted = problem.inputs["weight"], problem.replace(cotangents={})
+        merge = find(f"{family}.merge")
+        parameters = {a.name: problem.inputs[a.name] for a in merge.signature.inputs if a.name in problem.inputs}
+        parameters["weight"] = kernel.reshape(len(kernel), -1)
+        own = {n: problem.attributes[n] for n in merge.attributes}
+        merging = Problem.of(merge.name, parameters, own, {}, problem.dtype)
+        merged = subject.run(merging)["merged"].reshape(kernel.shape)
+        plain = without(problem.replace(inputs=problem.inputs | {"weight": merged}), zero)
+        precision = subject.precision(problem.dtype)
+        if all(is_exact(p, precision) for p in (adapted, merging, plain)):
+            equal("merged kernel", subject.run(plain)["y"], subject.run(adapted)["y"], observed)

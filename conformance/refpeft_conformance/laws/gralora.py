@@ -4,25 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from refpeft_conformance.laws import equal, law, merged_layer
+from refpeft_conformance.laws import update_laws
 from refpeft_conformance.laws.explicit import explicit_update
 
-
-@law("gralora.merge", "zero block_b and general_b leave the weight")
-def _(subject, problem, observed):
-    zero = {n: np.zeros_like(problem.inputs[n]) for n in ("block_b", "general_b")}
-    start = problem.replace(inputs=problem.inputs | zero, cotangents={})
-    equal("zero B", subject.run(start)["merged"], problem.inputs["weight"], observed)
-
-
-@law(
-    "gralora.merge",
-    "the merged layer computes what the adapted layer does",
-    regime="exact",
-    needs=("nn.linear", "gralora.linear"),
-)
-def _(subject, problem, observed):
-    merged_layer(subject, problem, "gralora.linear", observed)
+update_laws("gralora", zero=("block_b", "general_b"))
 
 
 def _blocks(i, attributes):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from refpeft_conformance.laws import equal, law, update_laws
+from refpeft_conformance.laws import equal, law, merged_kernel, update_laws
 
 update_laws("loha", zero="w2_b")
+merged_kernel("loha", zero="w2_b")
 
 
 @law("loha.linear", "the two products may change places", regime="exact")

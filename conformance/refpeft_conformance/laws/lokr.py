@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from refpeft_conformance.laws import equal, law, update_laws
+from refpeft_conformance.laws import equal, law, merged_kernel, update_laws, without
 from refpeft_conformance.laws.explicit import explicit_update
 from refpeft_conformance.strategies import is_exact
 
 update_laws("lokr", zero="w1")
 update_laws("lokr_dense", zero="w1")
 update_laws("lokr_both", zero="w1_a")
+merged_kernel("lokr", zero="w1")
+merged_kernel("lokr_core", zero="core")
 
 
 @law("lokr_core.merge", "a zero core leaves the weight")
 def _(subject, problem, observed):
-    without = problem.replace(inputs=problem.inputs | {"core": np.zeros_like(problem.inputs["core"])}, cotangents={})
-    equal("zero core", subject.run(without)["merged"], problem.inputs["weight"], observed)
+    equal("zero core", subject.run(without(problem, "core"))["merged"], problem.inputs["weight"], observed)
 
 
 def _kron(i, attributes):
