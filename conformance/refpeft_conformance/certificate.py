@@ -7,10 +7,12 @@ prove who wrote it.
 from __future__ import annotations
 
 import datetime
+import gzip
 import hashlib
 import json
 import platform
 import random
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -252,7 +254,7 @@ def write(certificate: dict, path: Path) -> None:
 
 
 def read(path: Path) -> dict:
-    """Read a certificate.
+    """Read a certificate, gzipped or not.
 
     Raises
     ------
@@ -260,8 +262,8 @@ def read(path: Path) -> dict:
         If it is not one.
     """
     try:
-        content = json.loads(Path(path).read_text("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        content = json.loads(gzip.decompress(raw) if (raw := Path(path).read_bytes())[:2] == b"\x1f\x8b" else raw)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise FormatError(f"{path} is not JSON: {error}.") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise FormatError(f"{path} is no refpeft certificate: its format must be {FORMAT!r}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from refpeft.cli import main
+from refpeft.errors import FormatError
 from refpeft.formats import safetensors
 from refpeft.operation import catalogue
 from refpeft_conformance import certificate
@@ -206,3 +208,15 @@ def test_a_certificate_remembers_its_weights_by_their_bytes(tmp_path):
     assert missing.exit_code == 2 and "model.safetensors" in missing.output
     assert len(missing.output.strip().splitlines()) == 1
     assert refpeft("verify", "--no-rerun", folder / "certificate.json").exit_code == 0
+
+
+def test_a_gzipped_certificate_is_read_and_a_cut_one_refused(passed, tmp_path):
+    """By its first bytes, whatever its name; the message names the file."""
+    folder, content = passed
+    whole = gzip.compress((folder / "certificate.json").read_bytes())
+    path = tmp_path / "certificate.json.gz"
+    path.write_bytes(whole)
+    assert certificate.read(path) == content
+    path.write_bytes(whole[:-20])
+    with pytest.raises(FormatError, match=r"certificate\.json\.gz is not JSON"):
+        certificate.read(path)
