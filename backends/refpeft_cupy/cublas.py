@@ -29,9 +29,9 @@ def multiply(left, right, shape, inner, left_turned, right_turned):
 
 def _narrow(left, right, rows, inner, columns, left_turned, right_turned):
     """cuBLAS counts along columns: to it the row-major result is its transpose, right' left'."""
-    result = cupy.zeros((rows, columns), cupy.float32)
     if 0 in (rows, inner, columns):
-        return result
+        return cupy.zeros((rows, columns), cupy.float32)
+    result = cupy.empty((rows, columns), cupy.float32)
     one, zero = ctypes.c_float(1), ctypes.c_float(0)
     cublas.gemmEx(
         cupy.cuda.Device().cublas_handle,

@@ -12,37 +12,44 @@ def replaced(old, new):
 FAULTS = {
     "nf4.quantize": {
         "missing barrier": replaced("__syncthreads();", ""),
-        "blocks begin one late": replaced("(blockIdx.x * (long long)", "((blockIdx.x + 1) * (long long)"),
-        "halves swapped": replaced(
-            "nearest(midpoint, v[0]) << 4 | nearest(midpoint, v[1])",
-            "nearest(midpoint, v[1]) << 4 | nearest(midpoint, v[0])",
-        ),
-        "unguarded read of the odd one out": replaced(
-            "k + half < n ? widen(weight[k + half]) : 0.0f", "widen(weight[k + half])"
-        ),
-        "unguarded block": replaced("begin + blocksize < n ? begin + blocksize : n", "begin + blocksize"),
-        "warps past the end go on": replaced("if (begin >= n) return;", ""),
-        "unwritten last pair": replaced("k < end; k += 64", "k + 2 < end; k += 64"),
-        "half a warp in the mask": replaced("0xffffffff", "0x0000ffff"),
-        "one lane missing from the mask": replaced("0xffffffff", "0x7fffffff"),
-        "maximum of even lanes only": replaced("distance; distance /= 2", "distance > 1; distance /= 2"),
-        "no floor": replaced("fmaxf(largest, 1e-38f)", "largest"),
-        "midpoints go up": replaced("v > midpoint[code] ", "v >= midpoint[code] "),
-        "maximum of signed weights": replaced("fabsf(widen(weight[k]))", "widen(weight[k])"),
         "the table's barrier is inside a branch": replaced(
             "midpoint[threadIdx.x] = nf4_midpoint(threadIdx.x);\n    __syncthreads();",
             "{ midpoint[threadIdx.x] = nf4_midpoint(threadIdx.x); __syncthreads(); }",
         ),
+        "blocks begin one late": replaced("= blockIdx.x * (long long)", "= (blockIdx.x + 1) * (long long)"),
+        "halves swapped": replaced("(8 * (e / 2) + (e % 2 ? 0 : 4));", "(8 * (e / 2) + (e % 2 ? 4 : 0));"),
+        "unguarded read behind the end": replaced("e < count ? widen(from[e]) : (wide)0", "widen(from[e])"),
+        "unguarded block": replaced("end = whole < n ? whole : n", "end = whole"),
+        "unguarded bytes": replaced("if (k + 2 * pair < end) place", "place"),
+        "words where bytes are left": replaced("k + 8 <= end && ", ""),
+        "unwritten last pair": replaced("k + 2 * pair < end", "k + 2 * pair + 2 < end"),
+        "half a warp in the mask": replaced("0xffffffff", "0x0000ffff"),
+        "one lane missing from the mask": replaced("0xffffffff", "0x7fffffff"),
+        "maximum of every other lane": replaced("distance; distance /= 2", "distance > 1; distance /= 2"),
+        "large blocks keep their first weights": replaced("if (k > first) load_eight", "if (false) load_eight"),
+        "eight that are not aligned": replaced("count >= 8 && at_sixteen(from)", "count >= 8"),
+        "no floor": replaced("fmaxf(largest, 1e-38f)", "largest"),
+        "midpoints go up": replaced("v > midpoint[code] ", "v >= midpoint[code] "),
+        "maximum of signed weights": replaced("fabsf((float)w[e])", "(float)w[e]"),
     },
     "nf4.dequantize": {
         "missing barrier": replaced("__syncthreads();", ""),
-        "halves swapped": replaced(
+        "halves swapped in words": replaced("e % 2 ? 0 : 4", "e % 2 ? 4 : 0"),
+        "halves swapped in single codes": replaced(
             "packed[element / 2] & 15 : packed[element / 2] >> 4", "packed[element / 2] >> 4 : packed[element / 2] & 15"
         ),
-        "unguarded tail": replaced("if (k < n) ", ""),
-        "unwritten last element": replaced("if (k < n) ", "if (k < n - 1) "),
-        "next block's maximum": replaced("absmax[k / blocksize]", "absmax[(k + 1) / blocksize]"),
+        "unguarded tail": replaced("if (e < count) to[e]", "to[e]"),
+        "unwritten last element": replaced("if (e < count) to[e]", "if (e + 1 < count) to[e]"),
+        "the first block's maximum": replaced("absmax[first >> log2_blocksize]", "absmax[0]"),
+        "words that are not aligned": replaced(" && (unsigned long long)place % 4 == 0", ""),
         "a codeword left out": replaced("threadIdx.x < 16", "threadIdx.x < 15"),
+    },
+    "nf4.double_quantize": {
+        "missing barrier": replaced("__syncthreads();", ""),
+        "maximum of one warp": replaced("warp < 8", "warp < 1"),
+        "unguarded read": replaced("k < m ? absmax[k] - offset[0] : 0.0f", "absmax[k] - offset[0]"),
+        "unguarded tail": replaced("if (k >= m) return;", ""),
+        "one lane missing from the mask": replaced("0xffffffff", "0x7fffffff"),
     },
     "nf4.double_dequantize": {
         "missing barrier": replaced("__syncthreads();", ""),
@@ -61,33 +68,30 @@ FAULTS = {
         "blocks of columns begin one late": replaced(
             "blockIdx.y * (long long)(blockDim", "(blockIdx.y + 1) * (long long)(blockDim"
         ),
-        "one row short": replaced("if (row + n < rows) sum[n]", "if (row + n + 1 < rows) sum[n]"),
-        "unguarded rows": replaced("if (lane == n && row + n < rows)", "if (lane == n)"),
+        "one row short": replaced("if (row + n >= rows) break;", "if (row + n + 1 >= rows) break;"),
+        "unguarded rows": replaced("if (row + n >= rows) break;", ""),
         "unguarded columns": replaced("if (k >= o) return;", ""),
         "unguarded tile": replaced("row + r < rows && column + c < columns ?", "row + r < rows ?"),
         "unwritten last row": replaced("lane != n || row + n >= rows", "lane != n || row + n + 1 >= rows"),
         "half a warp in the mask": replaced("0xffffffff", "0x0000ffff"),
-        "half a warp is summed": replaced("int distance = 16", "int distance = 8"),
+        "half a warp is summed": replaced("int distance = 16", "int distance = 1"),
         "scaling lost": replaced("(wide)scaling * inner", "inner"),
         "the bias of the update is not scaled": replaced(
             "(wide)scaling * inner", "(wide)scaling * update[n] + (inner - update[n])"
         ),
-        "mask lost on the way back": replaced("if (kept) sum = kept[at] ? sum / (wide)keep : (wide)0;", ""),
-        "the mask multiplies": replaced(
-            "kept[n * i + j] ? widen(x[n * i + j]) / (wide)keep : (wide)0", "kept[n * i + j] * widen(x[n * i + j])"
-        ),
+        "mask lost on the way back": replaced("if (kept) total = kept[at] ? total / (wide)keep : (wide)0;", ""),
+        "the mask multiplies": replaced("kept[at + e] ? into[e] / (wide)keep : (wide)0", "kept[at + e] * into[e]"),
         "the last inner step is left out": replaced("k < inner; k += TILE", "k + TILE < inner; k += TILE"),
         "transposed where it is not": replaced("left_turned ? k * rows + n : n * inner + k", "n * inner + k"),
         "the last row of the batch is not summed": replaced("n < rows; n++) total", "n < rows - 1; n++) total"),
     },
     "lora.merge": {
-        "unguarded tail": replaced("if (at >= rows * columns) return;", ""),
-        "unwritten last element": replaced(
-            "if (at >= rows * columns) return;", "if (at >= rows * columns - 1) return;"
-        ),
+        "unguarded columns": replaced("if (m >= columns) return;", ""),
+        "unwritten last column": replaced("if (m >= columns) return;", "if (m >= columns - 1) return;"),
+        "unguarded rows": replaced("rows - row < DOWN ? (int)(rows - row) : DOWN", "DOWN"),
         "the last rank is left out": replaced("l < r; l++", "l < r - 1; l++"),
-        "scaling twice": replaced("sum *= (wide)scaling", "sum *= (wide)scaling * (wide)scaling"),
-        "left transposed": replaced("left[n * r + l]", "left[l * rows + n]"),
+        "scaling twice": replaced("total *= (wide)scaling", "total *= (wide)scaling * (wide)scaling"),
+        "left transposed": replaced("left[(row + n) * r + l]", "left[l * rows + row + n]"),
     },
     "qlora.linear": {
         "missing barrier": replaced(
@@ -95,19 +99,12 @@ FAULTS = {
             "codeword[threadIdx.x] = nf4_codeword(threadIdx.x);",
         ),
         "halves swapped": replaced("e % 2 ? 0 : 4", "e % 2 ? 4 : 0"),
-        "halves swapped in single codes": replaced(
-            "packed[element / 2] & 15 : packed[element / 2] >> 4", "packed[element / 2] >> 4 : packed[element / 2] & 15"
-        ),
-        "the first block's maximum for a whole row": replaced("absmax[first / blocksize]", "absmax[k * i / blocksize]"),
-        "the first maximum for all, where W is decoded first": replaced("absmax[k / blocksize]", "absmax[0]"),
-        "words across the ends of rows": replaced("i % 8 == 0 && ", ""),
+        "words across the ends of rows": replaced("first % 8 == 0 && ", ""),
         "unguarded rows": replaced("lane != n || row + n >= rows", "lane != n"),
         "half a warp in the mask": replaced("0xffffffff", "0xffff0000"),
-        "a row of the batch is left out": replaced(
-            "n < ROWS; n++)\n                    if", "n < ROWS - 1; n++)\n                    if"
-        ),
         "the weight keeps float32": replaced(
-            "widen(narrowed<STORAGE>(codeword[code] * scale))", "codeword[code] * scale"
+            "into[e] = e < count ? widen(weights[e])",
+            "into[e] = e < count ? codeword[nf4_code(packed, k * i + j + e)] * absmax[(k * i + j + e) >> log2_blocksize]",
         ),
     },
 }

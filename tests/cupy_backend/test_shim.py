@@ -76,7 +76,10 @@ def test_atomics_add_up():
             "if (t < n) y[t] = x[t - 1];",
             r"reverse order, block \(0, 0, 0\), thread \d+: it touches memory 4 bytes before the beginning of x",
         ),
+        ("if (t < n) y[t] = 1; if (t == 0) y[-1] = 1;", r"forward order: it writes 4 bytes before the beginning of y"),
         ("((float*)x)[1] = 1;", r"it writes into x, which is an input"),
+        ("*(double*)(y + 1) = x[0];", r"an access that is not aligned"),
+        ("float s[4] = {}; y[0] = s[n + t];", r"goes beyond an array"),
         ("*(int*)64 = 1;", r"it touches memory at 0x40, outside of all arguments"),
         (
             "if (t < n - 1) y[t] = 1;",

@@ -18,7 +18,7 @@ class Buffer:
     Parameters
     ----------
     size : int
-        In bytes. What is left of their pages is filled with ones, which is NaN.
+        In bytes. What is left of their pages is filled with ones, which is NaN, and must stay so.
     at_head : bool
         Whether they begin after the first guard page.
 
@@ -37,6 +37,7 @@ class Buffer:
         everything[page : page + inner] = 0xFF
         begin = page if at_head else page + inner - size
         self.bytes, self.address = everything[begin : begin + size], self._start + begin
+        self._rest = everything[page:begin], everything[begin + size : page + inner]
         self._inner = self._start + page, inner
         self._guards = (self._start, self._start + page + inner)
         for guard in self._guards:
@@ -46,6 +47,13 @@ class Buffer:
         """From now on it may only be read."""
         if self._inner[1]:
             self._protect(*self._inner, READ)
+
+    def spoiled(self) -> int | None:
+        """Where something was written beside the bytes, as `distance` counts; None if nothing was."""
+        before, behind = (np.flatnonzero(rest != 0xFF) for rest in self._rest)
+        if behind.size:
+            return int(behind[0])
+        return int(before[0]) - len(self._rest[0]) if before.size else None
 
     def distance(self, address: int) -> int | None:
         """How far an address lies behind the end (from 0 on) or before the beginning (below 0); None if it is far away."""

@@ -19,6 +19,9 @@ FOLDER = Path(__file__).parent
 FLAGS = ("-std=c++17", "-O1", "-fPIC", "-shared", "-ffp-contract=off", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE")
 """No contraction to FMA, as on the GPU; fortified longjmp would refuse to change stacks."""
 
+TRAPS = ("-fsanitize=undefined", "-fsanitize-undefined-trap-on-error")
+"""An access that is not aligned, an index beyond an array, a shift too far: each ends in SIGILL."""
+
 
 def unavailable() -> str | None:
     """Why kernels cannot run on this host, in one sentence; None if they can."""
@@ -42,7 +45,7 @@ def _library(source: str, storage: str) -> ctypes.CDLL:
     entries = "\n".join(f"ENTRY({name})" for name in defined_in(source))
     text = f'#define REFPEFT_HOST\n#define STORAGE {storage}\n{source}\n#include "entry.hpp"\n{entries}\n'
     headers = [(FOLDER / name).read_text("utf-8") for name in ("shim.hpp", "entry.hpp")]
-    key = hashlib.sha256("\0".join([compiler_version(), *FLAGS, *headers, text]).encode()).hexdigest()[:32]
+    key = hashlib.sha256("\0".join([compiler_version(), *FLAGS, *TRAPS, *headers, text]).encode()).hexdigest()[:32]
     path = cache() / f"{key}.so"
     if not path.exists():
         _compile(text, path)
@@ -61,7 +64,7 @@ def _compile(text: str, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         source, result = Path(folder) / "kernel.cpp", Path(folder) / "kernel.so"
         source.write_text(text, "utf-8")
-        command = [_compiler(), *FLAGS, f"-I{FOLDER}", "-o", str(result), str(source)]
+        command = [_compiler(), *FLAGS, *TRAPS, f"-I{FOLDER}", "-o", str(result), str(source)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise CapabilityError(f"{_compiler()} refuses a kernel:\n{done.stderr}")

@@ -72,6 +72,9 @@ def _run(kernel: Kernel, grid, block, given, order: str) -> dict[str, np.ndarray
     if outcome:
         where = _where(at.value or 0, buffers) if outcome == 2 else ""
         raise KernelError(f"kernel {kernel.name}, {order} order, {said.value.decode()}{where}.")
+    for name, buffer in buffers.items():
+        if (distance := buffer.spoiled()) is not None:
+            raise KernelError(f"kernel {kernel.name}, {order} order: it writes {_beside(distance)} of {name}.")
     return {p.name: buffers[p.name].bytes for p, x in given if p.kind == "output" and x is not None}
 
 
@@ -103,6 +106,9 @@ def _where(address: int, buffers: dict[str, Buffer]) -> str:
             return f"it writes into {name}, which is an input"
         distance = buffer.distance(address)
         if distance is not None:
-            side = f"{distance} bytes behind the end" if distance >= 0 else f"{-distance} bytes before the beginning"
-            return f"it touches memory {side} of {name}"
+            return f"it touches memory {_beside(distance)} of {name}"
     return f"it touches memory at {address:#x}, outside of all arguments"
+
+
+def _beside(distance: int) -> str:
+    return f"{distance} bytes behind the end" if distance >= 0 else f"{-distance} bytes before the beginning"

@@ -7,7 +7,7 @@
 //
 // What CUDA leaves undefined is an error here, with the block and the thread: a barrier that not all threads of the block reach, a
 // shuffle under a mask without the caller or with a lane that never comes, and any touch of memory outside the buffers, whose
-// guard pages raise SIGSEGV. Shared memory starts as NaN in each block, and a lane outside the mask gives NaN.
+// guard pages raise SIGSEGV. What C++ leaves undefined, an access that is not aligned above all, raises SIGILL. Shared memory starts as NaN in each block, and a lane outside the mask gives NaN.
 //
 // Not covered: streams, copies, memory ordering between blocks, and atomics that race, since fibers never run at once.
 
@@ -58,7 +58,8 @@ static void* volatile touched;
     siglongjmp(escape, 1);
 }
 
-static void on_fault(int, siginfo_t* info, void*) {
+static void on_fault(int signal, siginfo_t* info, void*) {
+    if (signal == SIGILL) fail("it makes an access that is not aligned, goes beyond an array or shifts too far");
     touched = info->si_addr;
     siglongjmp(escape, 2);
 }
@@ -171,12 +172,13 @@ static int launch(void** given, const unsigned* sizes, int order, word seed, cha
     arguments = given;
     message = said;
     current = nullptr;
-    struct sigaction act, segv, bus;
+    struct sigaction act, segv, bus, ill;
     memset(&act, 0, sizeof act);
     act.sa_sigaction = on_fault;
     act.sa_flags = SA_SIGINFO;
     sigaction(SIGSEGV, &act, &segv);
     sigaction(SIGBUS, &act, &bus);
+    sigaction(SIGILL, &act, &ill);
     int outcome = sigsetjmp(escape, 1);
     if (!outcome) {
         for (int t = 0; t < threads; t++)
@@ -198,6 +200,7 @@ static int launch(void** given, const unsigned* sizes, int order, word seed, cha
     }
     sigaction(SIGSEGV, &segv, nullptr);
     sigaction(SIGBUS, &bus, nullptr);
+    sigaction(SIGILL, &ill, nullptr);
     return outcome;
 }
 

@@ -5,9 +5,7 @@
 //
 // Done by parts, y is written and read again for the update, and once more for the bias. Here one warp computes ROWS elements of a
 // column of y: it sums x Wᵀ along a row of W and h Bᵀ along a row of B, and writes each element once. With few rows what counts is
-// that W is read once.
-//
-// Many rows are better served by cuBLAS and lora_update.
+// that W is read once. Many rows are better served by cuBLAS and lora_update.
 //
 // h is rounded to STORAGE, as are x and W; both sums are carried in the wide format, s (h Bᵀ + lora_bias) joins the sum there, and
 // the result is rounded once. The mask selects: what dropout does not keep is zero, even where it was NaN.
@@ -23,11 +21,14 @@ extern "C" __global__ void lora_down(
     const long long row = blockIdx.x * (long long)ROWS, k = blockIdx.y * (long long)(blockDim.x / 32) + threadIdx.x / 32;
     if (k >= r) return;
     wide sum[ROWS];
-    auto dropped = [&](long long n, long long j) {
-        if (!kept) return widen(x[n * i + j]);
-        return kept[n * i + j] ? widen(x[n * i + j]) / (wide)keep : (wide)0;
+    auto dropped = [&](long long n, long long j, long long count, wide (&into)[8]) {
+        const long long at = n * i + j;
+        load_eight(x + at, count, into);
+        if (!kept) return;
+        for (int e = 0; e < 8; e++)
+            if (e < count) into[e] = kept[at + e] ? into[e] / (wide)keep : (wide)0;
     };
-    dots(dropped, [&](long long j) { return widen(a[k * i + j]); }, row, rows, i, sum);
+    dots(dropped, Row{a + k * i}, row, rows, i, sum);
     for (int n = 0; n < ROWS; n++)
         if (lane == n && row + n < rows) h[(row + n) * r + k] = narrowed<STORAGE>(sum[n]);
 }
@@ -40,11 +41,8 @@ extern "C" __global__ void lora_linear(
     const long long row = blockIdx.x * (long long)ROWS, k = blockIdx.y * (long long)(blockDim.x / 32) + threadIdx.x / 32;
     if (k >= o) return;
     wide base[ROWS], update[ROWS];
-    auto of = [](const STORAGE* data, long long width) {
-        return [=](long long n, long long j) { return widen(data[n * width + j]); };
-    };
-    dots(of(x, i), [&](long long j) { return widen(weight[k * i + j]); }, row, rows, i, base);
-    dots(of(h, r), [&](long long j) { return widen(b[k * r + j]); }, row, rows, r, update);
+    dots(Matrix{x, i}, Row{weight + k * i}, row, rows, i, base);
+    dots(Matrix{h, r}, Row{b + k * r}, row, rows, r, update);
     for (int n = 0; n < ROWS; n++) {
         if (lane != n || row + n >= rows) continue;
         const wide inner = lora_bias ? update[n] + widen(lora_bias[k]) : update[n];

@@ -8,27 +8,38 @@
 // A product comes as `summed`, not rounded yet, in the place of base. `right_turned` says that right lies in memory transposed, as B
 // does for y.
 //
-// One thread writes one element. With a rank of 8 to 64 the sum over r is short, and the whole is bound by reading base and writing
-// the result; left's row is the same for neighbouring threads, and right stays in cache. base joins in the wide format, so that the
-// result is rounded once. That is not correct rounding: the sum itself was rounded on the way.
+// One thread writes DOWN elements of a column, so that each element of right is read once for all of them; left's elements are the
+// same for neighbouring threads. The sum over r, 8 to 64 terms, is short: the whole is bound by reading base and writing the result.
+// base joins in the wide format, so that the result is rounded once. That is not correct rounding: the sum itself was rounded on
+// the way.
 
 #include "refpeft.cuh"
 
+const int DOWN = 8;
+
 extern "C" __global__ void lora_update(
-    const STORAGE* base, const wide* summed, const STORAGE* left, const STORAGE* right, const STORAGE* inner_bias, const STORAGE* bias,
-    const bool* kept, STORAGE* result, long long rows, long long r, long long columns, int right_turned, double scaling, double keep
+    const STORAGE* base, const wide* summed, const STORAGE* left, const STORAGE* right, const STORAGE* inner_bias,
+    const STORAGE* bias, const bool* kept, STORAGE* result, long long rows, long long r, long long columns, int right_turned,
+    double scaling, double keep
 ) {
-    const long long at = blockIdx.x * (long long)blockDim.x + threadIdx.x;
-    if (at >= rows * columns) return;
-    const long long n = at / columns, m = at % columns;
-    wide sum = 0;
-    for (long long l = 0; l < r; l++)
-        sum = multiply_add(widen(left[n * r + l]), widen(right[right_turned ? m * r + l : l * columns + m]), sum);
-    if (inner_bias) sum += widen(inner_bias[m]);
-    sum *= (wide)scaling;
-    if (kept) sum = kept[at] ? sum / (wide)keep : (wide)0;
-    if (base) sum += widen(base[at]);
-    if (summed) sum += summed[at];
-    if (bias) sum += widen(bias[m]);
-    result[at] = narrowed<STORAGE>(sum);
+    const long long row = blockIdx.x * (long long)DOWN, m = blockIdx.y * (long long)blockDim.x + threadIdx.x;
+    if (m >= columns) return;
+    const int count = rows - row < DOWN ? (int)(rows - row) : DOWN;
+    wide sum[DOWN] = {};
+    for (long long l = 0; l < r; l++) {
+        const wide factor = widen(right[right_turned ? m * r + l : l * columns + m]);
+        for (int n = 0; n < DOWN; n++)
+            if (n < count) sum[n] = multiply_add(widen(left[(row + n) * r + l]), factor, sum[n]);
+    }
+    for (int n = 0; n < DOWN; n++) {
+        if (n >= count) break;
+        const long long at = (row + n) * columns + m;
+        wide total = inner_bias ? sum[n] + widen(inner_bias[m]) : sum[n];
+        total *= (wide)scaling;
+        if (kept) total = kept[at] ? total / (wide)keep : (wide)0;
+        if (base) total += widen(base[at]);
+        if (summed) total += summed[at];
+        if (bias) total += widen(bias[m]);
+        result[at] = narrowed<STORAGE>(total);
+    }
 }

@@ -1,21 +1,22 @@
 // NF4 dequantisation (QLoRA, arXiv:2305.14314, equation 2): y = f32(codebook[code] absmax), rounded once more to STORAGE.
 //
-// One thread writes one weight. The kernel is bound by memory, and most of it is what is written: neighbouring threads write
-// neighbouring weights, so that a warp fills whole sectors. The byte that two threads share, and the absmax that a block's threads
-// share, are read from memory once and from cache after that.
+// A thread takes four bytes, which are eight weights of one block, and writes them at once. The kernel is bound by memory, and most of
+// it is what is written: neighbouring threads write neighbouring weights, whole sectors at a time.
 //
-// The product is one rounding, the conversion another: `narrowed` must not see more than float32. An odd n leaves the last half
-// byte without a weight, and without a thread.
+// The product is one rounding, the conversion another. An odd n leaves the last half byte without a weight: it is not written.
 
+#include "eight.cuh"
 #include "nf4.cuh"
 
 extern "C" __global__ void nf4_dequantize(
-    const unsigned char* packed, const float* absmax, STORAGE* y, long long n, int blocksize
+    const unsigned char* packed, const float* absmax, STORAGE* y, long long n, int log2_blocksize
 ) {
     __shared__ float codeword[16];
     if (threadIdx.x < 16) codeword[threadIdx.x] = nf4_codeword(threadIdx.x);
     __syncthreads();
 
-    const long long k = blockIdx.x * (long long)blockDim.x + threadIdx.x;
-    if (k < n) y[k] = narrowed<STORAGE>(codeword[nf4_code(packed, k)] * absmax[k / blocksize]);
+    const long long first = 8 * (blockIdx.x * (long long)blockDim.x + threadIdx.x);
+    STORAGE weights[8];
+    nf4_decode(packed, absmax, codeword, log2_blocksize, first, n - first, weights);
+    store_eight(y + first, n - first, weights);
 }

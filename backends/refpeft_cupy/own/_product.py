@@ -8,8 +8,9 @@ from refpeft_cupy.kernel import kernel
 from refpeft_cupy.launch import launch
 from refpeft_cupy.own._arrays import blocks, empty
 
-ROWS, WARPS, TILE, THREADS = 4, 8, 16, 256
-"""As in ``dots.cuh`` and ``product.cu``: rows that a warp takes, warps and threads in a block, the side of a tile."""
+ROWS, DOWN, TILE, WARPS, THREADS = 4, 8, 16, 8, 256
+"""As in ``dots.cuh``, ``lora_update.cu`` and ``product.cu``: rows that a warp takes, and a thread; the side of a tile; warps and
+threads in a block."""
 
 FEW = 16
 """Up to so many rows a layer is one fused kernel, in which a weight is read once for every ``ROWS`` of them; beyond that it is a
@@ -78,7 +79,8 @@ def low_rank_update(
     result, r = empty(left, shape), left.shape[-1]
     bases = (None, base) if summed else (base, None)
     arguments = (*bases, left, right, inner_bias, bias, kept, result, rows, r, columns, right_turned, scaling, keep)
-    launch(kernel("lora_update", left.dtype.name), (blocks(rows * columns, THREADS),), (THREADS,), arguments)
+    grid = blocks(rows, DOWN), blocks(columns, THREADS)
+    launch(kernel("lora_update", left.dtype.name), grid, (THREADS,), arguments)
     return result
 
 

@@ -7,31 +7,35 @@ from refpeft_cupy.launch import launch
 from refpeft_cupy.own import implements
 from refpeft_cupy.own._arrays import blocks, contiguous, empty
 
-THREADS = 256
-WARPS = THREADS // 32
+THREADS, EIGHT = 256, 8
+"""In a block; and how many weights a thread takes."""
+
+
+def log2(blocksize: int) -> int:
+    """Of a power of two."""
+    return blocksize.bit_length() - 1
 
 
 @implements("nf4.quantize")
 def quantize(weight, *, blocksize, variant):
-    """A warp for each block of weights."""
+    """Eight weights for each lane, so that a warp takes 256: four blocks of 64, or part of a larger one."""
     weight, n = contiguous(weight), weight.shape[0]
     count = blocks(n, blocksize)
     packed, absmax = empty(weight, (n + 1) // 2, "uint8"), empty(weight, count, "float32")
     launch(
         kernel("nf4_quantize", weight.dtype.name),
-        (blocks(count, WARPS),),
+        (blocks(count * min(blocksize // EIGHT, 32), THREADS),),
         (THREADS,),
-        (weight, packed, absmax, n, blocksize, variant == "bitsandbytes-cpu"),
+        (weight, packed, absmax, n, log2(blocksize), variant == "bitsandbytes-cpu"),
     )
     return (packed, absmax), None
 
 
 def decoded(packed, absmax, shape, blocksize, dtype):
-    """The weights of that shape, a thread for each; both arrays are contiguous."""
+    """The weights of that shape, a thread for every eight; both arrays are contiguous."""
     y = empty(packed, shape, dtype)
-    launch(
-        kernel("nf4_dequantize", dtype), (blocks(y.size, THREADS),), (THREADS,), (packed, absmax, y, y.size, blocksize)
-    )
+    arguments = (packed, absmax, y, y.size, log2(blocksize))
+    launch(kernel("nf4_dequantize", dtype), (blocks(y.size, EIGHT * THREADS),), (THREADS,), arguments)
     return y
 
 

@@ -8,7 +8,7 @@ from refpeft_cupy.own import implements, vjp_of
 from refpeft_cupy.own._arrays import contiguous, empty
 from refpeft_cupy.own._product import FEW, THREADS, large_product, low_rank_update, product, row_sum, rows_of, warps
 from refpeft_cupy.own.lora import down, up
-from refpeft_cupy.own.nf4 import decoded
+from refpeft_cupy.own.nf4 import decoded, log2
 
 
 @implements("qlora.linear")
@@ -21,7 +21,7 @@ def linear(x, packed, absmax, a, b, bias=None, *, scaling, blocksize, dtype):
         y = up(x, decoded(packed, absmax, (o, i), blocksize, dtype), h, b, scaling, bias=bias)
     else:
         y = empty(x, (rows, o))
-        arguments = (x, packed, absmax, h, b, bias, y, rows, i, o, r, scaling, blocksize)
+        arguments = (x, packed, absmax, h, b, bias, y, rows, i, o, r, scaling, log2(blocksize))
         launch(kernel("qlora_linear", dtype), warps(rows, o), (THREADS,), arguments)
     return (y.reshape(*x.shape[:-1], o),), (x, packed, absmax, a, b, h, scaling, blocksize, dtype)
 

@@ -1,0 +1,34 @@
+// Eight neighbours at a time: one instruction instead of eight, where they lie at a multiple of 16 bytes.
+//
+// Where they do not, or where an array ends before the eighth, they are moved one by one; what is beyond the end is zero. Which
+// way it went changes no bit of any result.
+
+#pragma once
+
+#include "refpeft.cuh"
+
+template <class T> struct alignas(16) Eight { T of[8]; };
+
+template <class T> __device__ inline bool at_sixteen(const T* place) { return (unsigned long long)place % 16 == 0; }
+
+// The first `count` of the eight at `from`, at most all of them, as numbers of the wide format.
+template <class T> __device__ inline void load_eight(const T* from, long long count, wide (&result)[8]) {
+    if (count >= 8 && at_sixteen(from)) {
+        const Eight<T> loaded = *(const Eight<T>*)from;
+        for (int e = 0; e < 8; e++) result[e] = widen(loaded.of[e]);
+    } else {
+        for (int e = 0; e < 8; e++) result[e] = e < count ? widen(from[e]) : (wide)0;
+    }
+}
+
+// The first `count` of eight numbers to `to`.
+template <class T> __device__ inline void store_eight(T* to, long long count, const T (&given)[8]) {
+    if (count >= 8 && at_sixteen(to)) {
+        Eight<T> stored;
+        for (int e = 0; e < 8; e++) stored.of[e] = given[e];
+        *(Eight<T>*)to = stored;
+    } else {
+        for (int e = 0; e < 8; e++)
+            if (e < count) to[e] = given[e];
+    }
+}
