@@ -126,12 +126,16 @@ def update_laws(family: str, zero: str | tuple[str, ...]) -> None:
         merged_layer(subject, problem, f"{family}.linear", observed)
 
 
-def merged_layer(subject, problem, adapted: str, observed) -> None:
-    """The merge of ``problem`` under nn.linear, and the layer ``adapted`` with the same parameters, on an x of -1, 0 and 1."""
-    columns = problem.inputs["weight"].shape[1]
-    x = (np.arange(2 * columns).reshape(2, columns) % 3 - 1).astype(problem.inputs["weight"].dtype)
-    layer = Problem.of(adapted, problem.inputs | {"x": x}, problem.attributes, {}, problem.dtype)
-    merged = Problem.of("nn.linear", {"x": x, "weight": subject.run(problem)["merged"]}, {}, {}, problem.dtype)
+def merged_layer(subject, problem, adapted: str, observed, **others: np.ndarray) -> None:
+    """The merge of ``problem`` under nn.linear, and the layer ``adapted`` with the same parameters, on an x of -1, 0 and 1.
+
+    ``others`` are what the layer takes beside them.
+    """
+    weight = subject.run(problem)["merged"]
+    columns = weight.shape[1]
+    x = (np.arange(2 * columns).reshape(2, columns) % 3 - 1).astype(weight.dtype)
+    layer = Problem.of(adapted, problem.inputs | others | {"x": x}, problem.attributes, {}, problem.dtype)
+    merged = Problem.of("nn.linear", {"x": x, "weight": weight}, {}, {}, problem.dtype)
     first, second = subject.run(layer)["y"], subject.run(merged)["y"]
     precision = subject.precision(problem.dtype)
     if is_exact(layer, precision) and is_exact(merged, precision):

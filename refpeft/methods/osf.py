@@ -1,0 +1,34 @@
+"""OSF, configured."""
+
+from __future__ import annotations
+
+from refpeft.methods import Method, method
+from refpeft.ops import osf
+
+
+@method("osf")
+class OSF(Method):
+    """The smaller singular triplets of the weight are trained, orthogonally to the larger ones.
+
+    Attributes
+    ----------
+    preserved : float
+        Share of the triplets that stay frozen.
+    """
+
+    preserved: float = 0.5
+
+    operation = "osf.linear"
+    trainable = ("u", "s", "v")
+    paper = "arXiv:2504.07097"
+    peft = ("OSF",)
+
+    def validate(self):
+        super().validate()
+        self.require("preserved", 0 <= self.preserved < 1, "at least 0 and below 1")
+
+    def init(self, random, weight):
+        return osf.init(weight, preserved=self.preserved)
+
+    def count(self, o, i):
+        return osf.count(o, i, preserved=self.preserved)
