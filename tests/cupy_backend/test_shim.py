@@ -98,3 +98,9 @@ def test_after_a_fault_kernels_run_as_before():
     with pytest.raises(KernelError):
         launched("y[n + t] = 1; __syncthreads();")
     assert launched("if (t < n) y[t] = x[t];") == [1, 2, 3, 4]
+
+
+def test_a_block_is_as_large_as_cudas():
+    """More than 1024 threads are refused."""
+    with pytest.raises(KernelError, match="a block has 1024 threads at most, but 1056 are asked for"):
+        launched("", threads=1056)

@@ -7,6 +7,7 @@ order to order; inputs can only be read; and the guard pages lie at the buffers'
 from __future__ import annotations
 
 import ctypes
+import math
 import threading
 import zlib
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from refpeft_cupy.host.buffer import Buffer
 from refpeft_cupy.host.build import entry
 from refpeft_cupy.kernel import Kernel, Parameter
 
+LIMIT = 1024
 ORDERS = {"forward": 0, "reverse": 1, "seeded": 2}
 _lock = threading.Lock()
 
@@ -37,6 +39,10 @@ def run(kernel: Kernel, grid: Sequence[int], block: Sequence[int], arguments: Se
     if shared:
         raise CapabilityError(
             f"kernel {kernel.name} asks for dynamic shared memory, which the host shim does not have."
+        )
+    if math.prod(block) > LIMIT:
+        raise KernelError(
+            f"kernel {kernel.name}: a block has {LIMIT} threads at most, but {math.prod(block)} are asked for."
         )
     given = list(zip(kernel.parameters, arguments))
     results = {order: _run(kernel, grid, block, given, order) for order in ORDERS}
