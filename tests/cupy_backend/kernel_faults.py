@@ -68,8 +68,8 @@ FAULTS = {
         "blocks of columns begin one late": replaced(
             "blockIdx.y * (long long)(blockDim", "(blockIdx.y + 1) * (long long)(blockDim"
         ),
-        "one row short": replaced("if (row + n >= rows) break;", "if (row + n + 1 >= rows) break;"),
-        "unguarded rows": replaced("if (row + n >= rows) break;", ""),
+        "one row short": replaced("if (row + n >= rows) continue;", "if (row + n + 1 >= rows) continue;"),
+        "unguarded rows": replaced("if (row + n >= rows) continue;", ""),
         "unguarded columns": replaced("if (k >= o) return;", ""),
         "unguarded tile": replaced("row + r < rows && column + c < columns ?", "row + r < rows ?"),
         "unwritten last row": replaced("lane != n || row + n >= rows", "lane != n || row + n + 1 >= rows"),

@@ -31,16 +31,20 @@ struct Row {
 // sum[n] = the sum over j of left(row + n, j) column(j), for as many of the ROWS rows as there are.
 template <class Left, class Column>
 __device__ void dots(Left left, Column column, long long row, long long rows, long long inner, wide (&sum)[ROWS]) {
+    #pragma unroll
     for (int n = 0; n < ROWS; n++) sum[n] = 0;
     for (long long j = 8 * (threadIdx.x % 32); j < inner; j += 8 * 32) {
         wide x[8], w[8];
         column(j, inner - j, w);
+        #pragma unroll
         for (int n = 0; n < ROWS; n++) {
-            if (row + n >= rows) break;
+            if (row + n >= rows) continue;
             left(row + n, j, inner - j, x);
+            #pragma unroll
             for (int e = 0; e < 8; e++) sum[n] = multiply_add(x[e], w[e], sum[n]);
         }
     }
+    #pragma unroll
     for (int n = 0; n < ROWS; n++)
         for (int distance = 16; distance; distance /= 2) sum[n] += __shfl_xor_sync(0xffffffff, sum[n], distance);
 }

@@ -2,6 +2,9 @@
 //
 // Where they do not, or where an array ends before the eighth, they are moved one by one; what is beyond the end is zero. Which
 // way it went changes no bit of any result.
+//
+// Loops over eight are unrolled by force: an array whose places are all known at compile time is kept in registers, any other in
+// memory, where it would be the slowest thing of all.
 
 #pragma once
 
@@ -15,8 +18,10 @@ template <class T> __device__ inline bool at_sixteen(const T* place) { return (u
 template <class T> __device__ inline void load_eight(const T* from, long long count, wide (&result)[8]) {
     if (count >= 8 && at_sixteen(from)) {
         const Eight<T> loaded = *(const Eight<T>*)from;
+        #pragma unroll
         for (int e = 0; e < 8; e++) result[e] = widen(loaded.of[e]);
     } else {
+        #pragma unroll
         for (int e = 0; e < 8; e++) result[e] = e < count ? widen(from[e]) : (wide)0;
     }
 }
@@ -25,9 +30,11 @@ template <class T> __device__ inline void load_eight(const T* from, long long co
 template <class T> __device__ inline void store_eight(T* to, long long count, const T (&given)[8]) {
     if (count >= 8 && at_sixteen(to)) {
         Eight<T> stored;
+        #pragma unroll
         for (int e = 0; e < 8; e++) stored.of[e] = given[e];
         *(Eight<T>*)to = stored;
     } else {
+        #pragma unroll
         for (int e = 0; e < 8; e++)
             if (e < count) to[e] = given[e];
     }

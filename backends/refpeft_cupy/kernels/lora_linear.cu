@@ -25,10 +25,12 @@ extern "C" __global__ void lora_down(
         const long long at = n * i + j;
         load_eight(x + at, count, into);
         if (!kept) return;
+        #pragma unroll
         for (int e = 0; e < 8; e++)
             if (e < count) into[e] = kept[at + e] ? into[e] / (wide)keep : (wide)0;
     };
     dots(dropped, Row{a + k * i}, row, rows, i, sum);
+    #pragma unroll
     for (int n = 0; n < ROWS; n++)
         if (lane == n && row + n < rows) h[(row + n) * r + k] = narrowed<STORAGE>(sum[n]);
 }
@@ -43,6 +45,7 @@ extern "C" __global__ void lora_linear(
     wide base[ROWS], update[ROWS];
     dots(Matrix{x, i}, Row{weight + k * i}, row, rows, i, base);
     dots(Matrix{h, r}, Row{b + k * r}, row, rows, r, update);
+    #pragma unroll
     for (int n = 0; n < ROWS; n++) {
         if (lane != n || row + n >= rows) continue;
         const wide inner = lora_bias ? update[n] + widen(lora_bias[k]) : update[n];

@@ -28,11 +28,13 @@ extern "C" __global__ void lora_update(
     wide sum[DOWN] = {};
     for (long long l = 0; l < r; l++) {
         const wide factor = widen(right[right_turned ? m * r + l : l * columns + m]);
+        #pragma unroll
         for (int n = 0; n < DOWN; n++)
             if (n < count) sum[n] = multiply_add(widen(left[(row + n) * r + l]), factor, sum[n]);
     }
+    #pragma unroll
     for (int n = 0; n < DOWN; n++) {
-        if (n >= count) break;
+        if (n >= count) continue;
         const long long at = (row + n) * columns + m;
         wide total = inner_bias ? sum[n] + widen(inner_bias[m]) : sum[n];
         total *= (wide)scaling;

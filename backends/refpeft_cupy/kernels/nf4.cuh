@@ -36,9 +36,11 @@ __device__ inline void nf4_decode(
     if (count >= 8 && first % 8 == 0 && (unsigned long long)place % 4 == 0) {
         const unsigned word = *(const unsigned*)place;
         const float scale = absmax[first >> log2_blocksize];
+        #pragma unroll
         for (int e = 0; e < 8; e++)
             result[e] = narrowed<STORAGE>(codeword[word >> (8 * (e / 2) + (e % 2 ? 0 : 4)) & 15] * scale);
     } else {
+        #pragma unroll
         for (int e = 0; e < 8; e++)
             if (e < count)
                 result[e] = narrowed<STORAGE>(codeword[nf4_code(packed, first + e)] * absmax[(first + e) >> log2_blocksize]);

@@ -27,10 +27,12 @@ extern "C" __global__ void qlora_linear(
     auto decoded = [&](long long j, long long count, wide (&into)[8]) {
         STORAGE weights[8];
         nf4_decode(packed, absmax, codeword, log2_blocksize, k * i + j, count, weights);
+        #pragma unroll
         for (int e = 0; e < 8; e++) into[e] = e < count ? widen(weights[e]) : (wide)0;
     };
     dots(Matrix{x, i}, decoded, row, rows, i, base);
     dots(Matrix{h, r}, Row{b + k * r}, row, rows, r, update);
+    #pragma unroll
     for (int n = 0; n < ROWS; n++) {
         if (lane != n || row + n >= rows) continue;
         const wide sum = base[n] + (wide)scaling * update[n];
