@@ -17,14 +17,13 @@ TYPES = {"float16": CUDA_R_16F, "bfloat16": CUDA_R_16BF}
 
 
 def multiply(left, right, shape, inner, left_turned, right_turned):
-    """left right, (rows, inner) times (inner, columns); a turned operand lies in memory transposed."""
+    """left right on the current device, (rows, inner) times (inner, columns); a turned operand lies in memory transposed."""
     rows, columns = shape
-    with left.device:
-        if left.dtype.name in TYPES:
-            return _narrow(left, right, rows, inner, columns, left_turned, right_turned)
-        left = left.reshape(inner, rows).T if left_turned else left.reshape(rows, inner)
-        right = right.reshape(columns, inner).T if right_turned else right.reshape(inner, columns)
-        return cupy.matmul(left, right)
+    if left.dtype.name in TYPES:
+        return _narrow(left, right, rows, inner, columns, left_turned, right_turned)
+    left = left.reshape(inner, rows).T if left_turned else left.reshape(rows, inner)
+    right = right.reshape(columns, inner).T if right_turned else right.reshape(inner, columns)
+    return cupy.matmul(left, right)
 
 
 def _narrow(left, right, rows, inner, columns, left_turned, right_turned):

@@ -7,7 +7,8 @@
 //
 // What CUDA leaves undefined is an error here, with the block and the thread: a barrier that not all threads of the block reach, a
 // shuffle under a mask without the caller or with a lane that never comes, and any touch of memory outside the buffers, whose
-// guard pages raise SIGSEGV. What C++ leaves undefined, an access that is not aligned above all, raises SIGILL. Shared memory starts as NaN in each block, and a lane outside the mask gives NaN.
+// guard pages raise SIGSEGV. What C++ leaves undefined, an access that is not aligned above all, raises SIGILL. Shared memory
+// starts as NaN in each block, and a lane outside the mask gives NaN.
 //
 // Not covered: streams, copies, memory ordering between blocks, and atomics that race, since fibers never run at once.
 

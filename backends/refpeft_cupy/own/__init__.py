@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from refpeft.backend import Implementation
 from refpeft_cupy.launch import on_behalf_of
+from refpeft_cupy.own._arrays import device_of
 
 _FORWARD: dict[str, Callable] = {}
 _VJP: dict[str, Callable] = {}
@@ -43,17 +44,13 @@ def implementations() -> dict[str, Implementation]:
 
 
 def _implementation(operation: str) -> Implementation:
-    def counted(function):
-        @functools.wraps(function)
-        def call(*arguments, **keywords):
-            with on_behalf_of(operation):
-                return function(*arguments, **keywords)
-
-        return call
-
     def forward(*inputs, residuals=True, **attributes):
-        outputs, kept = _FORWARD[operation](*inputs, **attributes)
+        with on_behalf_of(operation), device_of(inputs):
+            outputs, kept = _FORWARD[operation](*inputs, **attributes)
         return outputs, kept if residuals else None
 
-    vjp = _VJP.get(operation)
-    return Implementation(counted(forward), counted(vjp) if vjp else None, source="own")
+    def vjp(residuals, cotangents, wanted):
+        with on_behalf_of(operation), device_of(cotangents):
+            return _VJP[operation](residuals, cotangents, wanted)
+
+    return Implementation(forward, vjp if operation in _VJP else None, source="own")

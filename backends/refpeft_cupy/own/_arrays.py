@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from contextlib import nullcontext
 
 import numpy as np
 
@@ -14,17 +15,19 @@ def namespace(array):
     return np if isinstance(array, np.ndarray) else importlib.import_module("cupy")
 
 
+def device_of(arrays):
+    """The device of the first array, as a context in which new ones are made; on the host there is nothing to choose."""
+    first = next(x for x in arrays if x is not None)
+    return nullcontext() if isinstance(first, np.ndarray) else first.device
+
+
 def empty(like, shape, dtype=None):
-    """A new array beside ``like``, its elements undefined; of its dtype where none is named."""
+    """A new array from where ``like`` comes from, its elements undefined; of its dtype where none is named."""
     if dtype is None:
         dtype = like.dtype
     elif dtype in ("bfloat16", "float16", "float32", "float64"):
         dtype = as_format(dtype).dtype
-    xp = namespace(like)
-    if xp is np:
-        return np.empty(shape, dtype)
-    with like.device:
-        return xp.empty(shape, dtype)
+    return namespace(like).empty(shape, dtype)
 
 
 def contiguous(array):
