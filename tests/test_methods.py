@@ -13,6 +13,8 @@ from refpeft.cli.methods import DIMS
 from refpeft.errors import AttributeValueError, CapabilityError
 from refpeft.golden import evaluate
 from refpeft.methods import METHODS, LoRA, dims_of, methods
+from refpeft.methods._cost import merging_cost
+from refpeft.numerics.formats import as_format
 from refpeft.operation import find
 from refpeft.problem import Problem
 from refpeft_spec import page_of
@@ -93,6 +95,30 @@ def test_unmerging_gives_the_weight_back(name):
     weight = parameters.pop("weight", weight)
     back = chosen.unmerge(chosen.merge(weight, parameters), parameters)
     assert np.linalg.norm(back - weight) <= 2.0**-40 * np.linalg.norm(weight)
+
+
+@pytest.mark.parametrize("name", ["lora", "dora", "ia3", "c3a"])
+def test_a_merge_costs_half_an_ulp_of_the_weight(name):
+    """The merged layer is off by a third of a unit roundoff in norm, in every dtype: so much one rounding costs."""
+    for dtype in ("float32", "bfloat16", "float16"):
+        cost = merging_cost(ALL[name](), dtype)
+        assert 0.1 < cost.apart / as_format(dtype).unit < 1
+        assert cost.lost > cost.apart > 0
+        assert (cost.residue is None) == bool(ALL[name].not_unmergeable)
+
+
+def test_a_small_update_is_lost_in_part_by_a_merge_in_bfloat16():
+    """A hundredth of the weight loses a tenth of itself: the smaller the update, the larger the share that rounding takes."""
+    small, large = (merging_cost(ALL[n](), "bfloat16") for n in ("c3a", "lora"))
+    assert small.update < 0.02 < 0.3 < large.update
+    assert small.lost > 0.1 > 0.01 > large.lost
+
+
+@pytest.mark.parametrize(("operation", "shown"), [("lora.merge", True), ("lora.linear", True), ("lora.scaling", False)])
+def test_explain_tells_what_merging_costs(operation, shown):
+    """Where an operation is a method's layer or its merge."""
+    said = CliRunner().invoke(main, ["explain", operation]).output
+    assert ("| lora | bf16 |" in said) == shown
 
 
 @pytest.mark.parametrize("name", [n for n in ALL if ALL[n].not_mergeable])

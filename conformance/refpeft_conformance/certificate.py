@@ -108,6 +108,7 @@ def build(outcome: Outcome, folder: Path) -> dict:
         "unknown": list(getattr(backend, "unknown", ())),
         "reference": _counts([v.record() for v in outcome.reference]),
         "remembered": outcome.remembered,
+        "merging": outcome.merging,
         "smoke": [
             {"operation": o, "dtype": d, "fault": fault, "caught_by": check}
             for (o, d), found in sorted(outcome.smoke.items())

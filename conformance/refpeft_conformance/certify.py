@@ -7,7 +7,7 @@ import functools
 import os
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from refpeft import plugins
@@ -15,7 +15,7 @@ from refpeft.backend import Backend
 from refpeft.errors import CapabilityError
 from refpeft.operation import find
 from refpeft.problem import Problem
-from refpeft_conformance import remembered
+from refpeft_conformance import merging, remembered
 from refpeft_conformance.checks import Check
 from refpeft_conformance.counterexample import Counterexample
 from refpeft_conformance.diagnose import diagnose
@@ -112,6 +112,8 @@ class Outcome:
         Earlier counterexamples, replayed first: what each still violates, empty where it passes now.
     remembered : int
         How much of ``reference`` and ``smoke`` was shown by an earlier certification.
+    merging : dict of method to dict of dtype to dict
+        What the backend's merges cost, see `refpeft.methods._cost.Cost`.
     """
 
     plan: Plan
@@ -120,6 +122,7 @@ class Outcome:
     smoke: dict[tuple[str, str], list[tuple[str, str]]]
     saved: dict[str, str]
     remembered: int = 0
+    merging: dict[str, dict[str, dict]] = field(default_factory=dict)
 
 
 def certify(
@@ -189,7 +192,9 @@ def _certify(
     asked = [t for t in harness if t.name not in known]
     subject = [Task(("saved", name), replay, (plan, e), plan.seconds) for name, e in examples.items()]
     subject += [Task(("check", c.id), examine, (plan, *_key(c)), plan.seconds) for c in checks]
-    results: dict[str, dict] = {"smoke": {}, "reference": {}, "saved": {}, "check": {}}
+    merges = sorted({name for name, _ in pairs if name.endswith(".merge")})
+    subject += [Task(("merging", name), merging.measure, (plan, name), plan.seconds) for name in merges]
+    results: dict[str, dict] = {"smoke": {}, "reference": {}, "saved": {}, "check": {}, "merging": {}}
     for (stage, name), found in known.items():
         results[stage][name] = [tuple(pair) for pair in found] if stage == "smoke" else None
     for done, ((stage, name), result) in enumerate(_in_turn((ours, asked), (theirs, subject)), 1):
@@ -206,6 +211,7 @@ def _certify(
         {pair: [(f"the stage {r.why}", "")] if isinstance(r, Lost) else r for pair, r in results["smoke"].items()},
         {n: f"the backend {r.why}" if isinstance(r, Lost) else r[0] for n, r in results["saved"].items()},
         len(known),
+        {m: costs for r in results["merging"].values() if not isinstance(r, Lost) for m, costs in r.items()},
     )
 
 

@@ -1,4 +1,4 @@
-"""``refpeft explain``: an operation's page of the spec in the terminal."""
+"""``refpeft explain``: an operation's page of the spec in the terminal, and what merging costs where it can be merged."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import click
 
 from refpeft.cli.operations import describe
+from refpeft.numerics.formats import as_format
 
 
 @click.command("explain")
@@ -23,7 +24,7 @@ def command(operation):
         page = body(page_of(found.name))
     except CapabilityError:
         page = inspect.cleandoc(found.__doc__ or "It has neither a page nor a docstring.")
-    text = f"{_summary(describe(found))}\n{page}"
+    text = f"{_summary(describe(found))}\n{page}{_merging(found.name)}"
     if not sys.stdout.isatty():
         click.echo(text)
         return
@@ -44,6 +45,37 @@ def _summary(operation: dict) -> str:
         ("must pass", ", ".join(operation["must_pass"]) or "nothing: no page of the spec declares it"),
     ]
     return "\n".join([f"# {operation['name']}", "", *(f"- {name}: {fact}" for name, fact in facts), ""])
+
+
+def _merging(operation: str) -> str:
+    """What merging costs, as Markdown, for the methods whose layer or merge the operation is; empty for any other."""
+    from refpeft.methods._cost import ROWS, SIDE, STEP, merging_cost, merging_methods
+
+    family, _, part = operation.partition(".")
+    mergeable = merging_methods(family)
+    if not mergeable or (part not in ("merge", "unmerge") and operation != next(iter(mergeable.values())).operation):
+        return ""
+
+    lines = [
+        "",
+        "",
+        "## What merging costs",
+        "",
+        f"Measured now, with the reference's correctly rounded merge: a weight {SIDE} x {SIDE} of N(0, 1/{SIDE}), trained",
+        f"parameters {STEP} N(0, 1) away from their start, {ROWS} random inputs. All are norms: the update against the weight,",
+        "what the merged layer is off by against its output and against what the method adds to it, and what unmerging is",
+        "off by against the weight, beside the share of weights that it gives back bit for bit.",
+        "",
+        "| method | dtype | update | off by | of the update | unmerged off by | restored |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, method in mergeable.items():
+        for dtype in ("float32", "bfloat16", "float16"):
+            cost = merging_cost(method, dtype)
+            back = ("-", "-") if cost.residue is None else (f"{cost.residue:.1e}", f"{cost.restored:.1%}")
+            numbers = (f"{cost.update:.2f}", f"{cost.apart:.1e}", f"{cost.lost:.1e}", *back)
+            lines.append(f"| {name} | {as_format(dtype).short} | {' | '.join(numbers)} |")
+    return "\n".join(lines)
 
 
 def _domain(attribute: dict) -> str:

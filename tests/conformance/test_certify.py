@@ -220,3 +220,14 @@ def test_a_gzipped_certificate_is_read_and_a_cut_one_refused(passed, tmp_path):
     path.write_bytes(whole[:-20])
     with pytest.raises(FormatError, match=r"certificate\.json\.gz is not JSON"):
         certificate.read(path)
+
+
+def test_a_certificate_says_what_the_backends_merges_cost(tmp_path):
+    """A rounding of the weight where they are right; a scaling that is lost makes them off by what the update is."""
+    certify(tmp_path / "right", operations="lora.merge")
+    costs = certificate.read(tmp_path / "right" / "certificate.json")["merging"]
+    assert {"lora", "rslora", "pissa"} <= costs.keys()
+    assert 1e-3 < costs["lora"]["bfloat16"]["apart"] < 4e-3
+    certify(tmp_path / "wrong", "--fault", "scaling applied twice", operations="lora.merge", status=1)
+    assert certificate.read(tmp_path / "wrong" / "certificate.json")["merging"]["rslora"]["float32"]["lost"] > 0.5
+    assert "What merging costs" in (tmp_path / "wrong" / "report.html").read_text("utf-8")

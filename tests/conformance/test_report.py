@@ -61,6 +61,7 @@ def certified(records, **fields):
         "unknown": [],
         "reference": {"PASS": 5, "run": 5, "expected": 5},
         "remembered": 0,
+        "merging": {},
         "smoke": [{"operation": "a.b", "dtype": "float32", "fault": "scaling lost", "caught_by": "a.b-fp32-exact-x"}],
         "saved": [],
         "counterexamples": [],
