@@ -93,6 +93,8 @@ def test_what_peft_does_not_take_is_declared():
         ("peft", "gralora.linear", "empty batches give empty results", "float32", "cannot reshape tensor of 0"),
         ("peft", "fourierft.linear", "outputs within budget on random inputs", "float64", "off by"),
         ("peft", "waveft.merge", "outputs within budget on random inputs", "float32", "off by"),
+        ("peft", "c3a.linear_fft", "outputs within budget on random inputs", "float64", "off by"),
+        ("peft", "c3a.linear_fft", "gradients within budget on random inputs", "float32", "dx"),
         ("peft", "hra.linear", "gradients within budget on random inputs", "float32", "dweight"),
         ("peft", "lokr.merge", "column-major inputs give the same answer", "float32", "view size is not compatible"),
         ("bitsandbytes", "nf4.double_dequantize", "strided inputs give the same answer", "float32", "absmax"),
@@ -118,6 +120,15 @@ def test_the_suite_reports_each_finding_unaided(backend, operation, claim, dtype
         ("peft_oft_axes.py", ["four axes: RuntimeError"]),
         ("peft_loha_scale.py", ["the update is off by 3e-08"]),
         ("peft_fourierft_float32.py", ["in float64 the update is off by 6e-08 of its largest element"]),
+        (
+            "peft_c3a.py",
+            [
+                "by differences dx is off by 0.3, dy times the layer's matrix by 7e-06",
+                "in float64 the update is off by 8e-08",
+                "two adapters: merged and unmerged layer differ by 0.34",
+                "empty batch: RuntimeError",
+            ],
+        ),
         (
             "peft_waveft_wavelets.py",
             ["coif4: 24 taps, off orthonormal by 0.02", "coif5: 48 taps", "50 of 74 names", "weight is (9, 9)"],

@@ -12,7 +12,7 @@ from refpeft.numerics.primitives import register_array
 
 def register() -> None:
     """Tell refpeft's primitives about CuPy's arrays."""
-    rules = (take, windows, fold, scatter_add, solve, real_ifft2, round_to, positions, topk)
+    rules = (take, windows, fold, scatter_add, solve, real_ifft2, circular_matmul, round_to, positions, topk)
     register_array("cupy", erf=cupyx.scipy.special.erf, **{rule.__name__: rule for rule in rules})
 
 
@@ -70,6 +70,14 @@ def solve(a, b):
 
 def real_ifft2(x):
     return cupy.fft.ifft2(x).real if x.size else cupy.zeros(x.shape, x.dtype)
+
+
+def circular_matmul(a, b):
+    n = a.shape[-1]
+    if not n:
+        return cupy.zeros((*cupy.broadcast_shapes(a.shape[:-3], b.shape[:-3]), a.shape[-3], b.shape[-2], 0), a.dtype)
+    spectra = (cupy.moveaxis(cupy.fft.rfft(x), -1, -3) for x in (a, b))
+    return cupy.fft.irfft(cupy.moveaxis(cupy.matmul(*spectra), -3, -1), n)
 
 
 def round_to(x, format):

@@ -33,6 +33,10 @@ def _float32_scale(shapes, attributes) -> bool:
     return float(np.float32(attributes["scaling"])) != attributes["scaling"]
 
 
+def _asymmetric_or_empty(shapes, attributes) -> bool:
+    return shapes["kernel"][2] > 2 or _empty(shapes, attributes)
+
+
 def _no_wavelet(shapes, attributes) -> bool:
     return attributes["wavelet"] in ("db3", "coif4", "coif5")
 
@@ -43,6 +47,7 @@ COVERED = {
     "boft.linear": {"peft-boft-bias": _bias},
     "oft.linear": {"peft-oft-axes": _four_axes},
     "gralora.linear": {"peft-empty-batch": _empty},
+    "c3a.linear_fft": {"peft-c3a": _asymmetric_or_empty},
     "loha.linear": {"peft-loha-scale": _float32_scale},
     "loha.merge": {"peft-loha-scale": _float32_scale},
     "loha.conv2d": {"peft-loha-scale": _float32_scale},

@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from refpeft.numerics.duck import DuckArray
-from refpeft.numerics.primitives import PRIMITIVES, erf, fold, real_ifft2, round_to, scatter_add, topk
+from refpeft.numerics.primitives import PRIMITIVES, circular_matmul, erf, fold, real_ifft2, round_to, scatter_add, topk
 
 STEP = 2.0**-300
 
@@ -115,6 +115,13 @@ def _(a):
 def _(x):
     """Linear: the real part that it takes is one of the transform, not one of the step."""
     return ComplexStep(real_ifft2(x.value.real) + 1j * real_ifft2(x.value.imag))
+
+
+@rule("circular_matmul")
+def _(a, b):
+    """Linear in each."""
+    (x, dx), (y, dy) = ((v.value.real, v.value.imag) for v in (a, b))
+    return ComplexStep(circular_matmul(x, y) + 1j * (circular_matmul(dx, y) + circular_matmul(x, dy)))
 
 
 @rule("scatter_add")

@@ -1,4 +1,4 @@
-"""The discrete Fourier transform: what ``real_ifft2`` means in double-double and where it is exact.
+"""The discrete Fourier transform: what ``real_ifft2`` and ``circular_matmul`` mean in double-double and where they are exact.
 
 In double-double each axis is taken apart by the prime factors of its length (Cooley and Tukey 1965), so that a long axis costs
 little; the roots of unity come from mpmath.
@@ -13,7 +13,7 @@ import numpy as np
 
 from refpeft.numerics.doubledouble import DoubleDouble
 from refpeft.numerics.exact import Exact, Inexact, check_sum, contracted, quantum_of
-from refpeft.numerics.primitives import real_ifft2
+from refpeft.numerics.primitives import circular_matmul, real_ifft2
 
 
 def prime_factors(n: int) -> list[int]:
@@ -34,6 +34,18 @@ def _(x):
     return _turned(re) / float(x.shape[-2] * x.shape[-1])
 
 
+@DoubleDouble.rule("circular_matmul")
+def _(a, b):
+    """The inverse transform of the product of the spectra, every operation in double-double."""
+    n = a.shape[-1]
+    if not a.size or not b.size:
+        return DoubleDouble(circular_matmul(a.hi, b.hi))
+    (x, xi), (y, yi) = ([_to_front(part) for part in along_last(v, DoubleDouble(np.zeros(v.shape)))] for v in (a, b))
+    re, im = x @ y - xi @ yi, x @ yi + xi @ y
+    re, _ = along_last(_to_back(re), -_to_back(im))
+    return re / float(n)
+
+
 def along_last(re, im):
     """sum over j of x[j] w**(j k), w = exp(2 pi i / n), for complex x = re + i im along the last axis, n of its elements.
 
@@ -50,6 +62,16 @@ def along_last(re, im):
     cos, sin = _roots(r, np.multiply.outer(np.arange(r), np.arange(r)))
     re, im = cos @ re - sin @ im, cos @ im + sin @ re
     return re.reshape(*lead, n), im.reshape(*lead, n)
+
+
+def _to_front(x):
+    """The last axis before the two of the matrices."""
+    return x.transpose(*range(x.ndim - 3), x.ndim - 1, x.ndim - 3, x.ndim - 2)
+
+
+def _to_back(x):
+    """The axis before the two of the matrices as the last."""
+    return x.transpose(*range(x.ndim - 3), x.ndim - 2, x.ndim - 1, x.ndim - 3)
 
 
 def _turned(x):
@@ -93,3 +115,18 @@ def _(x):
     quantum = np.broadcast_to(np.min(quantum_of(x.value), axis=(-2, -1), keepdims=True), x.shape)
     check_sum("real_ifft2", total, quantum, x.precision)
     return contracted("real_ifft2", result, total / (m * n), quantum - int(math.log2(m * n)))
+
+
+@Exact.rule("circular_matmul")
+def _(a, b):
+    """Exact where at most four elements go around, whose roots of unity are 1, i, -1 and -i, or where one side is zero."""
+    result = a.rebuild(circular_matmul(a.value, b.value))
+    if not np.any(a.value) or not np.any(b.value):
+        return a.rebuild(np.zeros(result.shape))
+    n = result.shape[-1]
+    if n not in (1, 2, 4):
+        raise Inexact("circular_matmul: neither 1, 2 nor 4 elements go around.")
+    sizes = (np.sum(np.abs(x.value), axis=-1) for x in (a, b))
+    left, right = (np.min(quantum_of(x.value), axis=(-2 - k, -1), keepdims=True) for k, x in ((0, a), (1, b)))
+    total = np.broadcast_to(np.expand_dims(2 * n * np.matmul(*sizes), -1), result.shape)
+    return contracted("circular_matmul", result, total, np.broadcast_to(left + right - n // 2, result.shape))

@@ -11,7 +11,7 @@ structural     moves or copies elements and computes nothing
 elementwise    one rounding an element
 choice         comparisons, and ``where``
 accumulating   sums of elements (``sum``, ``scatter_add``, ``fold``)
-contraction    sums of products (``matmul``, ``real_ifft2``)
+contraction    sums of products (``matmul``, ``real_ifft2``, ``circular_matmul``)
 extremal       selects among elements
 integer        on integers and truth values (codes, indices, masks): the same in every interpretation
 special        has its own meaning, given in its docstring
@@ -264,6 +264,31 @@ def real_ifft2(x):
     (..., m, n)
     """
     return np.fft.ifft2(x).real if x.size else np.zeros(x.shape)
+
+
+@_own("contraction")
+def circular_matmul(a, b):
+    """The product of matrices whose elements are vectors around a circle, multiplied by circular convolution:
+
+        c[i, j, s] = sum over k and t of  a[i, k, t] b[k, j, (s - t) mod n]
+
+    as it is where transforms may multiply spectra.
+
+    Parameters
+    ----------
+    a : (..., i, k, n)
+        Real.
+    b : (..., k, j, n)
+
+    Returns
+    -------
+    (..., i, j, n)
+    """
+    n = a.shape[-1]
+    if not n:
+        return np.zeros((*np.broadcast_shapes(a.shape[:-3], b.shape[:-3]), a.shape[-3], b.shape[-2], 0))
+    spectra = (np.moveaxis(np.fft.rfft(x), -1, -3) for x in (a, b))
+    return np.fft.irfft(np.moveaxis(np.matmul(*spectra), -3, -1), n)
 
 
 @_own("special")

@@ -135,6 +135,18 @@ ARGUMENTS = {
         ((x,), {})
         for x in (Array(2, 4), Array(1, 1), Array(3, 2, 4), EMPTY, Array(2, 3, 0), Array(values=np.zeros((3, 5))))
     ],
+    "circular_matmul": [
+        ((a, b), {})
+        for a, b in (
+            (Array(2, 3, 4), Array(3, 5, 4)),
+            (Array(1, 2, 2), Array(3, 2, 1, 2)),
+            (Array(2, 1, 1), Array(1, 1, 1)),
+            (Array(2, 0, 4), Array(0, 3, 4)),
+            (Array(0, 2, 4), Array(2, 3, 4)),
+            (Array(2, 2, 0), Array(2, 2, 0)),
+            (Array(values=np.zeros((2, 2, 3))), Array(2, 1, 3)),
+        )
+    ],
     "max": REDUCED,
     "min": REDUCED,
     "floor_divide": [((Array(values=[7, -7]), 2), {})],

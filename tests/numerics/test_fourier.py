@@ -1,4 +1,4 @@
-"""The real part of the inverse Fourier transform: in double-double, bounded against every algorithm, and where it is exact."""
+"""Transforms, and circular products through them: in double-double, bounded against every algorithm, and where they are exact."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from refpeft.numerics import (
 )
 from refpeft.numerics.formats import round_to_format
 from refpeft.numerics.fourier import along_last, prime_factors
-from refpeft.numerics.primitives import real_ifft2
+from refpeft.numerics.primitives import circular_matmul, real_ifft2
 
 SINGLE = standard_precision("float32")
 SHAPES = [(1, 1), (2, 2), (4, 8), (3, 5), (12, 10), (17, 6), (1, 53), (16, 16), (7, 121), (1, 509)]
@@ -210,3 +210,91 @@ def test_a_perturbed_transform_moves_within_its_own_rounding():
     still = real_ifft2(Perturbed.input(x, model, None))
     np.testing.assert_array_equal(still.value, proven.value)
     assert 0 < np.max(np.abs(moved.value - still.value)) < np.max(proven.error)
+
+
+def circulants(b):
+    """Each vector of a matrix (k, j, n) as the matrix (k, j, t, s) that convolves with it."""
+    n = b.shape[-1]
+    return b[..., (np.arange(n) - np.arange(n)[:, None]) % n]
+
+
+def pairs(i, k, j, n, count=8):
+    """Matrices of vectors, on scales of their own, some of them sparse."""
+    random = np.random.default_rng([i, k, j, n])
+    for c in range(count):
+        both = [random.normal(size=s) * 2.0 ** random.integers(-4, 5, s) for s in ((i, k, n), (k, j, n))]
+        if c % 2:
+            both = [x * (random.random(x.shape) < 0.3) for x in both]
+        yield [x.astype(np.float32).astype(float) for x in both]
+
+
+CIRCLES = [(1, 1, 1, 1), (2, 3, 2, 4), (3, 1, 2, 5), (1, 4, 1, 16), (2, 2, 2, 30), (1, 2, 1, 101)]
+
+
+@pytest.mark.parametrize(("i", "k", "j", "n"), CIRCLES)
+def test_a_circular_product_is_a_sum_of_convolutions(i, k, j, n):
+    """As defined, in float64 and, to a hundred bits, in double-double; the complex step is the derivative of the sum."""
+    for a, b in pairs(i, k, j, n, 2):
+        expected = np.einsum("ikt,kjts->ijs", a, circulants(b))
+        size = np.sum(np.abs(a)) * np.max(np.abs(b))
+        assert np.max(np.abs(circular_matmul(a, b) - expected)) <= 2.0**-44 * size
+        exact = [np.vectorize(mpmath.mpf, otypes=[object])(x) for x in (a, circulants(b))]
+        got = circular_matmul(DoubleDouble(a), DoubleDouble(b))
+        with mpmath.workprec(160):
+            truth = (exact[0][:, :, None, :, None] * exact[1][None]).sum(axis=(1, 3))
+            for hi, lo, right in zip(got.hi.flat, got.lo.flat, truth.flat):
+                assert abs(mpmath.mpf(hi) + mpmath.mpf(lo) - right) <= size / mpmath.mpf(2) ** 95
+        moved = circular_matmul(ComplexStep.along(a, b[:1, :1]), ComplexStep.along(b, 0 * b))
+        expected = circular_matmul(0 * a + b[:1, :1], b)
+        assert np.max(np.abs(moved.derivative - expected)) <= 2.0**-40 * (np.max(np.abs(expected)) + 1)
+
+
+@pytest.mark.parametrize(("i", "k", "j", "n"), CIRCLES)
+def test_every_way_around_the_circle_stays_within_the_bound(i, k, j, n):
+    """In float32: by spectra of reals and of complex numbers, added before or after the transform back, and by plain sums."""
+    model = rounding_model(SINGLE)
+    for a, b in pairs(i, k, j, n):
+        bound = circular_matmul(Bounded.input(a, model), Bounded.input(b, model))
+        x, y = a.astype(np.float32), b.astype(np.float32)
+        one = np.fft.ifft(np.fft.fft(x)[:, :, None] * np.fft.fft(y)[None]).real
+        terms = (x[:, :, None, :, None] * circulants(y)[None]).astype(np.float32)
+        ways = [
+            circular_matmul(x, y),
+            one.sum(axis=1, dtype=np.float32),
+            scipy.fft.irfft(np.einsum("ikf,kjf->ijf", scipy.fft.rfft(x), scipy.fft.rfft(y)), n),
+            terms.sum(axis=(1, 3), dtype=np.float32),
+        ]
+        for got in ways:
+            assert got.dtype == np.float32
+            assert np.all(np.abs(got - bound.value) <= bound.error)
+        norms = np.linalg.norm(a, axis=-1) @ np.linalg.norm(b, axis=-1)
+        assert np.all(bound.error <= 2.0**-10 * norms[..., None])
+
+
+def test_errors_of_both_sides_come_around_the_circle():
+    """Any vectors within their errors give a product within the bound, however small they are."""
+    random, model = np.random.default_rng(0), rounding_model(SINGLE)
+    for scale in (1.0, 2.0**-60, 2.0**-500):
+        a, b = random.normal(size=(2, 3, 5)) * scale, random.normal(size=(3, 1, 5))
+        errors = [np.full(a.shape, 1e-3 * scale), np.full(b.shape, 1e-3)]
+        bound, largest = circular_matmul(Bounded(a, errors[0], model), Bounded(b, errors[1], model)), 0.0
+        for _ in range(50):
+            moved = [x + random.choice([-1, 1], x.shape) * e for x, e in zip((a, b), errors)]
+            largest = max(largest, float(np.max(np.abs(circular_matmul(*moved) - bound.value) / bound.error)))
+        assert largest <= 1
+        assert scale < 2.0**-100 or largest > 0.02
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_few_around_the_circle_are_exact(n):
+    """One, two or four: all transforms and sums give the same numbers; three only where a side is zero."""
+    random = np.random.default_rng(n)
+    a, b = random.integers(-3, 4, (2, 3, n)).astype(float), random.integers(-3, 4, (3, 2, n)).astype(float)
+    exact = circular_matmul(Exact.input(a, SINGLE), Exact.input(b, SINGLE))
+    np.testing.assert_array_equal(exact.value, np.einsum("ikt,kjts->ijs", a, circulants(b)))
+    three = Exact.input(np.ones((1, 1, 3)), SINGLE)
+    with pytest.raises(Inexact, match="neither 1, 2 nor 4"):
+        circular_matmul(three, three)
+    assert not np.any(circular_matmul(three, Exact.input(np.zeros((1, 1, 3)), SINGLE)).value)
+    with pytest.raises(Inexact, match="partial sum"):
+        circular_matmul(Exact.input(a * 2.0**12 + 1, SINGLE), Exact.input(b * 2.0**12 + 1, SINGLE))

@@ -145,6 +145,17 @@ def _(x):
     return x.accumulated(x.arithmetic.product(x.arithmetic.rounded(elements / (m * n)), cosines))
 
 
+@rule("circular_matmul")
+def _(a, b):
+    """By transforms, or as a plain sum of products."""
+    (i, k, n), j = a.shape[-3:], b.shape[-2]
+    if a.arithmetic.order == "blas" or a.size * b.size * n > MOST_TERMS or a.ndim + b.ndim > 6:
+        return a.computed(PRIMITIVES["circular_matmul"].plain(a.value, b.value))
+    turned = b.value[..., (np.arange(n) - np.arange(n)[:, None]) % n]
+    left, right = np.transpose(a.value, (1, 2, 0))[..., None, None], np.transpose(turned, (0, 2, 1, 3))[:, :, None]
+    return a.accumulated(a.arithmetic.product(left, right).reshape(k * n, i, j, n))
+
+
 @rule("round_to")
 def _(a, format):
     return a.rebuild(PRIMITIVES["round_to"].plain(a.raw, format))
