@@ -100,19 +100,22 @@ def without(problem: Problem, *zeros: str) -> Problem:
     return problem.replace(inputs=problem.inputs | {n: np.zeros_like(problem.inputs[n]) for n in zeros}, cotangents={})
 
 
+def base_law(operation: str, *zeros: str) -> None:
+    """The law of an adapted layer that is the base layer where these of its parameters are zero."""
+    what, leaves = "a zero " + " and a zero ".join(zeros), "leaves" if len(zeros) == 1 else "leave"
+
+    @law(operation, f"{what} {leaves} the base layer", needs=("nn.linear",))
+    def _(subject, problem, observed):
+        arrays = {n: problem.inputs[n] for n in ("x", "weight", "bias") if n in problem.inputs}
+        adapted, plain = without(problem, *zeros), Problem.of("nn.linear", arrays, {}, {}, problem.dtype)
+        agree(what, subject, (adapted, subject.run(adapted)), (plain, subject.run(plain)), {"y": "y"}, observed)
+
+
 def update_laws(family: str, zero: str | tuple[str, ...]) -> None:
     """The laws of a method whose update is a function of its parameters, and zero where ``zero``, one or several of them, is."""
     zeros = (zero,) if isinstance(zero, str) else zero
     what, leaves = "a zero " + " and a zero ".join(zeros), "leaves" if len(zeros) == 1 else "leave"
-
-    def base(problem):
-        arrays = {n: problem.inputs[n] for n in ("x", "weight", "bias") if n in problem.inputs}
-        return Problem.of("nn.linear", arrays, {}, {}, problem.dtype)
-
-    @law(f"{family}.linear", f"{what} {leaves} the base layer", needs=("nn.linear",))
-    def _(subject, problem, observed):
-        adapted, plain = without(problem, *zeros), base(problem)
-        agree(what, subject, (adapted, subject.run(adapted)), (plain, subject.run(plain)), {"y": "y"}, observed)
+    base_law(f"{family}.linear", *zeros)
 
     @law(f"{family}.merge", f"{what} {leaves} the weight")
     def _(subject, problem, observed):

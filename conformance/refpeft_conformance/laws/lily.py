@@ -5,15 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from refpeft.problem import Problem
-from refpeft_conformance.laws import agree, equal, law
+from refpeft_conformance.laws import agree, base_law, equal, law
 
-
-@law("lily.linear", "a zero b leaves the base layer", needs=("nn.linear",))
-def _(subject, problem, observed):
-    without = problem.replace(inputs=problem.inputs | {"b": np.zeros_like(problem.inputs["b"])}, cotangents={})
-    arrays = {n: problem.inputs[n] for n in ("x", "weight", "bias") if n in problem.inputs}
-    plain = Problem.of("nn.linear", arrays, {}, {}, problem.dtype)
-    agree("zero b", subject, (without, subject.run(without)), (plain, subject.run(plain)), {"y": "y"}, observed)
+base_law("lily.linear", "b")
 
 
 @law("lily.linear", "with one B for all it is LoRA", needs=("lora.linear",))

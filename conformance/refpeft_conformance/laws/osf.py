@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from refpeft.problem import Problem
-from refpeft_conformance.laws import agree, equal, law, merged_layer
+from refpeft_conformance.laws import base_law, equal, law, merged_layer, without
+
+base_law("osf.linear", "s")
 
 
-@law("osf.linear", "zero singular values leave the frozen part", needs=("nn.linear",))
+@law("osf.merge", "a zero s leaves the weight")
 def _(subject, problem, observed):
-    without = problem.replace(inputs=problem.inputs | {"s": np.zeros_like(problem.inputs["s"])}, cotangents={})
-    arrays = {n: problem.inputs[n] for n in ("x", "weight", "bias") if n in problem.inputs}
-    plain = Problem.of("nn.linear", arrays, {}, {}, problem.dtype)
-    agree("zero s", subject, (without, subject.run(without)), (plain, subject.run(plain)), {"y": "y"}, observed)
-
-
-@law("osf.merge", "zero singular values leave the weight")
-def _(subject, problem, observed):
-    zero = problem.replace(inputs=problem.inputs | {"s": np.zeros_like(problem.inputs["s"])}, cotangents={})
-    equal("zero s", subject.run(zero)["merged"], problem.inputs["weight"], observed)
+    equal("zero s", subject.run(without(problem, "s"))["merged"], problem.inputs["weight"], observed)
 
 
 @law(
@@ -38,9 +30,7 @@ def _(subject, problem, observed):
 def _(subject, problem, observed):
     """They say where gradients may go, and nothing else."""
     whole = problem.replace(cotangents={})
-    other = {n: np.zeros_like(problem.inputs[n]) for n in ("high_u", "high_v")}
-    without = whole.replace(inputs=whole.inputs | other)
-    equal("y", subject.run(whole)["y"], subject.run(without)["y"], observed)
+    equal("y", subject.run(whole)["y"], subject.run(without(problem, "high_u", "high_v"))["y"], observed)
 
 
 @law("osf.linear", "gradients have nothing along the frozen directions", gradients=True)
