@@ -48,6 +48,7 @@ COVERED = {
     "oft.linear": {"peft-oft-axes": _four_axes},
     "gralora.linear": {"peft-empty-batch": _empty},
     "c3a.linear_fft": {"peft-c3a": _asymmetric_or_empty},
+    "lily.linear": {"peft-empty-batch": _empty},
     "loha.linear": {"peft-loha-scale": _float32_scale},
     "loha.merge": {"peft-loha-scale": _float32_scale},
     "loha.conv2d": {"peft-loha-scale": _float32_scale},
