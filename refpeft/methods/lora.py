@@ -8,6 +8,8 @@ from refpeft.methods import Method, method
 from refpeft.ops import lora_init
 from refpeft.ops.lora_scaling import scaling
 
+STARTS = ("kaiming", "gaussian", "orthogonal")
+
 
 @method("lora")
 class LoRA(Method):
@@ -20,7 +22,8 @@ class LoRA(Method):
     alpha : float
         The update is scaled by alpha / r.
     start : str
-        How A is drawn: ``kaiming``, as in the authors' code and peft, or ``gaussian``, as in the paper.
+        How A is drawn: ``kaiming``, as in the authors' code and peft, or ``gaussian``, as in the paper; B is zero then. With
+        ``orthogonal`` both are at work, and their product is zero.
     """
 
     rank: int = 8
@@ -35,14 +38,17 @@ class LoRA(Method):
 
     def validate(self):
         super().validate()
-        self.require("start", self.start in ("kaiming", "gaussian"), "'kaiming' or 'gaussian'")
+        self.require("start", self.start in STARTS, "'kaiming', 'gaussian' or 'orthogonal'")
+        self.require("rank", self.start != "orthogonal" or self.rank % 2 == 0, "even where start is 'orthogonal'")
 
     def attributes(self):
         return {"scaling": float(scaling(alpha=self.alpha, rank=self.rank, variant="lora"))}
 
     def init(self, random, weight):
-        draw = {"kaiming": lora_init.kaiming_uniform, "gaussian": lora_init.gaussian}[self.start]
         o, i = weight.shape
+        if self.start == "orthogonal":
+            return dict(zip(("a", "b"), lora_init.orthogonal(random, self.rank, o, i)))
+        draw = {"kaiming": lora_init.kaiming_uniform, "gaussian": lora_init.gaussian}[self.start]
         return {"a": draw(random, (self.rank, i)), "b": lora_init.zeros((o, self.rank))}
 
     def count(self, o, i):
@@ -94,3 +100,20 @@ class OLoRA(_Principal):
 
     def _split(self, weight):
         return lora_init.olora(weight, self.rank, scaling=self.attributes()["scaling"])
+
+
+@method("mica")
+class MiCA(LoRA):
+    """LoRA on the minor singular vectors of the weight: B is frozen at them, A begins at zero."""
+
+    trainable: ClassVar[tuple[str, ...]] = ("a",)
+    paper = "arXiv:2604.01694"
+    peft = ("LORA: init_lora_weights=mica",)
+    adapters = ()
+
+    def init(self, random, weight):
+        b = lora_init.mica(weight, self.rank)
+        return {"a": lora_init.zeros((self.rank, weight.shape[1])), "b": b}
+
+    def count(self, o, i):
+        return self.rank * i

@@ -99,12 +99,12 @@ def pissa(weight: np.ndarray, rank: int, *, scaling: float) -> Factors:
     AttributeValueError, DomainError, ShapeError
         If the rank or the scaling is outside its domain, or W is no matrix of finite numbers.
     """
-    w, format = _matrix("pissa", weight, rank)
+    w, format = matrix("pissa", weight, rank)
     if not (math.isfinite(scaling) and scaling > 0):
         raise AttributeValueError(f"pissa: scaling must be a finite number above 0, but {scaling!r} came.")
     u, s, vt = np.linalg.svd(w, full_matrices=False)
     root = np.sqrt(s[:rank] / scaling)
-    return _with_residual(weight, root[:, None] * vt[:rank], u[:, :rank] * root, scaling, format)
+    return with_residual(weight, root[:, None] * vt[:rank], u[:, :rank] * root, scaling, format)
 
 
 def olora(weight: np.ndarray, rank: int, *, scaling: float) -> Factors:
@@ -127,19 +127,70 @@ def olora(weight: np.ndarray, rank: int, *, scaling: float) -> Factors:
     AttributeValueError, DomainError, ShapeError
         If the rank or the scaling is outside its domain, or W is no matrix of finite numbers.
     """
-    w, format = _matrix("olora", weight, rank)
+    w, format = matrix("olora", weight, rank)
     if not math.isfinite(scaling):
         raise AttributeValueError(f"olora: scaling must be a finite number, but {scaling!r} came.")
     q, r = np.linalg.qr(w)
-    return _with_residual(weight, r[:rank], q[:, :rank], scaling, format)
+    return with_residual(weight, r[:rank], q[:, :rank], scaling, format)
 
 
-def _with_residual(weight, a, b, scaling, format) -> Factors:
+def orthogonal(random: np.random.Generator, rank: int, o: int, i: int) -> tuple[np.ndarray, np.ndarray]:
+    """Factors that are both at work though B A = 0, as in peft (a blog post is its source: "Rethink LoRA initialisation").
+
+    With the rows of a random orthogonal matrix in two halves P and Q, and normal X and Y: A = Pᵀ X / 10 and B = Y Q / 10, so that
+    B A = Y Q Pᵀ X / 100 = 0.
+
+    Returns
+    -------
+    a : (r, i) float64 array
+    b : (o, r) float64 array
+
+    Raises
+    ------
+    AttributeValueError
+        If the rank is odd or below 2.
+    """
+    if rank < 2 or rank % 2:
+        raise AttributeValueError(f"orthogonal: rank must be even and at least 2, but {rank!r} came.")
+    q, _ = np.linalg.qr(random.normal(size=(rank, rank)))
+    x, y = random.normal(size=(rank // 2, i)), random.normal(size=(o, rank // 2))
+    return q[0::2].T @ x / 10, y @ q[1::2] / 10
+
+
+def mica(weight: np.ndarray, rank: int) -> np.ndarray:
+    """B as the left singular vectors of W's r smallest singular values, largest first; it is frozen, and A starts at zero.
+
+    Minor component adaptation (arXiv:2604.01694), as in peft.
+
+    Parameters
+    ----------
+    weight : (o, i)
+        W, in float64, float32, bfloat16 or float16.
+    rank : int
+        r, from 1 to min(o, i).
+
+    Returns
+    -------
+    (o, r) array of W's dtype
+
+    Raises
+    ------
+    AttributeValueError, DomainError, ShapeError
+        If the rank is outside its range, or W is no matrix of finite numbers.
+    """
+    w, format = matrix("mica", weight, rank)
+    u, _, _ = np.linalg.svd(w, full_matrices=False)
+    return store(u[:, u.shape[1] - rank :], format)
+
+
+def with_residual(weight, a, b, scaling, format) -> Factors:
+    """Factors rounded to a format, and the correctly rounded W - s B A of them as they are stored."""
     a, b = store(a, format), store(b, format)
     return Factors(a, b, round_update(weight, a, b, -scaling, format).astype(format.dtype))
 
 
-def _matrix(name, weight, rank):
+def matrix(name, weight, rank):
+    """W in float64 and its format, after checking it and the rank."""
     weight = np.asarray(weight)
     format = as_format(weight.dtype)
     if weight.ndim != 2:

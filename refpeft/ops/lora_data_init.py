@@ -1,0 +1,228 @@
+"""Where LoRA starts when it has seen something: the layer's inputs, their covariance, a gradient, or what a quantiser loses.
+
+Plain functions with invariants, like those of `lora_init`, whose `Factors` they give: a residual + s B A = W to within one ulp.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from refpeft.errors import AttributeValueError, DomainError, ShapeError
+from refpeft.golden import stored
+from refpeft.ops.lora_init import Factors, matrix, with_residual
+from refpeft.problem import Problem
+
+DIRECTIONS = ("ArBr", "A2rBr", "ArB2r")
+SCALES = ("stable", "weight_svd", "gd_scale", "unit")
+
+
+def eva(inputs: np.ndarray, rank: int, *, whiten: bool = False) -> np.ndarray:
+    """A from the directions in which the layer's inputs vary most (Paischer et al. 2024, arXiv:2410.07170); B is zero.
+
+    The first r right singular vectors of the inputs, their mean taken off as in peft.
+
+    Parameters
+    ----------
+    inputs : (t, i)
+        One row for each token.
+    rank : int
+        r, from 1 to min(t, i).
+    whiten : bool
+        Divide each vector by the square root of its singular value, as peft does where asked.
+
+    Returns
+    -------
+    (r, i) float64 array
+
+    Raises
+    ------
+    AttributeValueError, DomainError, ShapeError
+        If the rank is outside its range, or the inputs are no matrix of finite numbers.
+    """
+    x, _ = matrix("eva", np.asarray(inputs), rank)
+    _, s, vt = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
+    return vt[:rank] / np.sqrt(s[:rank, None]) if whiten else vt[:rank]
+
+
+def eva_ranks(explained: Mapping[str, np.ndarray], budget: int) -> dict[str, int]:
+    """How a budget of ranks is shared among layers: to the ``budget`` largest shares of explained variance of all.
+
+    Parameters
+    ----------
+    explained : mapping of layer name to 1-d array
+        For each direction of a layer its share of the variance, descending.
+    budget : int
+        Sum of the ranks.
+    """
+    shares = [(-share, name) for name, of_layer in explained.items() for share in np.asarray(of_layer, np.float64)]
+    chosen = [name for _, name in sorted(shares, key=lambda pair: pair[0])[:budget]]
+    return {name: chosen.count(name) for name in explained}
+
+
+def corda(
+    weight: np.ndarray, covariance: np.ndarray, rank: int, *, scaling: float, mode: str = "ipm", damp: float = 0.01
+) -> Factors:
+    """Factors oriented by the inputs' covariance (Yang et al. 2024, arXiv:2406.05223).
+
+    With C' = C + damp mean(diag C) I and W C' = U S Vᵀ: s B A = U_r S_r V_rᵀ C'^-1, both factors with the root of S_r / s.
+
+    Parameters
+    ----------
+    weight : (o, i)
+    covariance : (i, i)
+        C = Xᵀ X of the layer's inputs.
+    rank : int
+    scaling : float
+        s, above 0.
+    mode : str
+        ``"ipm"`` takes the largest singular values, to adapt to the inputs' task; ``"kpm"`` the smallest, to keep what it knows.
+    damp : float
+        Above 0; doubled, as in peft, until |C' C'^-1 - I| < 0.05.
+    """
+    w, format = matrix("corda", weight, rank)
+    _above_zero("corda", scaling=scaling, damp=damp)
+    if mode not in ("ipm", "kpm"):
+        raise AttributeValueError(f"corda: mode must be 'ipm' or 'kpm', but {mode!r} came.")
+    c = _square("corda", covariance, w.shape[1])
+    while True:
+        damped = c + damp * np.mean(np.diag(c)) * np.eye(len(c))
+        inverse = np.linalg.inv(damped)
+        if np.linalg.norm(damped @ inverse - np.eye(len(c))) < 0.05:
+            break
+        damp *= 2
+    u, s, vt = np.linalg.svd(w @ damped, full_matrices=False)
+    taken = slice(0, rank) if mode == "ipm" else slice(len(s) - rank, len(s))
+    root = np.sqrt(s[taken] / scaling)
+    return with_residual(weight, root[:, None] * (vt[taken] @ inverse), u[:, taken] * root, scaling, format)
+
+
+def lora_ga(
+    weight: np.ndarray,
+    gradient: np.ndarray,
+    rank: int,
+    *,
+    scaling: float,
+    direction: str = "ArB2r",
+    scale: str = "stable",
+    gamma: float = 16.0,
+) -> Factors:
+    """Factors whose first step follows that of full fine-tuning (Wang, Yu and Li 2024, arXiv:2407.05000), in peft's reading.
+
+    With the gradient's decomposition G = U S Vᵀ: A takes r of the first 2 r rows of Vᵀ, B r of the first 2 r columns of U, times
+    their singular values. A row and a column that meet in B A are not of one pair, so their signs, which a decomposition leaves
+    open, do not cancel: two libraries may start at different weights.
+
+    Parameters
+    ----------
+    weight, gradient : (o, i)
+        W, and the loss's gradient to it, averaged over some batches.
+    rank : int
+        r; 2 r is at most min(o, i).
+    scaling : float
+        s, above 0.
+    direction : str
+        ``"ArB2r"``: A the first r, B the next; ``"A2rBr"``: the other way round; ``"ArBr"``: A every second, B the ones before.
+    scale : str
+        B times o^(1/4) / sqrt(gamma) (``"stable"``), or times W's largest singular value over B's own (``"weight_svd"``); both
+        factors over s (``"gd_scale"``); or neither (``"unit"``).
+    gamma : float
+    """
+    w, format = matrix("lora_ga", weight, rank)
+    _above_zero("lora_ga", scaling=scaling, gamma=gamma)
+    for name, value, domain in (("direction", direction, DIRECTIONS), ("scale", scale, SCALES)):
+        if value not in domain:
+            raise AttributeValueError(f"lora_ga: {name} must be one of {', '.join(domain)}, but {value!r} came.")
+    if 2 * rank > min(w.shape):
+        raise AttributeValueError(
+            f"lora_ga: rank must be at most {min(w.shape) // 2}, half the smaller side, but {rank!r} came."
+        )
+    g, _ = matrix("lora_ga", gradient, rank)
+    if g.shape != w.shape:
+        raise ShapeError(f"lora_ga: gradient must have weight's shape {w.shape}, but has {g.shape}.")
+    u, s, vt = np.linalg.svd(g, full_matrices=False)
+    first, second = slice(0, rank), slice(rank, 2 * rank)
+    of_a, of_b = {
+        "ArB2r": (first, second),
+        "A2rBr": (second, first),
+        "ArBr": (slice(1, 2 * rank, 2), slice(0, 2 * rank, 2)),
+    }[direction]
+    a, b = vt[of_a], u[:, of_b] * s[of_b]
+    if scale == "stable":
+        b = b * (w.shape[0] ** 0.25 / math.sqrt(gamma))
+    elif scale == "weight_svd" and s[of_b][0] > 0:
+        b = b * (np.linalg.norm(w, 2) / s[of_b][0])
+    elif scale == "gd_scale":
+        a, b = a / scaling, b / scaling
+    return with_residual(weight, a, b, scaling, format)
+
+
+class Quantised(NamedTuple):
+    """A quantised base and the factors that make up for it.
+
+    Attributes
+    ----------
+    packed : ((o i + 1) // 2,) uint8
+    absmax : (ceil(o i / blocksize),) float32
+    a : (r, i) float64
+    b : (o, r) float64
+    """
+
+    packed: np.ndarray
+    absmax: np.ndarray
+    a: np.ndarray
+    b: np.ndarray
+
+
+def loftq(
+    weight: np.ndarray, rank: int, *, scaling: float = 1.0, blocksize: int = 64, iterations: int = 1
+) -> Quantised:
+    """An NF4 base Q and factors with Q + s B A near W (Li et al. 2023, arXiv:2310.08659, algorithm 1).
+
+    Repeated: Q quantises W - s B A, and s B A is the best approximation of rank r of W - Q, each factor with the root of the
+    singular values over s. It begins with B A = 0. peft's is the same at s = 1; for other s it leaves s out.
+
+    Parameters
+    ----------
+    weight : (o, i)
+        float32, bfloat16 or float16.
+    rank : int
+    scaling : float
+        s, above 0.
+    blocksize : int
+    iterations : int
+        At least 1.
+    """
+    w, _ = matrix("loftq", weight, rank)
+    _above_zero("loftq", scaling=scaling, iterations=iterations)
+    update = np.zeros(w.shape)
+    for _ in range(iterations):
+        rest = (w - update).astype(np.float32).reshape(-1)
+        codes = stored(Problem.of("nf4.quantize", {"weight": rest}, {"blocksize": blocksize}))
+        options = {"n": rest.size, "blocksize": blocksize, "dtype": "float32"}
+        base = stored(Problem.of("nf4.dequantize", codes, options))["y"].astype(np.float64).reshape(w.shape)
+        u, s, vt = np.linalg.svd(w - base, full_matrices=False)
+        root = np.sqrt(s[:rank] / scaling)
+        a, b = root[:, None] * vt[:rank], u[:, :rank] * root
+        update = scaling * b @ a
+    return Quantised(codes["packed"], codes["absmax"], a, b)
+
+
+def _square(name: str, covariance, side: int) -> np.ndarray:
+    c = np.asarray(covariance, np.float64)
+    if c.shape != (side, side):
+        raise ShapeError(
+            f"{name}: covariance must be ({side}, {side}), as weight has {side} columns, but has {c.shape}."
+        )
+    if not np.all(np.isfinite(c)):
+        raise DomainError(f"{name}: covariance holds NaN or infinity.")
+    return c
+
+
+def _above_zero(name: str, **numbers: float) -> None:
+    for what, value in numbers.items():
+        if not (math.isfinite(value) and value > 0):
+            raise AttributeValueError(f"{name}: {what} must be a finite number above 0, but {value!r} came.")
