@@ -30,7 +30,7 @@ from refpeft.operation import find
 from refpeft_conformance.strategies import problems, regimes_of
 from refpeft_conformance.subject import Subject
 from refpeft_conformance.verdict import Observation, Violation
-from refpeft_process import ProcessBackend
+from refpeft_process.backend import ProcessBackend
 from refpeft_process.protocol import request_metadata, text
 
 ROOT = Path(__file__).parents[1]
@@ -666,7 +666,7 @@ def test_threads_share_one_program(example):
 def test_program_ends_with_its_user(example, ending):
     """No program outlives refpeft: not a normal end, not a forgotten backend, not a process that just disappears."""
     script = f"""
-from refpeft_process import ProcessBackend
+from refpeft_process.backend import ProcessBackend
 backend = ProcessBackend({example("python")!r})
 assert backend.unavailable() is None
 print(backend._program._process.pid, flush=True)

@@ -77,6 +77,11 @@ def table() -> dict[str, list[str]]:
     return {row[0].strip("`"): row for row in rows}
 
 
+def test_the_readme_counts_the_methods():
+    """As many as there are."""
+    assert f"\n{len(methods())} methods, each an operation" in README
+
+
 @pytest.mark.parametrize("name", methods())
 def test_every_method_stands_in_the_table(name):
     """With its paper, whether it merges, and what it is called in peft and AdapterHub."""

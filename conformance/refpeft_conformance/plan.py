@@ -88,7 +88,7 @@ class Plan:
 
 @functools.cache
 def _process(command: str, timeout: float) -> Backend:
-    from refpeft_process import ProcessBackend
+    from refpeft_process.backend import ProcessBackend
 
     return ProcessBackend(command, timeout)
 
