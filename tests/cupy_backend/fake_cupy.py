@@ -211,6 +211,7 @@ def modules() -> dict[str, types.ModuleType]:
         "ascontiguousarray",
         "empty",
         "matmul",
+        "moveaxis",
     ]
     names += ["float32", "float64"]
     cupy = types.ModuleType(ROOT)
@@ -219,7 +220,7 @@ def modules() -> dict[str, types.ModuleType]:
         setattr(cupy, name, found if isinstance(found, type) else _function(found))
     cupy.ndarray, cupy.asarray, cupy.ElementwiseKernel = ndarray, _asarray, ElementwiseKernel
     cupy.linalg = types.SimpleNamespace(solve=_solve)
-    cupy.fft = types.SimpleNamespace(ifft2=_function(np.fft.ifft2))
+    cupy.fft = types.SimpleNamespace(**{n: _function(getattr(np.fft, n)) for n in ("ifft2", "rfft", "irfft")})
     compiler = types.SimpleNamespace(compile_using_nvrtc=compile_using_nvrtc)
     cupy.cuda = types.SimpleNamespace(Device=Device, compiler=compiler, function=types.SimpleNamespace(Module=Module))
     lib, tricks = types.ModuleType("cupy.lib"), types.ModuleType("cupy.lib.stride_tricks")
