@@ -1,0 +1,45 @@
+"""Shadow, configured."""
+
+from __future__ import annotations
+
+from refpeft.methods import Method, method
+from refpeft.ops import shadow
+
+
+@method("shadow")
+class Shadow(Method):
+    """A shadow of the hidden states corrects what goes into each block, and follows what comes out of it (`shadow.update`).
+
+    Attributes
+    ----------
+    rank : int
+        r of the correction.
+    alpha : float
+        Its strength; not divided by r.
+    width : int
+        m of the two networks that move the shadow; r where 0.
+    """
+
+    rank: int = 8
+    alpha: float = 0.1
+    width: int = 0
+
+    operation = "shadow.inject"
+    trainable = ("down", "up")
+    paper = "peft: ShadowConfig"
+    peft = ("SHADOW",)
+    not_mergeable = "the correction depends on a shadow that each input has for itself."
+
+    def validate(self):
+        super().validate()
+        self.require("width", self.width >= 0, "at least 0")
+
+    def attributes(self):
+        return {"scaling": self.alpha}
+
+    def init(self, random, weight):
+        """What is trained at one block of a model as wide as ``weight`` (width, ...)."""
+        return shadow.init(random, weight.shape[0], rank=self.rank, width=self.width or self.rank)
+
+    def count(self, width, layers):
+        return layers * shadow.count(width, rank=self.rank, width=self.width or self.rank)
