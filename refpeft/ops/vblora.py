@@ -96,7 +96,7 @@ unmerge = delta.unmerge
 @merge.makes_valid
 def separated(random, arrays, attributes):
     """No two logits of a stretch so close that rounding, or the order in which equals are taken, could matter."""
-    return {name: _apart(arrays[name]) for name in ("logits_a", "logits_b")}
+    return {name: apart(arrays[name]) for name in ("logits_a", "logits_b")}
 
 
 @linear.anchors
@@ -109,7 +109,8 @@ def one_hot(random, arrays, attributes):
     }
 
 
-def _apart(logits):
+def apart(logits):
+    """The logits, each moved up as far as the next smaller of its stretch comes too close."""
     order = np.argsort(logits, axis=-1)
     ascending = np.take_along_axis(logits, order, axis=-1).copy()
     for j in range(1, ascending.shape[-1]):
