@@ -15,7 +15,7 @@ from refpeft.errors import AttributeValueError
 
 @dataclass(frozen=True)
 class Attribute:
-    """A keyword-only parameter of an operation: a number, a flag, a choice or a pair of integers.
+    """A keyword-only parameter of an operation: a number, a flag, a choice, or a pair or triple of integers.
 
     Attributes
     ----------
@@ -26,12 +26,15 @@ class Attribute:
         The closed set of admitted values, from a ``Literal`` annotation.
     default : object
         `inspect.Parameter.empty` if it must be given.
+    length : int
+        Of a tuple.
     """
 
     name: str
     type: type
     choices: tuple | None
     default: object
+    length: int = 0
 
     @property
     def required(self) -> bool:
@@ -54,9 +57,10 @@ class Attribute:
                 f"{operation}: attribute {self.name} must be one of {list(self.choices)}, but {value!r} came."
             )
         if self.type is tuple:
-            if not (isinstance(value, list | tuple) and len(value) == 2 and all(_is_int(v) for v in value)):
+            if not (isinstance(value, list | tuple) and len(value) == self.length and all(_is_int(v) for v in value)):
+                wanted = {2: "a pair", 3: "a triple"}.get(self.length, f"a tuple of {self.length}")
                 raise AttributeValueError(
-                    f"{operation}: attribute {self.name} must be a pair of integers, but {value!r} came."
+                    f"{operation}: attribute {self.name} must be {wanted} of integers, but {value!r} came."
                 )
             return tuple(int(v) for v in value)
         if self.type is bool:
@@ -112,5 +116,6 @@ def attributes_of(source: Callable) -> dict[str, Attribute]:
             hint = hints.get(parameter.name, float)
             choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else None
             kind = type(choices[0]) if choices else typing.get_origin(hint) or hint
-            found[parameter.name] = Attribute(parameter.name, kind, choices, parameter.default)
+            length = len(typing.get_args(hint)) if kind is tuple else 0
+            found[parameter.name] = Attribute(parameter.name, kind, choices, parameter.default, length)
     return found

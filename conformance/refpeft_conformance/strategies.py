@@ -27,6 +27,10 @@ SIZES = (1, 2, 3, 5, 7, 4, 8, 11, 13, 16, 17)
 LONG_SIZES = (64, 129, 512, 777, 1024, 2048, 4096)
 LARGEST = 2**19
 """Inputs of more elements than that, taken together, are not drawn: a hidden size squared grows out of hand."""
+TUPLES = {
+    2: [(1, 1), (1, 2), (2, 1), (2, 2), (0, 0), (0, 1), (3, 2)],
+    3: [(1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2), (0, 0, 0), (0, 1, 0), (1, 0, 2), (3, 2, 1)],
+}
 EXACT_FLOATS = (1.0, 2.0, 0.5, 4.0, 0.25, -2.0)
 ROUNDED_FLOATS = (1.0, 0.5, 2.0, 0.75, 1.3, 0.1, 3.7, -0.6, 16.0)
 DENSITIES = (1.0, 0.5, 0.25, 0.12, 0.05)
@@ -114,7 +118,7 @@ def candidates(operation: Operation, attribute: Attribute, exact: bool) -> list:
     if attribute.type is bool:
         return [False, True]
     if attribute.type is tuple:
-        return [(1, 1), (1, 2), (2, 1), (2, 2), (0, 0), (0, 1), (3, 2)]
+        return TUPLES[attribute.length]
     return [attribute.default]
 
 

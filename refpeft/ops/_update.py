@@ -171,7 +171,8 @@ class Update:
         signature = inspect.Signature(positional + self._attributes + extra)
         source = _complete(forward, len(positional))
         source.__signature__ = signature  # type: ignore[attr-defined]
-        source.__annotations__ = typing.get_type_hints(self._function) | {n: type(d) for n, d in attributes.items()}
+        hints = {n: tuple[int, int] if isinstance(d, tuple) else type(d) for n, d in attributes.items()}
+        source.__annotations__ = typing.get_type_hints(self._function) | hints
         source.__doc__ = f"{said}, with the update\n\n{inspect.cleandoc(self.__doc__ or '')}"
         source.__name__, source.__module__ = name.rpartition(".")[2], self.__module__
         declared = operation(name, text, **keywords)(source)

@@ -19,7 +19,10 @@ from refpeft.signature import Argument
 SIZES = (2, 3, 1)
 FLOATS = (1.0, 0.5, 2.0, 1.3, 0.75, 0.1, -0.6)
 INTEGERS = (1, 2, 3, 4, 8)
-PAIRS = ((1, 1), (1, 2), (2, 1), (2, 2), (0, 0), (3, 2))
+TUPLES = {
+    2: ((1, 1), (1, 2), (2, 1), (2, 2), (0, 0), (3, 2)),
+    3: ((1, 1, 1), (1, 2, 1), (2, 1, 1), (1, 1, 2), (0, 0, 0), (1, 0, 1)),
+}
 LARGEST = 2048
 """A case's arrays take at most this many bytes, where sizes that fit exist."""
 TRIES, CHOICES = 4000, 40
@@ -102,9 +105,8 @@ def _problem(operation: Operation, format: Format, random: np.random.Generator, 
 def _attribute(attribute: Attribute, random, index: int):
     if index == 0 and not attribute.required:
         return attribute.default
-    candidates = attribute.choices or {float: FLOATS, int: INTEGERS, bool: (False, True), tuple: PAIRS}.get(
-        attribute.type, (attribute.default,)
-    )
+    known = {float: FLOATS, int: INTEGERS, bool: (False, True), tuple: TUPLES.get(attribute.length)}
+    candidates = attribute.choices or known.get(attribute.type, (attribute.default,))
     return _pick(candidates, random)
 
 

@@ -12,17 +12,17 @@ def _(problem, run):
     return run(with_attributes(problem, padding_mode="zeros"))
 
 
-@fault("convolution", "strides swapped", "stride")
+@fault("convolution", "strides swapped", "stride", operations="*.conv[23]d")
 def _(problem, run):
     return run(with_attributes(problem, stride=problem.attributes["stride"][::-1]))
 
 
-@fault("convolution", "dilations swapped", "dilation")
+@fault("convolution", "dilations swapped", "dilation", operations="*.conv[23]d")
 def _(problem, run):
     return run(with_attributes(problem, dilation=problem.attributes["dilation"][::-1]))
 
 
-@fault("convolution", "paddings swapped", "padding")
+@fault("convolution", "paddings swapped", "padding", operations="*.conv[23]d")
 def _(problem, run):
     return run(with_attributes(problem, padding=problem.attributes["padding"][::-1]))
 
