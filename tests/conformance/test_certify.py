@@ -15,7 +15,7 @@ from refpeft.cli import main
 from refpeft.errors import FormatError
 from refpeft.formats import safetensors
 from refpeft.operation import catalogue
-from refpeft_conformance import certificate
+from refpeft_conformance import certificate, merging
 from refpeft_conformance.plan import Plan, planned
 from refpeft_conformance.verdict import VERDICTS
 
@@ -222,12 +222,9 @@ def test_a_gzipped_certificate_is_read_and_a_cut_one_refused(passed, tmp_path):
         certificate.read(path)
 
 
-def test_a_certificate_says_what_the_backends_merges_cost(tmp_path):
-    """A rounding of the weight where they are right; a scaling that is lost makes them off by what the update is."""
-    certify(tmp_path / "right", operations="lora.merge")
-    costs = certificate.read(tmp_path / "right" / "certificate.json")["merging"]
-    assert {"lora", "rslora", "pissa"} <= costs.keys()
-    assert 1e-3 < costs["lora"]["bfloat16"]["apart"] < 4e-3
-    certify(tmp_path / "wrong", "--fault", "scaling applied twice", operations="lora.merge", status=1)
-    assert certificate.read(tmp_path / "wrong" / "certificate.json")["merging"]["rslora"]["float32"]["lost"] > 0.5
-    assert "What merging costs" in (tmp_path / "wrong" / "report.html").read_text("utf-8")
+def test_what_a_backends_merges_cost_is_measured():
+    """A rounding of the weight where they are right; a scaling that is applied twice makes them off by what the update is."""
+    right, wrong = (merging.measure(Plan("reference", fault=f), "lora.merge") for f in ("", "scaling applied twice"))
+    assert {"lora", "rslora", "pissa"} <= right.keys()
+    assert 1e-3 < right["lora"]["bfloat16"]["apart"] < 4e-3
+    assert wrong["rslora"]["float32"]["lost"] > 0.5 > right["rslora"]["float32"]["lost"]

@@ -197,6 +197,17 @@ def test_vacuous_budgets_on_subnormal_inputs_count_unless_the_backend_declares_t
     assert certificate.summary(flushing)["vacuous_over_limit"] == ["toy.one"]
 
 
+def test_what_merging_costs_has_a_table():
+    """A row for each method and dtype; a dash where the method cannot be unmerged. Without figures there is no section."""
+    cost = {"update": 0.36, "apart": 1.6e-3, "lost": 4.7e-3, "restored": 0.8, "residue": 1.2e-3}
+    costs = {"lora": {"bfloat16": cost}, "dora": {"float32": cost | {"restored": None, "residue": None}}}
+    page = rendered([check("lora.merge")], merging=costs)
+    rows = re.findall(r'<th scope="row"><code>(?:lora|dora)</code></th>.*', page)
+    assert ["1.6e-03" in row and "4.7e-03" in row for row in rows] == [True, True]
+    assert "1.2e-03" in rows[0] and "-</td>" in rows[1]
+    assert "What merging costs" not in rendered([check("lora.merge")])
+
+
 def test_what_others_wrote_is_escaped():
     """A message, a fault's name and a backend's name are text, not markup."""
     evil = "<script>alert(1)</script>"
