@@ -150,8 +150,8 @@ def test_the_report_is_one_page_that_refers_to_nothing(passed):
     ("arguments", "says"),
     [
         (("certify", "nonesuch"), "there is no backend 'nonesuch'"),
-        (("certify", "torch", "--operations", "no.such*"), "nothing to certify"),
-        (("certify", "torch", "--device", "cuda:9"), "has no device 'cuda:9'"),
+        (("certify", "reference", "--operations", "no.such*"), "nothing to certify"),
+        (("certify", "reference", "--device", "cuda:9"), "has no device 'cuda:9'"),
         (("certify", "torch", "--fault", "scaling lots"), "did you mean 'scaling lost'"),
         (("certify", "torch", "--weights", "missing.gguf"), "missing.gguf"),
         (("certify",), "name of one backend"),
