@@ -12,8 +12,8 @@ from refpeft.cli import main
 from refpeft.cli.methods import DIMS
 from refpeft.errors import AttributeValueError, CapabilityError
 from refpeft.golden import evaluate
+from refpeft.merging import merging_cost
 from refpeft.methods import METHODS, LoRA, dims_of, methods
-from refpeft.methods._cost import merging_cost
 from refpeft.numerics.formats import as_format
 from refpeft.operation import find
 from refpeft.problem import Problem

@@ -26,10 +26,10 @@ from refpeft_conformance.subject import Subject
 from refpeft_conformance.verdict import ERROR, FAIL, PASS, Observation, Verdict, Violation
 from refpeft_conformance.workers import Lost, Task, Workers
 
+__all__ = ["Outcome", "Plan", "caught_by", "certify", "execute", "named_fault", "planned", "require_available"]
+
 BATCH = 250
 """After so many answers of the harness they are kept, so that an interrupted certification is not all in vain."""
-
-__all__ = ["Outcome", "Plan", "caught_by", "certify", "execute", "named_fault", "planned", "require_available"]
 
 
 def execute(plan: Plan, operation: str, dtype: str, check_id: str) -> Verdict:
@@ -113,7 +113,7 @@ class Outcome:
     remembered : int
         How much of ``reference`` and ``smoke`` was shown by an earlier certification.
     merging : dict of method to dict of dtype to dict
-        What the backend's merges cost, see `refpeft.methods._cost.Cost`.
+        What the backend's merges cost, see `refpeft.merging.Cost`.
     """
 
     plan: Plan
@@ -187,23 +187,25 @@ def _certify(
         if pair[1] == find(pair[0]).dtypes[-1] or pair[1] == "float32"
     ]
     harness += [Task(("reference", c.id), examine, (reference, *_key(c))) for c in baseline]
-    before = {} if fresh else remembered.recall()
-    known = {t.name: before[q] for t in harness if (q := _question(t, plan.seed)) in before}
-    asked = [t for t in harness if t.name not in known]
+    before = remembered.recall()
+    known = {} if fresh else {t.name: before[q] for t in harness if (q := _question(plan, t)) in before}
+    asked = {t.name: t for t in harness if t.name not in known}
     subject = [Task(("saved", name), replay, (plan, e), plan.seconds) for name, e in examples.items()]
     subject += [Task(("check", c.id), examine, (plan, *_key(c)), plan.seconds) for c in checks]
     merges = sorted({name for name, _ in pairs if name.endswith(".merge")})
     subject += [Task(("merging", name), merging.measure, (plan, name), plan.seconds) for name in merges]
     results: dict[str, dict] = {"smoke": {}, "reference": {}, "saved": {}, "check": {}, "merging": {}}
+    shown: dict[str, list] = {}
     for (stage, name), found in known.items():
         results[stage][name] = [tuple(pair) for pair in found] if stage == "smoke" else None
-    for done, ((stage, name), result) in enumerate(_in_turn((ours, asked), (theirs, subject)), 1):
+    for done, ((stage, name), result) in enumerate(_in_turn((ours, list(asked.values())), (theirs, subject)), 1):
         results[stage][name] = result
         news = f"{name if stage != 'smoke' else ' '.join(name)}: it {result.why}" if isinstance(result, Lost) else ""
         progress(done, len(asked) + len(subject), news)
-        if done <= len(asked) and (done % BATCH == 0 or done == len(asked)):
-            shown = (t for t in asked if t.name[1] in results[t.name[0]])
-            remembered.keep({_question(t, plan.seed): w for t in shown if (w := _lasting(t, results)) is not None})
+        if task := asked.get((stage, name)):
+            shown |= remembered.success(_question(plan, task), task.arguments[1], result)
+            if done % BATCH == 0 or done == len(asked):
+                remembered.keep(shown)
     return Outcome(
         plan,
         [_lost(c, r, FAIL) if isinstance(r := results["check"][c.id], Lost) else r for c in checks],
@@ -215,21 +217,10 @@ def _certify(
     )
 
 
-def _question(task: Task, seed: int) -> str:
+def _question(plan: Plan, task: Task) -> str:
     """What a task of the harness asks, as words."""
     stage, name = task.name
-    return f"{stage} {seed} {name if stage == 'reference' else ' '.join(name)}"
-
-
-def _lasting(task: Task, results: dict) -> list | None:
-    """A success of the harness as it is remembered; None for what is none, or follows from more than refpeft itself."""
-    stage, name = task.name
-    result = results[stage][name]
-    if isinstance(result, Lost) or not remembered.lasting(task.arguments[1] if stage == "reference" else name[0]):
-        return None
-    if stage == "reference":
-        return [] if result.verdict == PASS else None
-    return result if all(check for _, check in result) else None
+    return f"{stage} {plan.seed} {name if stage == 'reference' else ' '.join(name)}"
 
 
 def _on_reference(check: Check, result: Verdict | Lost | None) -> Verdict:

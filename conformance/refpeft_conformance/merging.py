@@ -6,13 +6,10 @@ from dataclasses import asdict
 
 import numpy as np
 
-from refpeft.methods._cost import merging_cost, merging_methods
+from refpeft.merging import DTYPES, merging_cost, merging_methods
 from refpeft.operation import find
-from refpeft.problem import Problem
 from refpeft_conformance.plan import Plan
 from refpeft_conformance.verdict import Violation
-
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def measure(plan: Plan, operation: str) -> dict[str, dict[str, dict]]:
@@ -20,12 +17,9 @@ def measure(plan: Plan, operation: str) -> dict[str, dict[str, dict]]:
     subject, merge = plan.subject(), find(operation)
     costs: dict[str, dict[str, dict]] = {}
     for name, method in merging_methods(operation.partition(".")[0]).items():
-        attributes = {n: v for n, v in method.attributes().items() if n in merge.attributes}
 
-        def merged(weight, parameters, attributes=attributes):
-            arrays = {a.name: parameters[a.name] for a in merge.signature.inputs if a.name in parameters}
-            problem = Problem.of(merge, {"weight": weight} | arrays, attributes)
-            return subject.run(problem)[merge.outputs[0].name]
+        def merged(weight, parameters, method=method):
+            return subject.run(method.merging(weight, parameters))[merge.outputs[0].name]
 
         for dtype in DTYPES:
             if dtype not in merge.dtypes or subject.precision(dtype) is None:

@@ -21,6 +21,8 @@ import refpeft_conformance
 import refpeft_spec
 from refpeft.files import atomic_write
 from refpeft.operation import find
+from refpeft_conformance.verdict import PASS, Verdict
+from refpeft_conformance.workers import Lost
 
 TELLING = {
     "certificate.py",
@@ -52,9 +54,21 @@ def keep(successes: dict[str, list]) -> None:
         atomic_write(_path(), json.dumps(recall() | successes).encode())
 
 
-def lasting(operation: str) -> bool:
-    """Whether the operation is refpeft's own; what plugins bring is not in the hash."""
-    return find(operation).__module__.startswith("refpeft.")
+def success(question: str, operation: str, result) -> dict[str, list]:
+    """What is kept of an answer: a verdict of PASS, or faults that were all caught; nothing of any other, or of none.
+
+    Nothing either where the operation is a plugin's, which is not in the hash.
+
+    Parameters
+    ----------
+    question, operation : str
+    result : Verdict, list of (fault, check), or Lost
+    """
+    if isinstance(result, Lost) or not find(operation).__module__.startswith("refpeft."):
+        return {}
+    if isinstance(result, Verdict):
+        return {question: []} if result.verdict == PASS else {}
+    return {question: result} if all(check for _, check in result) else {}
 
 
 def _path() -> Path:

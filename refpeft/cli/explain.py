@@ -49,11 +49,11 @@ def _summary(operation: dict) -> str:
 
 def _merging(operation: str) -> str:
     """What merging costs, as Markdown, for the methods whose layer or merge the operation is; empty for any other."""
-    from refpeft.methods._cost import ROWS, SIDE, STEP, merging_cost, merging_methods
+    from refpeft.merging import DTYPES, ROWS, SIDE, STEP, merging_cost, merging_methods
 
-    family, _, part = operation.partition(".")
+    family = operation.partition(".")[0]
     mergeable = merging_methods(family)
-    if not mergeable or (part not in ("merge", "unmerge") and operation != next(iter(mergeable.values())).operation):
+    if operation not in {f"{family}.merge", f"{family}.unmerge", *(m.operation for m in mergeable.values())}:
         return ""
 
     lines = [
@@ -70,7 +70,7 @@ def _merging(operation: str) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for name, method in mergeable.items():
-        for dtype in ("float32", "bfloat16", "float16"):
+        for dtype in DTYPES:
             cost = merging_cost(method, dtype)
             back = ("-", "-") if cost.residue is None else (f"{cost.residue:.1e}", f"{cost.restored:.1%}")
             numbers = (f"{cost.update:.2f}", f"{cost.apart:.1e}", f"{cost.lost:.1e}", *back)

@@ -18,6 +18,7 @@ import numpy as np
 
 from refpeft.errors import AttributeValueError, CapabilityError
 from refpeft.operation import Operation, find
+from refpeft.problem import Problem
 
 METHODS: dict[str, type[Method]] = {}
 _KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
@@ -119,7 +120,17 @@ class Method:
         CapabilityError
             If the method cannot be merged, with the reason.
         """
-        return self._stored(self._merging("merge"), {"weight": weight} | dict(parameters))
+        return _stored(self.merging(weight, parameters))
+
+    def merging(self, weight: np.ndarray, parameters: Mapping[str, np.ndarray]) -> Problem:
+        """The problem that a merge is, in the weight's dtype, for any backend to solve.
+
+        Raises
+        ------
+        CapabilityError
+            If the method cannot be merged, with the reason.
+        """
+        return self._problem(self._merging("merge"), {"weight": weight} | dict(parameters))
 
     def unmerge(self, merged: np.ndarray, parameters: Mapping[str, np.ndarray]) -> np.ndarray:
         """The base weight that ``merged`` came from, up to the merge's rounding.
@@ -134,7 +145,7 @@ class Method:
             raise CapabilityError(f"{type(self).__name__} cannot be unmerged: {self.not_unmergeable}")
         module = importlib.import_module(operation.__module__)
         if isinstance(module.unmerge, Operation):
-            return self._stored(module.unmerge, {"merged": merged} | dict(parameters))
+            return _stored(self._problem(module.unmerge, {"merged": merged} | dict(parameters)))
         names = [a.name for a in operation.signature.inputs[1:]]
         return module.unmerge(merged, *(parameters.get(n) for n in names), **self._of(operation))
 
@@ -146,14 +157,18 @@ class Method:
     def _of(self, operation: Operation) -> dict:
         return {n: v for n, v in self.attributes().items() if n in operation.attributes}
 
-    def _stored(self, operation: Operation, arrays: Mapping) -> np.ndarray:
-        from refpeft.golden import stored
-        from refpeft.problem import Problem
-
+    def _problem(self, operation: Operation, arrays: Mapping) -> Problem:
         names = {a.name for a in operation.signature.inputs}
         first = next(iter(arrays.values()))
         inputs = {n: a.astype(first.dtype) if a.dtype.kind not in "iub" else a for n, a in arrays.items() if n in names}
-        return stored(Problem.of(operation, inputs, self._of(operation)))[operation.outputs[0].name]
+        return Problem.of(operation, inputs, self._of(operation))
+
+
+def _stored(problem: Problem) -> np.ndarray:
+    """The reference's first output."""
+    from refpeft.golden import stored
+
+    return stored(problem)[problem.operation.outputs[0].name]
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)

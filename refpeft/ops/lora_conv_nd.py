@@ -175,12 +175,7 @@ def _of_a_slice(stride, padding, dilation, groups):
 
 
 @conv1d.problems
-def early_training_1d(random, arrays, attributes):
-    """B just off zero, as after the first steps."""
-    return {"b": arrays["b"] * 2.0**-10}
-
-
 @conv3d.problems
-def early_training_3d(random, arrays, attributes):
+def early_training(random, arrays, attributes):
     """B just off zero, as after the first steps."""
     return {"b": arrays["b"] * 2.0**-10}

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from refpeft.operation import find
 from refpeft_conformance import certificate, remembered
-from refpeft_conformance.certify import _lasting, _on_reference, certify, planned
+from refpeft_conformance.certify import _on_reference, certify, planned
 from refpeft_conformance.plan import Plan
-from refpeft_conformance.workers import Lost, Task
+from refpeft_conformance.workers import Lost
 
 PLAN = Plan("reference", operations="nf4.offset", profile="quick")
 
@@ -45,19 +46,22 @@ def test_other_seeds_and_other_sources_are_asked_anew(cache, monkeypatch, change
 
 def test_only_successes_are_kept():
     """Neither a check that the reference failed, nor a stage that let a fault through or gave no result."""
-    check = next(c for c in planned(PLAN) if c.kind == "exact")
-    asked = Task(("reference", check.id), None, (PLAN, "nf4.offset", check.dtype, check.id))
-    smoke = Task(("smoke", ("nf4.offset", "float32")), None)
+    passed = _on_reference(next(c for c in planned(PLAN) if c.kind == "exact"), None)
 
-    def lasting(task, result):
-        return _lasting(task, {task.name[0]: {task.name[1]: result}})
+    def kept(result):
+        return remembered.success("asked", "nf4.offset", result)
 
-    passed = _on_reference(check, None)
-    assert lasting(asked, passed) == []
-    assert lasting(asked, replace(passed, verdict="FAIL")) is None
-    assert lasting(asked, Lost("was ended", 0, None)) is None
-    assert lasting(smoke, [("scaling lost", "a check")]) == [("scaling lost", "a check")]
-    assert lasting(smoke, [("scaling lost", "a check"), ("rank lost", "")]) is None
+    assert kept(passed) == {"asked": []}
+    assert kept(replace(passed, verdict="FAIL")) == {}
+    assert kept(Lost("was ended", 0, None)) == {}
+    assert kept([("scaling lost", "a check")]) == {"asked": [("scaling lost", "a check")]}
+    assert kept([("scaling lost", "a check"), ("rank lost", "")]) == {}
+
+
+def test_operations_of_plugins_are_not_remembered(monkeypatch):
+    """Their sources are not in the hash."""
+    monkeypatch.setattr(find("nf4.offset"), "__module__", "elsewhere.ops")
+    assert remembered.success("asked", "nf4.offset", [("scaling lost", "a check")]) == {}
 
 
 def test_a_damaged_cache_is_an_empty_one(cache):

@@ -78,11 +78,10 @@ def _(subject, problem, observed):
 def _(subject, problem, observed):
     dims, dtype = problem.dims, problem.dtype
     adapted = problem.replace(inputs=problem.inputs | {"b": np.zeros_like(problem.inputs["b"])}, cotangents={})
-    if dtype == "float64":
-        return
+    stored = "float32" if dtype == "float64" else dtype
     codes = {n: problem.inputs[n] for n in ("packed", "absmax")}
-    attributes = {"n": dims["o"] * dims["i"], "blocksize": problem.attributes["blocksize"], "dtype": dtype}
-    weight = subject.run(Problem.of("nf4.dequantize", codes, attributes, {}, dtype))["y"].reshape(dims["o"], dims["i"])
+    attributes = {"n": dims["o"] * dims["i"], "blocksize": problem.attributes["blocksize"], "dtype": stored}
+    weight = subject.run(Problem.of("nf4.dequantize", codes, attributes, {}, stored))["y"].reshape(dims["o"], dims["i"])
     inputs = {n: problem.inputs[n] for n in ("x", "bias") if n in problem.inputs}
-    base = Problem.of("nn.linear", inputs | {"weight": weight}, {}, {}, dtype)
+    base = Problem.of("nn.linear", inputs | {"weight": weight.astype(inputs["x"].dtype)}, {}, {}, dtype)
     agree("zero b", subject, (adapted, subject.run(adapted)), (base, subject.run(base)), {"y": "y"}, observed)

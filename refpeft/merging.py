@@ -18,6 +18,8 @@ from refpeft.operation import find
 from refpeft.problem import Problem
 
 SIDE, ROWS, STEP = 128, 64, 0.1
+DTYPES = ("float32", "bfloat16", "float16")
+"""In which a merge rounds enough to be worth a figure."""
 
 
 @dataclass(frozen=True)
