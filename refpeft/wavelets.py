@@ -1,4 +1,4 @@
-"""Orthogonal wavelets by their low-pass filters, as PyWavelets 1.8 and 1.9 have them for reconstruction: numbers of 12 digits at least.
+"""Orthogonal wavelets by their low-pass filters, as PyWavelets 1.8 and 1.9 have them for reconstruction, to 12 digits at least.
 
 A filter of 2 p taps sums to the square root of 2 and is orthonormal to its shifts by two; its high-pass companion is
 

@@ -29,6 +29,7 @@ from typing import NamedTuple
 import numpy as np
 
 from refpeft.errors import AttributeValueError, ShapeError
+from refpeft.ops.lora_init import matrix
 
 RULES = ("linear", "magnitude_prune", "ties", "dare_linear", "dare_ties")
 HOW = ("cat", "svd", *RULES, *(f"{rule}_svd" for rule in RULES[1:]))
@@ -87,8 +88,8 @@ def combine(
 
     Raises
     ------
-    AttributeValueError, ShapeError
-        If an option is outside its domain, or the adapters do not fit each other.
+    AttributeValueError, DomainError, ShapeError
+        If an option is outside its domain, the adapters do not fit each other, or an update to be cut is not finite.
     """
     _require(adapters, weights, how, density, elect, random)
     strengths = [w * adapter.scaling for w, adapter in zip(weights, adapters)]
@@ -112,11 +113,10 @@ def truncated(update: np.ndarray, rank: int) -> Adapter:
 
     Raises
     ------
-    AttributeValueError
-        If the rank is not from 1 to the smaller side.
+    AttributeValueError, DomainError, ShapeError
+        If the rank is not an integer from 1 to the smaller side, or the update is no matrix of finite numbers.
     """
-    if not 1 <= rank <= min(update.shape):
-        raise AttributeValueError(f"combine: rank must be from 1 to {min(update.shape)}, but {rank!r} came.")
+    update, _ = matrix("combine", update, rank, "the update")
     u, s, vt = np.linalg.svd(update, full_matrices=False)
     return Adapter(vt[:rank], u[:, :rank] * s[:rank])
 

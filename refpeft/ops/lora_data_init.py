@@ -41,10 +41,12 @@ def eva(inputs: np.ndarray, rank: int, *, whiten: bool = False) -> np.ndarray:
     Raises
     ------
     AttributeValueError, DomainError, ShapeError
-        If the rank is outside its range, or the inputs are no matrix of finite numbers.
+        If the rank is outside its range, the inputs are no matrix of finite numbers, or vary in too few directions to whiten r.
     """
-    x, _ = matrix("eva", np.asarray(inputs), rank)
+    x, _ = matrix("eva", inputs, rank, "inputs")
     _, s, vt = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
+    if whiten and s[rank - 1] <= s[0] * np.finfo(np.float64).eps * max(x.shape):
+        raise DomainError(f"eva: inputs vary in fewer than {rank} directions, so that whitening would divide by zero.")
     return vt[:rank] / np.sqrt(s[:rank, None]) if whiten else vt[:rank]
 
 
@@ -56,8 +58,15 @@ def eva_ranks(explained: Mapping[str, np.ndarray], budget: int) -> dict[str, int
     explained : mapping of layer name to 1-d array
         For each direction of a layer its share of the variance, descending.
     budget : int
-        Sum of the ranks.
+        Sum of the ranks, unless there are fewer directions.
+
+    Raises
+    ------
+    AttributeValueError
+        If the budget is negative.
     """
+    if budget < 0:
+        raise AttributeValueError(f"eva_ranks: budget must be at least 0, but {budget!r} came.")
     shares = [(-share, name) for name, of_layer in explained.items() for share in np.asarray(of_layer, np.float64)]
     chosen = [name for _, name in sorted(shares, key=lambda pair: pair[0])[:budget]]
     return {name: chosen.count(name) for name in explained}
@@ -82,6 +91,11 @@ def corda(
         ``"ipm"`` takes the largest singular values, to adapt to the inputs' task; ``"kpm"`` the smallest, to keep what it knows.
     damp : float
         Above 0; doubled, as in peft, until |C' C'^-1 - I| < 0.05.
+
+    Raises
+    ------
+    AttributeValueError, DomainError, ShapeError
+        If an option is outside its domain, or weight or covariance is no matrix of finite numbers that fits.
     """
     w, format = matrix("corda", weight, rank)
     _above_zero("corda", scaling=scaling, damp=damp)
@@ -130,6 +144,11 @@ def lora_ga(
         B times o^(1/4) / sqrt(gamma) (``"stable"``), or times W's largest singular value over B's own (``"weight_svd"``); both
         factors over s (``"gd_scale"``); or neither (``"unit"``).
     gamma : float
+
+    Raises
+    ------
+    AttributeValueError, DomainError, ShapeError
+        If an option is outside its domain, or weight or gradient is no matrix of finite numbers that fits.
     """
     w, format = matrix("lora_ga", weight, rank)
     _above_zero("lora_ga", scaling=scaling, gamma=gamma)
@@ -140,7 +159,7 @@ def lora_ga(
         raise AttributeValueError(
             f"lora_ga: rank must be at most {min(w.shape) // 2}, half the smaller side, but {rank!r} came."
         )
-    g, _ = matrix("lora_ga", gradient, rank)
+    g, _ = matrix("lora_ga", gradient, rank, "gradient")
     if g.shape != w.shape:
         raise ShapeError(f"lora_ga: gradient must have weight's shape {w.shape}, but has {g.shape}.")
     u, s, vt = np.linalg.svd(g, full_matrices=False)
@@ -188,16 +207,23 @@ def loftq(
     Parameters
     ----------
     weight : (o, i)
-        float32, bfloat16 or float16.
+        Rounded to float32 before it is quantised.
     rank : int
     scaling : float
         s, above 0.
     blocksize : int
     iterations : int
         At least 1.
+
+    Raises
+    ------
+    AttributeValueError, DomainError, ShapeError
+        If an option is outside its domain, or weight is no matrix of finite numbers.
     """
     w, _ = matrix("loftq", weight, rank)
-    _above_zero("loftq", scaling=scaling, iterations=iterations)
+    _above_zero("loftq", scaling=scaling)
+    if not isinstance(iterations, int) or iterations < 1:
+        raise AttributeValueError(f"loftq: iterations must be an integer of at least 1, but {iterations!r} came.")
     update = np.zeros(w.shape)
     for _ in range(iterations):
         rest = (w - update).astype(np.float32).reshape(-1)
@@ -219,6 +245,10 @@ def _square(name: str, covariance, side: int) -> np.ndarray:
         )
     if not np.all(np.isfinite(c)):
         raise DomainError(f"{name}: covariance holds NaN or infinity.")
+    if np.trace(c) <= 0:
+        raise DomainError(
+            f"{name}: covariance must have a trace above 0, but it is {np.trace(c):g}: there were no inputs."
+        )
     return c
 
 

@@ -189,20 +189,20 @@ def with_residual(weight, a, b, scaling, format) -> Factors:
     return Factors(a, b, round_update(weight, a, b, -scaling, format).astype(format.dtype))
 
 
-def matrix(name, weight, rank):
+def matrix(name, weight, rank, what="weight"):
     """W in float64 and its format, after checking it and the rank."""
     weight = np.asarray(weight)
     format = as_format(weight.dtype)
     if weight.ndim != 2:
-        raise ShapeError(f"{name}: weight must be a matrix (o, i), but has shape {weight.shape}.")
+        raise ShapeError(f"{name}: {what} must be a matrix, but has shape {weight.shape}.")
     if isinstance(rank, bool) or not isinstance(rank, int | np.integer) or not 1 <= rank <= min(weight.shape):
         raise AttributeValueError(
-            f"{name}: rank must be an integer from 1 to {min(weight.shape)}, the smaller side of weight, "
+            f"{name}: rank must be an integer from 1 to {min(weight.shape)}, the smaller side of {what}, "
             f"but {rank!r} came."
         )
     w = weight.astype(np.float64)
     if not np.all(np.isfinite(w)):
-        raise DomainError(f"{name}: weight holds NaN or infinity, which have no factorisation.")
+        raise DomainError(f"{name}: {what} must be finite to have a factorisation, but NaN or infinity came.")
     return w, format
 
 

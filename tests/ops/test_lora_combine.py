@@ -103,7 +103,8 @@ def test_a_combination_is_pefts(how, elect):
         ({"how": "ties", "density": 0.0}, "density must be above 0"),
         ({"how": "ties", "elect": "most"}, "elect must be 'total' or 'frequency'"),
         ({"how": "dare_ties"}, "needs random="),
-        ({"how": "svd", "rank": 7}, "rank must be from 1 to 6"),
+        ({"how": "svd", "rank": 2.5}, "rank must be an integer from 1 to 6"),
+        ({"how": "svd", "rank": 7}, "rank must be an integer from 1 to 6"),
     ],
 )
 def test_an_option_outside_its_domain_is_refused(change, said):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from refpeft.errors import AttributeValueError, ShapeError
+from refpeft.errors import AttributeValueError, DomainError, ShapeError
 from refpeft.ops.lora_data_init import corda, eva, eva_ranks, loftq, lora_ga
 from refpeft.ops.lora_init import mica, orthogonal
 
@@ -182,7 +182,9 @@ def test_micas_b_spans_the_smallest_singular_values():
         (lambda: corda(drawn(4, 4), np.eye(4), 2, scaling=1.0, mode="x"), "mode must be 'ipm' or 'kpm'"),
         (lambda: lora_ga(drawn(4, 4), drawn(4, 4), 3, scaling=1.0), "rank must be at most 2, half the smaller side"),
         (lambda: lora_ga(drawn(4, 4), drawn(4, 4), 1, scaling=1.0, scale="x"), "scale must be one of stable"),
-        (lambda: loftq(drawn(4, 4), 2, iterations=0), "iterations must be a finite number above 0"),
+        (lambda: loftq(drawn(4, 4), 2, iterations=0), "iterations must be an integer of at least 1, but 0 came"),
+        (lambda: loftq(drawn(4, 4), 2, iterations=1.5), "iterations must be an integer of at least 1, but 1.5 came"),
+        (lambda: eva_ranks({"q": [0.5]}, -1), "budget must be at least 0"),
         (lambda: eva(inputs(), 7), "rank must be an integer from 1 to 6"),
     ],
 )
@@ -198,3 +200,19 @@ def test_data_that_does_not_fit_the_weight_is_refused():
         corda(drawn(5, 4), np.eye(5), 2, scaling=1.0)
     with pytest.raises(ShapeError, match=r"gradient must have weight's shape"):
         lora_ga(drawn(6, 4), drawn(4, 6), 1, scaling=1.0)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: eva(np.full((5, 4), np.nan), 2), "eva: inputs must be finite"),
+        (lambda: eva(np.ones((5, 4)), 2, whiten=True), "vary in fewer than 2 directions"),
+        (lambda: corda(drawn(4, 4), np.zeros((4, 4)), 2, scaling=1.0), "trace above 0"),
+        (lambda: corda(drawn(4, 4), np.full((4, 4), np.inf), 2, scaling=1.0), "covariance holds NaN or infinity"),
+        (lambda: lora_ga(drawn(4, 4), np.full((4, 4), np.inf), 2, scaling=1.0), "gradient must be finite"),
+    ],
+)
+def test_data_that_says_nothing_is_refused(call, said):
+    """By its own name, before a factorisation fails on it."""
+    with pytest.raises(DomainError, match=said):
+        call()
