@@ -43,7 +43,7 @@ def eva(inputs: np.ndarray, rank: int, *, whiten: bool = False) -> np.ndarray:
     AttributeValueError, DomainError, ShapeError
         If the rank is outside its range, the inputs are no matrix of finite numbers, or vary in too few directions to whiten r.
     """
-    x, _ = matrix("eva", inputs, rank, "inputs")
+    x, _ = matrix("eva", inputs, rank, "the matrix of inputs")
     _, s, vt = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
     if whiten and s[rank - 1] <= s[0] * np.finfo(np.float64).eps * max(x.shape):
         raise DomainError(f"eva: inputs vary in fewer than {rank} directions, so that whitening would divide by zero.")

@@ -202,7 +202,7 @@ def matrix(name, weight, rank, what="weight"):
         )
     w = weight.astype(np.float64)
     if not np.all(np.isfinite(w)):
-        raise DomainError(f"{name}: {what} must be finite to have a factorisation, but NaN or infinity came.")
+        raise DomainError(f"{name}: {what} holds NaN or infinity, which have no factorisation.")
     return w, format
 
 
