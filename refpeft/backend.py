@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,9 @@ class Implementation:
         ``outside(shapes, attributes) -> reason``, given the shapes of the inputs that are there by name: why the implementation
         does not take such a call, empty where it does. Reasons are printed in the certificate, with how many problems they
         turned away.
+    lacks : mapping of str to str
+        Dtypes in which it does not take the operation, though the backend has them, each with the reason; their checks are then
+        UNSUPPORTED for that reason.
     missing : str
         Why there is none on this device after all; its checks are then UNSUPPORTED for that reason. Empty where there is one.
     """
@@ -39,6 +42,7 @@ class Implementation:
     vjp: Callable[[Any, Sequence, Sequence[str]], tuple] | None = None
     source: str = "own"
     outside: Callable[[Mapping[str, tuple[int, ...]], Mapping[str, Any]], str] = lambda shapes, attributes: ""
+    lacks: Mapping[str, str] = field(default_factory=dict)
     missing: str = ""
 
 

@@ -52,9 +52,12 @@ class PeftApartBackend(PeftBackend):
     @functools.cached_property
     def _implementations(self):
         from refpeft_hf.declared import first
-        from refpeft_hf.findings import covered
+        from refpeft_hf.findings import covered, single
 
-        return {n: replace(i, outside=first(i.outside, covered(n))) for n, i in super()._implementations.items()}
+        return {
+            n: replace(i, outside=first(i.outside, covered(n)), lacks=single(n))
+            for n, i in super()._implementations.items()
+        }
 
 
 class BitsandbytesBackend(_Library):

@@ -57,6 +57,22 @@ COVERED = {
 }
 """Operation -> page -> whether a call, given the shapes of its inputs and its attributes, is one that the page covers."""
 
+SINGLE = {
+    "fourierft.linear": "peft-fourierft-float32",
+    "fourierft.merge": "peft-fourierft-float32",
+    "c3a.linear_fft": "peft-c3a",
+    "c3a.merge_fft": "peft-c3a",
+}
+"""Operation -> page that says that peft computes its update in float32, whatever the layer's dtype."""
+
+
+def single(operation: str) -> dict[str, str]:
+    """What an operation lacks by dtype: float64, where its update is float32.
+
+    To declare a precision for it instead would loosen the base layer's product too, which is in float64.
+    """
+    return {"float64": f"docs/findings/{SINGLE[operation]}.md"} if operation in SINGLE else {}
+
 
 def covered(operation: str) -> Reason:
     """The page that covers a call, as a reason to turn it away."""

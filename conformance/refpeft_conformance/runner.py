@@ -127,8 +127,8 @@ def _missing(check: Check, subject: Subject) -> str:
             implementation = subject.backend.implementation(name)
         except CapabilityError as error:
             return str(error)
-        if implementation.missing:
-            return implementation.missing
+        if reason := implementation.missing or implementation.lacks.get(check.dtype, ""):
+            return reason
         if check.gradients and name == check.operation.name and implementation.vjp is None:
             return f"the backend declares {name} forward only"
     return ""

@@ -90,6 +90,8 @@ class Subject:
     def outside(self, problem: Problem) -> str:
         """Why the backend says that it does not take the problem; empty if it does."""
         implementation = self.backend.implementation(problem.operation.name)
+        if reason := implementation.lacks.get(problem.dtype, ""):
+            return reason
         shapes = {name: array.shape for name, array in problem.inputs.items()}
         reason = self.guarded(implementation.outside, shapes, dict(problem.attributes))
         if not isinstance(reason, str):

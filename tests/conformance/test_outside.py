@@ -100,6 +100,19 @@ def test_a_check_without_a_problem_is_unsupported():
         assert verdict.observation.examples == 0
 
 
+def test_a_dtype_that_an_operation_lacks_is_unsupported():
+    """With the reason, in that dtype only; a counterexample in it is turned away."""
+    backend = Choosy(lambda *call: "")
+    backend.linear = replace(backend.linear, lacks={"float64": REASON})
+    checks = {d: next(iter(checks_of(find("nn.linear"), d))) for d in ("float64", "float32")}
+    found = {d: run(check, Subject(backend), profile="quick") for d, check in checks.items()}
+    assert (found["float64"].verdict, found["float64"].message) == ("UNSUPPORTED", REASON)
+    assert found["float32"].verdict == "PASS"
+    spoiled = checked(Choosy(lambda *call: "", spoiled=lambda bias: True))
+    backend.linear = replace(backend.linear, lacks={"float32": REASON})
+    assert Subject(backend).outside(spoiled.problem) == REASON
+
+
 def test_the_kit_gives_up_on_what_takes_nothing():
     """After a hundred problems, whatever the profile; Hypothesis looks at the last one twice."""
     assert PATIENCE <= checked(Choosy(nothing)).observation.outside[REASON] <= PATIENCE + 2

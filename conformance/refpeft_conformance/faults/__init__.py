@@ -12,7 +12,7 @@ import fnmatch
 import importlib
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -183,7 +183,7 @@ class Faulty(Backend):
             results = self._made(problem, lambda p: self._honest(inner, p, device))
             return tuple(self.inner.asarray(_typed(results["d" + n], problem, "d" + n), device) for n in wanted)
 
-        return Implementation(forward, vjp if inner.vjp else None, inner.source, inner.outside)
+        return replace(inner, forward=forward, vjp=vjp if inner.vjp else None)
 
     def _honest(self, inner: Implementation, problem: Problem, device: str) -> Results:
         arrays = [None if x is None else self.inner.asarray(x, device) for x in problem.positional]
