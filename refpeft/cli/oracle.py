@@ -7,6 +7,7 @@ import os
 
 import click
 
+from refpeft.cli._options import pairs
 from refpeft.cli._output import as_json, report
 
 
@@ -77,7 +78,7 @@ def read_problem(operation, path: str, attributes, dtype: str | None):
             raise FormatError(f"{path} holds {name} twice, once as {full}.")
         group[name] = tensor
     given = _stored_attributes(path, archive.metadata)
-    for name, text in _pairs("--attribute", attributes).items():
+    for name, text in pairs("--attribute", attributes).items():
         known = operation.attributes.get(name)
         given[name] = known.from_text(operation.name, text) if known else text
     return Problem.of(operation, inputs, given, cotangents, dtype or archive.metadata.get("dtype"))
@@ -111,7 +112,7 @@ def read_precision(dtype: str, promises):
         "elementary_ulps": _positive(float),
     }
     changes = {}
-    for name, text in _pairs("--precision", promises).items():
+    for name, text in pairs("--precision", promises).items():
         if name not in readers:
             raise click.UsageError(f"--precision {name}: unknown, expected one of {', '.join(readers)}.")
         try:
@@ -129,18 +130,6 @@ def _positive(kind):
         return number
 
     return read
-
-
-def _pairs(option: str, texts) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise click.UsageError(f"{option} needs NAME=VALUE, but {text!r} came.")
-        if name in pairs:
-            raise click.UsageError(f"{option} {name} is given twice.")
-        pairs[name] = value
-    return pairs
 
 
 def summary(name: str, golden) -> dict:

@@ -1,0 +1,163 @@
+"""``refpeft memory``: what fine-tuning a model takes of memory, before anything is run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+
+import click
+
+from refpeft.cli._options import pairs
+from refpeft.cli._output import as_json, report
+
+_UNITS = {"": 1, "B": 1, "MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+
+
+@click.command("memory")
+@click.argument("model", required=False)
+@click.option(
+    "--method",
+    default="lora",
+    show_default=True,
+    help="full, lora, qlora, adapter, prefix, or any of 'refpeft methods'.",
+)
+@click.option("--rank", type=int, help="Rank of the method, or the width of a bottleneck adapter.")
+@click.option(
+    "--option",
+    "options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Another option of the method: tokens=30; repeatable.",
+)
+@click.option(
+    "--targets",
+    default="all-linear",
+    show_default=True,
+    metavar="SITES",
+    help="As q,v or q_proj,v_proj; of methods for matrices.",
+)
+@click.option("--sequence", type=int, default=512, show_default=True, help="Tokens of a sequence.")
+@click.option("--batch", type=int, default=1, show_default=True, help="Sequences at a time.")
+@click.option(
+    "--optimizer",
+    default="adamw",
+    show_default=True,
+    help="sgd, momentum, adam, adamw, lion, adamw8bit, paged-adamw, ...",
+)
+@click.option("--dtype", default="bf16", show_default=True, help="Of dense weights and activations: fp32, bf16, fp16.")
+@click.option("--adapter-dtype", default="fp32", show_default=True, help="Of what the method adds.")
+@click.option("--quantised", metavar="FORMAT", help="The blocks' matrices: none, nf4, nf4-double (qlora's).")
+@click.option("--master/--no-master", default=True, help="Whether full fine-tuning in 16 bits trains a copy in fp32.")
+@click.option("--checkpointing/--no-checkpointing", default=True, help="Whether blocks are computed again backwards.")
+@click.option("--fused-attention/--no-fused-attention", "fused", help="Whether attention keeps no probabilities.")
+@click.option("--gpu", metavar="SIZE", help="As 48GB (10**9) or 48GiB: exit status 1 if it does not fit.")
+@click.option("--plot", metavar="FILE.png", help="Draw the account, with and without checkpointing.")
+@click.option("--claims", is_flag=True, help="What papers say of memory, with the arithmetic, instead.")
+@as_json
+@click.pass_context
+def command(context, model, method, rank, options, targets, quantised, gpu, plot, claims, as_json, **run):
+    """Count the memory that fine-tuning MODEL takes, part by part.
+
+    MODEL is gpt3-175b, llama-7b, llama-13b, llama-33b, llama-65b, a Hugging Face config.json or folder (Llama, Mistral, Qwen2,
+    GPT-2), or a GGUF file.
+    """
+    from dataclasses import asdict, replace
+
+    from refpeft.memory.account import Run, account
+    from refpeft.memory.models import read
+
+    if claims:
+        context.exit(_claims(model, as_json))
+    if model is None:
+        raise click.UsageError("memory needs a MODEL, as llama-7b; 'refpeft memory --help' says which.")
+    size = None if gpu is None else _bytes(gpu)
+    decoder = read(model)
+    trained = _trained(decoder, method, rank, options, targets)
+    planned = Run(**run, quantised=quantised or ("nf4-double" if method == "qlora" else "none"))
+    parts = account(decoder, trained, planned)
+    total, paged = sum(p.bytes for p in parts), sum(p.bytes for p in parts if p.paged)
+    if plot is not None:
+        other = replace(planned, checkpointing=not planned.checkpointing)
+        bars = {_bar(r): account(decoder, trained, r) for r in (planned, other)}
+        _plot(plot, bars, f"{decoder.name}: {method}, {run['batch']} x {run['sequence']} tokens", size)
+    fits = None if size is None else "yes" if total <= size else "paged" if total - paged <= size else "no"
+    if as_json:
+        found = {
+            "model": decoder.name,
+            "parameters": decoder.parameters(),
+            "trained": trained.parameters,
+            "method": method,
+        }
+        found |= {"run": asdict(planned), "parts": [asdict(p) for p in parts], "bytes": total, "paged": paged}
+        click.echo(json.dumps(found | {"gpu": size, "fits": fits}, indent=2))
+    else:
+        rows = [
+            {"part": p.name, "GB": f"{p.bytes / 1e9:.3f}", "bytes": p.bytes, "arithmetic": p.arithmetic} for p in parts
+        ]
+        rows += [{"part": "total", "GB": f"{total / 1e9:.3f}", "bytes": total, "arithmetic": ""}]
+        report(rows, ("part", "GB", "bytes", "arithmetic"), False)
+        for line in _words(decoder, trained, paged, fits, total, gpu):
+            click.echo(line, err=True)
+    context.exit(1 if fits == "no" else 0)
+
+
+def _trained(decoder, method, rank, options, targets):
+    """What the command line says is trained."""
+    from refpeft.memory.trained import by_method, configured, full
+
+    if method == "full":
+        if rank is not None or options:
+            raise click.UsageError("--method full takes neither --rank nor --option, because it adds nothing.")
+        return full(decoder)
+    return by_method(decoder, method, configured(method, rank, pairs("--option", options), decoder), targets)
+
+
+def _words(decoder, trained, paged, fits, total, gpu):
+    """What the table does not say, one sentence a line."""
+    share = 100 * trained.parameters / decoder.parameters()
+    yield (
+        f"{decoder.name}: {decoder.parameters():,} parameters, trained {trained.parameters:,} ({share:.4g} %): "
+        f"{trained.arithmetic}."
+    )
+    if paged:
+        yield f"The optimizer state is paged: up to {paged / 1e9:.3f} GB may lie on the host."
+    yield from {
+        "yes": [f"It fits in {gpu}."],
+        "paged": [f"It fits in {gpu} with optimizer state on the host, {(total - paged) / 1e9:.3f} GB without it."],
+        "no": [f"It does not fit in {gpu}."],
+    }.get(fits, [])
+
+
+def _claims(model, as_json) -> int:
+    """Print the claims; 1 if one does not hold."""
+    from dataclasses import asdict
+
+    from refpeft.memory.claims import claims
+
+    if model is not None:
+        raise click.UsageError(f"--claims takes no MODEL, but {model!r} came.")
+    found = claims()
+    report([asdict(claim) for claim in found], ("statement", "paper", "holds", "arithmetic"), as_json)
+    return 0 if all(claim.holds for claim in found) else 1
+
+
+def _bar(run) -> str:
+    return f"with{'' if run.checkpointing else 'out'} checkpointing"
+
+
+def _plot(path, bars, title, size) -> None:
+    from refpeft.files import atomic_write
+    from refpeft.memory.picture import draw
+
+    if os.path.splitext(path)[1].lower() != ".png":
+        raise click.UsageError(f"--plot writes a PNG, so its name must end in .png, but {path!r} came.")
+    atomic_write(path, draw(bars, title, size))
+
+
+def _bytes(text: str) -> int:
+    """48GB, 47.5GiB, 80e9."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?) ?([A-Za-z]*)", text.strip(), re.ASCII)
+    if found is None or found[2] not in _UNITS or not 0 < float(found[1]) < 1e18:
+        raise click.UsageError(f"--gpu needs a size as 48GB or 47.5GiB, but {text!r} came.")
+    return int(float(found[1]) * _UNITS[found[2]])

@@ -1,0 +1,138 @@
+"""The shapes of a decoder: every matrix, vector and table of a model, as data.
+
+Two families are described. *Llama*: RMSNorm, separate q, k and v over grouped heads, rotary positions, a gated feed-forward
+block, (o, i) = down W (act(gate x) * up x). *GPT-2*: LayerNorm with bias, q, k and v fused into one matrix, a table of
+positions, a plain feed-forward block, every matrix with a bias.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from refpeft.errors import AttributeValueError
+
+ATTENTION_INPUT = ("q", "k", "v", "qkv")
+"""The sites that read the first norm's output."""
+
+FEED_FORWARD_INPUT = ("gate", "up")
+"""The sites that read the second norm's output."""
+
+NAMES = {
+    "q_proj": "q",
+    "k_proj": "k",
+    "v_proj": "v",
+    "o_proj": "o",
+    "gate_proj": "gate",
+    "up_proj": "up",
+    "down_proj": "down",
+    "c_attn": "qkv",
+    "attn.c_proj": "o",
+    "c_fc": "up",
+    "mlp.c_proj": "down",
+}
+"""What Hugging Face calls the sites."""
+
+
+class Matrix(NamedTuple):
+    """One weight (o, i) of a block, where it stands, and whether it has a bias (o,)."""
+
+    site: str
+    o: int
+    i: int
+    bias: bool
+
+    @property
+    def elements(self) -> int:
+        """o i, which a 4-bit format can hold; a bias stays as it is."""
+        return self.o * self.i
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoder:
+    """A decoder-only model.
+
+    Attributes
+    ----------
+    name : str
+    width, layers, heads, vocabulary : int
+    kv_heads : int
+        Heads of keys and values, each shared by heads / kv_heads of the queries'.
+    head_size : int
+        Elements of a head; heads * head_size need not be the width.
+    inner : int
+        Width of the feed-forward block.
+    positions : int
+        Rows of the table of positions, 0 where they are rotary.
+    fused : bool
+        Whether q, k and v are one matrix.
+    gated : bool
+        Whether the feed-forward block is gated.
+    centred : bool
+        Whether norms are LayerNorm, with a bias and a mean, rather than RMSNorm.
+    biased : frozenset of str
+        The sites whose matrix has a bias.
+    tied : bool
+        Whether the head is the table of embeddings.
+    dropout : bool
+        Whether it is trained with dropout on embeddings, attention and both sublayers.
+    """
+
+    name: str
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    inner: int
+    vocabulary: int
+    positions: int = 0
+    fused: bool = False
+    gated: bool = True
+    centred: bool = False
+    biased: frozenset[str] = frozenset()
+    tied: bool = False
+    dropout: bool = False
+
+    def matrices(self) -> tuple[Matrix, ...]:
+        """The matrices of one block, in the order of the forward pass."""
+        queries, keys = self.heads * self.head_size, self.kv_heads * self.head_size
+        if self.fused:
+            attention = [("qkv", queries + 2 * keys, self.width)]
+        else:
+            attention = [("q", queries, self.width), ("k", keys, self.width), ("v", keys, self.width)]
+        gate = [("gate", self.inner, self.width)] if self.gated else []
+        rest = [("o", self.width, queries), *gate, ("up", self.inner, self.width), ("down", self.width, self.inner)]
+        return tuple(Matrix(site, o, i, site in self.biased) for site, o, i in attention + rest)
+
+    def linear(self) -> int:
+        """Elements of all blocks' matrices: what a 4-bit format holds."""
+        return self.layers * sum(m.elements for m in self.matrices())
+
+    def parameters(self) -> int:
+        """All parameters: V w + P w + L (sum of o i + biases + 2 norms) + a norm + the head's V w, unless it is tied."""
+        norm = self.width * (2 if self.centred else 1)
+        biases = sum(m.o for m in self.matrices() if m.bias)
+        tables = self.vocabulary * (1 if self.tied else 2) + self.positions
+        return tables * self.width + self.linear() + self.layers * (biases + 2 * norm) + norm
+
+    def select(self, targets: str) -> tuple[Matrix, ...]:
+        """The matrices of a block that ``targets`` names: ``all-linear``, or sites as ``q,v`` or ``q_proj,v_proj``.
+
+        Raises
+        ------
+        AttributeValueError
+            If a block has no such matrix.
+        """
+        matrices = self.matrices()
+        sites = [m.site for m in matrices]
+        if targets == "all-linear":
+            return matrices
+        asked = {NAMES.get(name, name) for name in (text.strip() for text in targets.split(","))}
+        unknown = sorted(asked - set(sites))
+        if unknown:
+            raise AttributeValueError(
+                f"targets: a block of {self.name} has no matrix {unknown[0]!r}, expected some of {', '.join(sites)}, "
+                "with commas between, or all-linear."
+            )
+        return tuple(m for m in matrices if m.site in asked)

@@ -1,0 +1,153 @@
+"""What a method trains in a whole decoder, and what of the forward pass it makes the backward pass keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import Any
+
+from refpeft.errors import AttributeValueError, CapabilityError
+from refpeft.memory.decoder import Decoder
+from refpeft.methods import Method, dims_of, methods
+
+ALIASES = {"qlora": "lora", "adapter": "houlsby"}
+"""``qlora`` is LoRA over a base in NF4 with double quantisation."""
+
+_NO_SUM = {
+    "lily": "layers share its B",
+    "vblora": "layers share its bank",
+    "tinylora": "groups of layers share its numbers",
+    "xlora": "it trains the gates of adapters that are counted elsewhere",
+    "adapter_fusion": "it stands on adapters that are counted elsewhere",
+    "trainable_tokens": "it depends on which rows are trained",
+    "ln_tuning": "it depends on which norms have a bias",
+    "bitfit": "it depends on which matrices have a bias",
+}
+"""Methods whose count in a model does not follow from that of one matrix, and why."""
+
+_PROMPTS = ("prompt", "cpt", "multitask_prompt", "ptuning", "ptuning_lstm")
+_PREFIXES = ("prefix", "ptuning_v2", "cartridge")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is trained.
+
+    Attributes
+    ----------
+    parameters : int
+    arithmetic : str
+        How they are counted.
+    inputs : frozenset of str
+        Sites whose input the gradient of a trained parameter needs.
+    hidden : int
+        Elements that the method itself keeps, for each token and block.
+    everything : bool
+        Whether the model's own weights are trained, table and head included.
+    prompt : int
+        Tokens that stand before the sequence.
+    keys : int
+        Keys and values that each layer's attention reads besides the sequence's.
+    """
+
+    parameters: int
+    arithmetic: str
+    inputs: frozenset[str] = frozenset()
+    hidden: int = 0
+    everything: bool = False
+    prompt: int = 0
+    keys: int = 0
+
+
+def full(decoder: Decoder) -> Trained:
+    """Full fine-tuning: every parameter, so that the backward pass needs every matrix's input."""
+    sites = frozenset(m.site for m in decoder.matrices())
+    return Trained(decoder.parameters(), "all parameters", sites, everything=True)
+
+
+def configured(name: str, rank: int | None, options: Mapping[str, str], decoder: Decoder) -> Method:
+    """The method ``name`` with its rank and options set; of a bottleneck adapter the rank is its width.
+
+    Raises
+    ------
+    CapabilityError
+        If there is no such method, or its count in a model is not known.
+    AttributeValueError
+        If it has no such option, or the value is none it can have.
+    """
+    name = ALIASES.get(name, name)
+    known = methods()
+    if name not in known:
+        near = get_close_matches(name, [*known, *ALIASES, "full"], n=1)
+        hint = f"did you mean {near[0]}?" if near else "'refpeft methods' lists them, besides full and qlora."
+        raise CapabilityError(f"There is no method {name!r}: {hint}")
+    if name in _NO_SUM:
+        raise CapabilityError(f"{name}: what it trains in a whole model is not known here, because {_NO_SUM[name]}.")
+    defaults = {field.name: field.default for field in fields(known[name])}
+    given = dict(options)
+    if rank is not None:
+        if "rank" in defaults:
+            given["rank"] = str(rank)
+        elif "reduction" in defaults and rank >= 1 and decoder.width // max(1, decoder.width // rank) == rank:
+            given["reduction"] = str(decoder.width // rank)
+        elif "reduction" in defaults:
+            raise AttributeValueError(
+                f"{name}: rank {rank} must be the width {decoder.width} over an integer, because the adapter's width is "
+                "a reduction of it."
+            )
+        else:
+            raise AttributeValueError(f"{name} has no rank, but {rank} came; its options are {_options(defaults)}.")
+    if "size" in defaults:
+        given.setdefault("size", str(decoder.head_size))
+    return known[name](**{option: _value(name, option, text, defaults) for option, text in given.items()})
+
+
+def by_method(decoder: Decoder, name: str, method: Method, targets: str) -> Trained:
+    """A method in a decoder: at the targeted matrices of every block, or once for the model.
+
+    A method for matrices trains L times the sum of its count (o, i) over them. For its gradients it keeps each one's input,
+    and r elements of its own where it has a rank: x A^T of LoRA. LoRA-FA needs these alone. A bottleneck adapter keeps its
+    input and both sides of its activation. Prompts lengthen the sequence; prefixes give each layer more keys and values.
+    """
+    name = ALIASES.get(name, name)
+    dims = set(dims_of(type(method)))
+    rank = getattr(method, "rank", 0)
+    if dims & {"o", "i"}:
+        chosen = decoder.select(targets)
+        counts = [method.count(**{d: getattr(m, d) for d in ("o", "i") if d in dims}) for m in chosen]
+        sites = frozenset(m.site for m in chosen) if "i" in dims and name != "lora_fa" else frozenset()
+        terms = " + ".join(f"{c:,} {m.site}" for c, m in zip(counts, chosen))
+        return Trained(decoder.layers * sum(counts), f"{decoder.layers} x ({terms})", sites, hidden=rank * len(chosen))
+    sizes = {
+        "width": decoder.heads * decoder.head_size if "kv_heads" in dims else decoder.width,
+        "layers": decoder.layers,
+        "heads": decoder.heads,
+        "kv_heads": decoder.kv_heads,
+    }
+    parameters = method.count(**{d: sizes[d] for d in dims})
+    places, tokens = getattr(method, "places", 2 if name == "compacter" else 0), getattr(method, "tokens", 0)
+    narrow = decoder.width // method.reduction if hasattr(method, "reduction") else 0
+    return Trained(
+        parameters,
+        "once for the model",
+        hidden=places * (decoder.width + 2 * narrow),
+        prompt=tokens if name in _PROMPTS else 0,
+        keys=tokens if name in _PREFIXES else 0,
+    )
+
+
+def _options(defaults: Mapping[str, Any]) -> str:
+    return ", ".join(defaults) or "none"
+
+
+def _value(name: str, option: str, text: str, defaults: Mapping[str, Any]) -> Any:
+    """An option's text as the type of its default."""
+    if option not in defaults:
+        raise AttributeValueError(f"{name} has no option {option!r}; its options are {_options(defaults)}.")
+    kind = type(defaults[option])
+    try:
+        return {"true": True, "false": False}[text] if kind is bool else kind(text)
+    except (ValueError, KeyError):
+        wanted = {int: "an integer", float: "a number", bool: "true or false"}.get(kind, "text")
+        raise AttributeValueError(f"{name}: {option} must be {wanted}, but {text!r} came.") from None
