@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 import re
@@ -28,6 +29,7 @@ _ARITHMETIC = {
     "/": lambda a, b: Fraction(a) / Fraction(b),
 }
 _LONGEST = 2000
+_ENDS = (",", "]", ")")
 _TOKEN = re.compile(r"\s*(->|//|<=|>=|==|<|>|[A-Za-z_]\w*|\d+|[-+*/(),:?=\[\]])")
 
 
@@ -66,14 +68,10 @@ class Parser:
     def __init__(self, text: str):
         if len(text) > _LONGEST:
             raise RefpeftError(f"a signature has at most {_LONGEST} characters, but one of {len(text)} came.")
-        self.text, self.tokens, position = text, [], 0
-        while text[position:].strip():
-            found = _TOKEN.match(text, position)
-            if not found:
-                raise RefpeftError(f"signature {text!r}: unexpected character {text[position:].strip()[0]!r}.")
-            self.tokens.append(found[1])
-            position = found.end()
-        self.at = 0
+        self.text, self.tokens, self.at = text, _TOKEN.findall(text), 0
+        strange = _TOKEN.sub("", text).strip()
+        if strange:
+            raise RefpeftError(f"signature {text!r}: unexpected character {strange[0]!r}.")
 
     def peek(self, ahead: int = 0) -> str:
         return self.tokens[self.at + ahead] if self.at + ahead < len(self.tokens) else ""
@@ -95,6 +93,8 @@ class Parser:
         return self.tokens[self.at - 1]
 
     def expression(self) -> Expression:
+        if self.peek(1) in _ENDS and self.peek().isidentifier():
+            return _variable(self.name())
         return self.chain(self.term, "+", "-")
 
     def term(self) -> Expression:
@@ -124,7 +124,7 @@ class Parser:
             index = int(self.peek(1))
             self.at += 3
             return Expression(f"{name}[{index}]", frozenset({name}), lambda known: _known(known, name)[index])
-        return Expression(name, frozenset({name}), lambda known: _known(known, name))
+        return _variable(name)
 
     def choice(self) -> Expression:
         name = self.name()
@@ -145,6 +145,11 @@ class Parser:
         names = frozenset().union(*(o.names for o in operands))
         text = f"{function}({','.join(o.text for o in operands)})"
         return Expression(text, names, lambda known: apply(*(o.value(known) for o in operands)))
+
+
+@functools.cache
+def _variable(name: str) -> Expression:
+    return Expression(name, frozenset({name}), lambda known: _known(known, name))
 
 
 def _known(known: Mapping, name: str):
