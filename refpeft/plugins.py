@@ -9,18 +9,20 @@ A plugin is a module named by an entry point in the group ``refpeft``. It marks 
         return [MyBackend()]
 
 Whatever a plugin raises, when it is imported or called, even SystemExit, is caught and listed by `broken`. refpeft's
-own plugins and operations come first, so that no other can take their names.
+own plugins and operations come first, so that no other can take their names. What a plugin prints goes to standard error:
+standard output belongs to the answer.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.metadata
 import pkgutil
 import reprlib
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from typing import Any
@@ -79,6 +81,7 @@ class Broken:
 
 _broken: dict[tuple[str, str], Broken] = {}
 _entries: dict[str, EntryPoint] = {}
+_brought_by: dict[str, str] = {}
 _loading = False
 
 
@@ -140,11 +143,12 @@ def broken() -> list[Broken]:
     return [_broken[key] for key in sorted(_broken)]
 
 
-@contextmanager
+@contextlib.contextmanager
 def _guarded(entry: EntryPoint) -> Iterator[None]:
     """Mark the plugin as broken if the block raises anything but the user's interrupt, and carry on."""
     try:
-        yield
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
     except KeyboardInterrupt:
         raise
     except BaseException as error:
@@ -193,7 +197,15 @@ def backends() -> dict[str, Backend]:
         for backend in offered or ():
             with _guarded(_entries[plugin]):
                 _admit(found, backend)
+                _brought_by[backend.name] = plugin
     return found
+
+
+def distribution(backend: str) -> str | None:
+    """Name and version of the distribution that brings a backend, where its plugin has one."""
+    backends()
+    source = _entries[_brought_by[backend]].dist
+    return f"{source.name} {source.version}" if source else None
 
 
 def _admit(found: dict[str, Backend], backend) -> None:

@@ -101,7 +101,8 @@ def distribute(site: Path, name: str, version: str, entry_points: dict[str, str]
 
 def python(site: Path, *arguments: str) -> subprocess.CompletedProcess:
     """Run Python with a folder of installed packages."""
-    environment = os.environ | {"PYTHONPATH": str(site), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"PYTHONPATH": path, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, *arguments], capture_output=True, text=True, env=environment, cwd=site, timeout=120
     )
@@ -117,6 +118,8 @@ def site(tmp_path_factory) -> Path:
     for name, (module, _) in BROKEN.items():
         (site / f"{name.replace('-', '_')}.py").write_text(module)
         distribute(site, f"the-{name}", "0.0.7", {name: name.replace("-", "_")})
+    (site / "talks.py").write_text("print('imported')\n" + OFFER + "print('asked'); return []")
+    distribute(site, "the-talker", "0.0.7", {"talks": "talks"})
     distribute(site, "the-missing", "0.0.7", {"missing": "a_module_that_was_not_shipped"})
     distribute(site, "the-twin", "0.0.7", {"reference": "refpeft_reversed"})
     return site
@@ -177,6 +180,13 @@ def test_nothing_else_is_reported(answer):
     """Only what is broken is listed: those of the table, one that was not shipped, one with a name that is taken."""
     others = [row[:2] for row in answer[4] if row[0] not in BROKEN]
     assert others == [["missing", "the-missing"], ["reference", "the-twin"]]
+
+
+def test_what_a_plugin_prints_goes_to_standard_error(site):
+    """Standard output holds the answer only, so that it stays parseable."""
+    asked = python(site, "-m", "refpeft", "backends", "--json")
+    assert json.loads(asked.stdout)
+    assert {"imported", "asked"} <= set(asked.stderr.splitlines())
 
 
 def test_interrupt_is_not_a_broken_plugin(site, tmp_path):

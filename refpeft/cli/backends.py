@@ -15,8 +15,7 @@ def command(verbose, as_json):
     from refpeft import plugins
     from refpeft.cli import plugin_commands
 
-    origin = _origin()
-    rows = [_describe(backend, origin.get(backend.name), verbose) for backend in plugins.backends().values()]
+    rows = [_describe(b, plugins.distribution(name), verbose) for name, b in plugins.backends().items()]
     plugin_commands(), plugins.load_operations()
     rows += [_row(b.name, "broken", b.error, f"{b.distribution} {b.version}") for b in plugins.broken()]
     columns = ("name", "status", "reason", "summary", "versions", "distribution")
@@ -40,16 +39,3 @@ def _describe(backend, distribution: str | None, verbose: bool) -> dict:
     except Exception as error:
         return _row(backend.name, "broken", f"{type(error).__name__}: {error}", distribution, summary=backend.summary)
     return _row(backend.name, "unavailable" if reason else "available", reason, distribution, **facts)
-
-
-def _origin() -> dict[str, str]:
-    """Name and version of the distribution that brings each backend, the first plugin of equal names winning."""
-    from refpeft import plugins
-    from refpeft.backend import Backend
-
-    origin: dict[str, str] = {}
-    for plugin, offered in reversed(plugins.call("refpeft_backends")):
-        source = plugins._entries[plugin].dist
-        if source is not None:
-            origin |= {b.name: f"{source.name} {source.version}" for b in offered or () if isinstance(b, Backend)}
-    return origin
