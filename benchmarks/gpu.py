@@ -21,6 +21,7 @@ import click
 import cupy
 import ml_dtypes
 import numpy as np
+from intervals import interval
 
 from refpeft import plugins
 from refpeft.files import atomic_write
@@ -197,13 +198,6 @@ def seconds(function: Callable, calls: int) -> float:
     end.record()
     end.synchronize()
     return cupy.cuda.get_elapsed_time(start, end) / 1e3 / calls
-
-
-def interval(values: list[float]) -> tuple[float, float, float]:
-    """The median between the order statistics that hold it with 95 %."""
-    ordered, n = sorted(values), len(values)
-    reach = max(0, round(n / 2 - 0.98 * n**0.5))
-    return ordered[reach], statistics.median(values), ordered[n - 1 - reach]
 
 
 def _torch(torch, array):

@@ -1,0 +1,23 @@
+"""Arrays in the precision of the arithmetic, as matrices."""
+
+import math
+
+import numpy as np
+
+
+def wide(array):
+    """As float64 where it is that, else as float32: numbers of 16 bits are computed with in it."""
+    if array is None or array.dtype in (np.float32, np.float64):
+        return array
+    return array.astype(np.float32)
+
+
+def rows(array):
+    """The last axis as it is, the others as one; wide."""
+    return wide(array.reshape(math.prod(array.shape[:-1]), array.shape[-1]))
+
+
+def narrow(array, shape, dtype):
+    """Rounded to the dtype of storage, in the shape that the signature has."""
+    with np.errstate(over="ignore"):
+        return array.reshape(shape).astype(dtype, copy=False)

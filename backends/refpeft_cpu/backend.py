@@ -1,0 +1,42 @@
+"""What refpeft is told about the CPU backend."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from refpeft.backend import Backend, Implementation
+
+
+class CpuBackend(Backend):
+    """Tuned NumPy, threads included."""
+
+    name = "cpu"
+    summary = "NumPy tuned for speed, with threads"
+
+    def versions(self):
+        return {"numpy": np.__version__}
+
+    @functools.cached_property
+    def _implementations(self):
+        from refpeft_cpu import linear, nf4, nf4_double, qlora
+
+        return {
+            "nn.linear": Implementation(linear.plain, linear.plain_vjp),
+            "lora.linear": Implementation(linear.lora, linear.lora_vjp),
+            "nf4.quantize": Implementation(nf4.quantize),
+            "nf4.dequantize": Implementation(nf4.dequantize),
+            "nf4.double_quantize": Implementation(nf4_double.quantize),
+            "nf4.double_dequantize": Implementation(nf4_double.dequantize),
+            "qlora.linear": Implementation(qlora.linear, qlora.vjp),
+        }
+
+    def operations(self):
+        return self._implementations
+
+    def asarray(self, array, device):
+        return array
+
+    def to_numpy(self, array):
+        return array
