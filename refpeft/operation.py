@@ -33,8 +33,8 @@ class Operation:
         The floating-point dtypes a problem may have.
     kinds : dict of str to str
         Budget kind of each output.
-    sizes : dict of str to tuple of int
-        Sizes worth drawing for a dim, where the usual ones are not.
+    sizes : dict of str to tuple of numbers
+        What is worth drawing for a dim or a number among the attributes, where the usual sizes and numbers are not.
     nonfinite : tuple of str
         Inputs whose NaN and infinities the page gives a meaning.
     """
@@ -240,7 +240,7 @@ def operation(
     *,
     dtypes: tuple[str, ...] = tuple(FORMATS),
     budgets: Mapping[str, str] | None = None,
-    sizes: Mapping[str, tuple[int, ...]] | None = None,
+    sizes: Mapping[str, tuple[float, ...]] | None = None,
     nonfinite: tuple[str, ...] | None = None,
 ):
     """Declare the decorated function as the reference of operation ``name`` and enter it in the catalogue.
@@ -255,8 +255,9 @@ def operation(
         Floating-point dtypes that a problem may have.
     budgets : mapping of output name to budget kind
         ``proven`` where not given.
-    sizes : mapping of dim to tuple of int
-        Sizes worth drawing for it, smallest first, where the usual ones (primes and powers of two up to 17) are not.
+    sizes : mapping of dim or attribute to tuple of numbers
+        What is worth drawing for it, simplest first, where the usual sizes (primes and powers of two up to 17) and numbers
+        are not.
     nonfinite : tuple of str
         Inputs whose NaN and infinities the page gives a meaning; all floating-point ones where not given.
     """

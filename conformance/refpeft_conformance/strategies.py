@@ -111,6 +111,9 @@ def candidates(operation: Operation, attribute: Attribute, exact: bool) -> list:
     """Values that an attribute is drawn from."""
     if attribute.choices is not None:
         return list(attribute.choices)
+    if attribute.type is float and attribute.name in operation.sizes:
+        listed = operation.sizes[attribute.name]
+        return [v for v in listed if not exact or round_to_format(v, FORMATS["bfloat16"]) == v]
     if attribute.type is float:
         return list(EXACT_FLOATS if exact else ROUNDED_FLOATS)
     if attribute.type is int:

@@ -71,7 +71,7 @@ def _bytes(problem: Problem, golden: dict[str, Golden]) -> int:
 
 
 def _problem(operation: Operation, format: Format, random: np.random.Generator, index: int) -> Problem:
-    attributes = {name: _attribute(a, random, index) for name, a in operation.attributes.items()}
+    attributes = {name: _attribute(operation, a, random, index) for name, a in operation.attributes.items()}
     if "dtype" in attributes:
         attributes["dtype"] = format.name
     dims = _dims(operation, attributes, random, index)
@@ -102,10 +102,11 @@ def _problem(operation: Operation, format: Format, random: np.random.Generator, 
     )
 
 
-def _attribute(attribute: Attribute, random, index: int):
+def _attribute(operation: Operation, attribute: Attribute, random, index: int):
     if index == 0 and not attribute.required:
         return attribute.default
-    known = {float: FLOATS, int: INTEGERS, bool: (False, True), tuple: TUPLES.get(attribute.length)}
+    floats, tuples = operation.sizes.get(attribute.name, FLOATS), TUPLES.get(attribute.length)
+    known = {float: floats, int: INTEGERS, bool: (False, True), tuple: tuples}
     candidates = attribute.choices or known.get(attribute.type, (attribute.default,))
     return _pick(candidates, random)
 

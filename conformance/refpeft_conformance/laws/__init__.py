@@ -100,6 +100,34 @@ def without(problem: Problem, *zeros: str) -> Problem:
     return problem.replace(inputs=problem.inputs | {n: np.zeros_like(problem.inputs[n]) for n in zeros}, cotangents={})
 
 
+def by_hand(subject, problem: Problem, inputs, numbers, expected, observed) -> None:
+    """A case of the problem's operation whose every step is exact, with its answers as they are on paper."""
+    dtype = next(iter(problem.inputs.values())).dtype
+    case = problem.replace(inputs={n: np.array(a, dtype) for n, a in inputs.items()}, attributes=numbers, cotangents={})
+    results = subject.run(case)
+    for name, value in expected.items():
+        equal(name, results[name], np.array(value, dtype), observed)
+
+
+def scaled(subject, problem: Problem, factors, expected, observed, **attributes) -> None:
+    """Inputs multiplied by powers of two or turned, and these attributes, multiply the outputs by just as exact factors."""
+    larger = {n: problem.inputs[n] * problem.inputs[n].dtype.type(f) for n, f in factors.items()}
+    wanted = subject.run(problem)
+    changed = problem.replace(inputs=problem.inputs | larger, attributes=problem.attributes | attributes)
+    results = subject.run(changed)
+    for name, factor in expected.items():
+        equal(name, results[name].astype(np.float64), factor * wanted[name].astype(np.float64), observed)
+
+
+def still(subject, problem: Problem, zeros: tuple[str, ...], attributes, observed) -> None:
+    """With these inputs zero and these attributes, an optimizer leaves the parameter and keeps its state zero."""
+    rest = without(problem, *zeros).replace(attributes=problem.attributes | attributes)
+    results = subject.run(rest)
+    equal("next_p", results.pop("next_p"), problem.inputs["p"], observed)
+    for name, state in results.items():
+        equal(name, state, np.zeros_like(state), observed)
+
+
 def base_law(operation: str, *zeros: str) -> None:
     """The law of an adapted layer that is the base layer where these of its parameters are zero."""
     what, leaves = "a zero " + " and a zero ".join(zeros), "leaves" if len(zeros) == 1 else "leave"
