@@ -11,7 +11,8 @@ import functools
 import numpy as np
 
 from refpeft.numerics.formats import as_format
-from refpeft.ops.nf4 import CODEBOOK, FLOOR, MIDPOINTS
+from refpeft.ops._blocks import FLOOR
+from refpeft.ops.nf4 import CODEBOOK, MIDPOINTS
 from refpeft_cpu.threads import share_out
 
 CHUNK = 2**16

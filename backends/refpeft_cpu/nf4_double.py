@@ -6,11 +6,11 @@ import functools
 
 import numpy as np
 
-from refpeft.ops.nf4_double import DYNAMIC_BINS, DYNAMIC_MAP, DYNAMIC_MIDPOINTS
+from refpeft.ops import dynamic8
 from refpeft_cpu.nf4 import LEAST_DIVISOR
 
-CODEWORDS = DYNAMIC_MAP.astype(np.float32)
-BOUNDS = np.array(DYNAMIC_MIDPOINTS, np.float32)
+CODEWORDS = dynamic8.dynamic_map().astype(np.float32)
+BOUNDS = np.array(dynamic8.midpoints(), np.float32)
 
 
 def quantize(absmax, offset, *, variant, residuals=True):
@@ -30,7 +30,7 @@ def quantize(absmax, offset, *, variant, residuals=True):
 
 @functools.cache
 def _code_of_bin():
-    return np.searchsorted(DYNAMIC_BINS, np.arange(65536), side="right").astype(np.uint8)
+    return np.searchsorted(dynamic8.bins(), np.arange(65536), side="right").astype(np.uint8)
 
 
 def dequantize(codes, absmax2, offset, *, residuals=True):

@@ -3,8 +3,8 @@
 import functools
 
 import torch
-import torch.nn.functional as F
 
+from refpeft_torch import blocks
 from refpeft_torch.autograd import implements
 
 # fmt: off
@@ -23,38 +23,17 @@ def codebook(device):
     return torch.tensor(CODEWORDS, dtype=torch.float32, device=device)
 
 
-def midpoints(codewords):
-    """Halfway between neighbours."""
-    return (codewords[:-1] + codewords[1:]) / 2
-
-
-def in_blocks(flat, size):
-    """A flat tensor as rows of ``size``, zeros at the end."""
-    return F.pad(flat, (0, -flat.numel() % size)).view(-1, size)
-
-
 @implements("nf4.quantize")
 def quantize(weight, *, blocksize, variant):
     """``bucketize`` on the midpoints, which by default leaves a value on a boundary below it."""
-    n = weight.numel()
-    blocks = in_blocks(weight.float(), blocksize)
-    absmax = blocks.abs().amax(dim=1)
-    scale = absmax.clamp(min=1e-38)
-    scaled = blocks * scale.reciprocal().unsqueeze(1)
-    partial = slice(n // blocksize, None)
-    scaled[partial] = blocks[partial] / scale[partial].unsqueeze(1)
-    codes = torch.bucketize(scaled.clamp(-1, 1), midpoints(codebook(weight.device))).to(torch.uint8)
-    high, low = codes.view(-1)[: n + n % 2].view(-1, 2).unbind(1)
-    if variant == "bitsandbytes-cpu":
-        absmax[partial] = scale[partial]
-    return high << 4 | low, absmax
+    v, absmax, divisor = blocks.scaled(weight, blocksize)
+    codes = torch.bucketize(v, blocks.midpoints(codebook(weight.device)))
+    return blocks.pack(codes, weight.numel()), divisor if variant == "bitsandbytes-cpu" else absmax
 
 
 def decode(packed, absmax, n, blocksize):
     """The n float32 weights."""
-    codes = torch.stack([packed >> 4, packed & 15], dim=-1).view(-1)[:n]
-    values = codebook(packed.device)[in_blocks(codes, blocksize).int()]
-    return (values * absmax.unsqueeze(1)).view(-1)[:n]
+    return blocks.decode(codebook(packed.device), blocks.unpack(packed, n), absmax, blocksize)
 
 
 @implements("nf4.dequantize")

@@ -1,36 +1,16 @@
-"""Double quantisation: the block maxima of NF4, quantised in their turn to 8 bits (Dettmers et al. 2023,
-arXiv:2305.14314, section 3), as IEEE float32 steps.
+"""Double quantisation: the block maxima of NF4, or of any other format, quantised in their turn to 8 bits (Dettmers et al.
+2023, arXiv:2305.14314, section 3): `refpeft.ops.dynamic8` of what is left when their mean is taken off.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from refpeft.numerics.primitives import take
 from refpeft.operation import operation
-from refpeft.ops.nf4 import COUNTS, FLOOR, Variant, between, clip, count_below, f32, in_blocks, interval, require_finite
+from refpeft.ops import dynamic8
+from refpeft.ops._blocks import COUNTS, f32, require_finite
 
-
-def _dynamic_map():
-    """The signed dynamic map of 8 bits (Dettmers et al. 2022, arXiv:2110.02861, section 2.1): 256 codewords, ascending.
-
-    In decade 10**e, e from -6 to 0, the midpoints of 2**(6 + e) equal parts of [0.1, 1] times 10**e, with both signs;
-    and 0 and 1. Each step is rounded to float32; the parts' ends are counted from the nearer end of the interval.
-    """
-    low, decades = float(f32(0.1)), []
-    for exponent in range(-6, 1):
-        parts = 2 ** (6 + exponent)
-        step, k = f32(f32(1 - low) / parts), np.arange(parts + 1)
-        ends = f32(np.where(k < (parts + 1) // 2, low + step * k, 1 - step * (parts - k)))
-        decades.append(f32(f32(10.0**exponent) * between(ends)))
-    positive = np.concatenate(decades)
-    return np.sort(np.concatenate([-positive, [0.0], positive, [1.0]]))
-
-
-DYNAMIC_MAP = _dynamic_map()
-DYNAMIC_MIDPOINTS = between(DYNAMIC_MAP).tolist()
-DYNAMIC_BINS = [int(np.floor((m + 1) / 2 * 65535)) + 1 for m in DYNAMIC_MIDPOINTS]
-"""First of the bins -1 + 2 j / 65535 above each midpoint: bitsandbytes looks codes up by bin."""
+BLOCKSIZE = 256
 
 
 @operation(
@@ -60,7 +40,7 @@ def offset(absmax):
     budgets={"codes": "discrete", "absmax2": "exact"},
     sizes={"m": COUNTS},
 )
-def double_quantize(absmax, offset, *, variant: Variant = "paper"):
+def double_quantize(absmax, offset, *, variant: dynamic8.Variant = "paper"):
     """8-bit codes of d = f32(absmax - offset) in blocks of 256 (section 3).
 
     absmax2 = max |d|, v = f32(d f32(1 / max(absmax2, f32(1e-38)))) clipped to [-1, 1], and code = the number of
@@ -85,22 +65,7 @@ def double_quantize(absmax, offset, *, variant: Variant = "paper"):
     DomainError
         If an input is not finite.
     """
-    m = absmax.shape[0]
-    d = in_blocks(f32(absmax - offset), 256)
-    absmax2 = np.max(np.absolute(d), axis=1, keepdims=True)
-    if variant == "paper":
-        codes = _nested_codes(f32(d * f32(1.0 / np.maximum(absmax2, FLOOR))), variant)
-    else:
-        s = np.where(absmax2 > 0, absmax2, 1.0)
-        codes = np.where(absmax2 > 0, _nested_codes(f32(d * f32(1.0 / s)), variant), 0)
-    return codes.reshape(-1)[:m], absmax2.reshape(-1)
-
-
-def _nested_codes(v, variant):
-    if variant == "paper":
-        return count_below(clip(v), DYNAMIC_MIDPOINTS)
-    bin = f32(f32(f32(clip(v) + 1.0) * 0.5) * 65535.0 + 0.5)
-    return sum(np.where(bin >= first, 1, 0) for first in DYNAMIC_BINS)
+    return dynamic8.encode(f32(absmax - offset), BLOCKSIZE, True, variant)
 
 
 @double_quantize.refuses
@@ -111,15 +76,8 @@ def _(absmax, offset, **_):
 
 @double_quantize.accepts("codes")
 def _(got, golden, model, absmax, offset, *, variant):
-    """The code lies between those of the ends of v's interval; where v is not 0, a bin adds three roundings."""
-    m = absmax.shape[0]
-    d = in_blocks(f32(absmax.astype(np.float64) - offset.astype(np.float64)), 256)
-    s = np.maximum(np.max(np.absolute(d), axis=1, keepdims=True), FLOOR)
-    slack = np.where((d != 0) & (variant != "paper"), 6 * model.precision.accumulation.unit, 0.0)
-    low, high = interval(d, s, model)
-    lowest, highest = (_nested_codes(end, variant).reshape(-1)[:m] for end in (low - slack, high + slack))
-    admissible = ((lowest <= got) & (got <= highest)) | (got == golden)
-    return admissible, admissible & (got != golden)
+    d = f32(absmax.astype(np.float64) - offset.astype(np.float64))
+    return dynamic8.accepts_codes(got, golden, model, d, BLOCKSIZE, True, variant)
 
 
 @operation(
@@ -142,8 +100,7 @@ def double_dequantize(codes, absmax2, offset):
     -------
     absmax : (m,) float32
     """
-    d = f32(take(DYNAMIC_MAP, in_blocks(codes, 256)) * absmax2.reshape(-1, 1))
-    return f32(d + offset).reshape(-1)[: codes.shape[0]]
+    return f32(dynamic8.decode(codes, absmax2, BLOCKSIZE, True) + offset)
 
 
 @offset.makes_valid
@@ -170,7 +127,7 @@ def equal_maxima(random, arrays, attributes):
 def dynamic_midpoints(random, arrays, attributes):
     """Differences on midpoints of the dynamic map, and one float32 ulp to either side."""
     shape = arrays["absmax"].shape
-    chosen = random.choice(np.array(DYNAMIC_MIDPOINTS, np.float32), size=shape)
+    chosen = random.choice(np.array(dynamic8.midpoints(), np.float32), size=shape)
     away = random.choice(np.array([-np.inf, np.inf], np.float32), size=shape)
     return {"absmax": np.where(random.random(shape) < 0.5, chosen, np.nextafter(chosen, away)).astype(np.float64)}
 

@@ -16,6 +16,7 @@ from refpeft.formats.weights import matrices
 from refpeft.numerics.formats import FORMATS, as_format, store
 from refpeft.numerics.strict import Strict
 from refpeft.ops import nf4
+from refpeft.ops._blocks import FLOOR, in_blocks
 from refpeft.oracle import assert_conforms, compare, oracle
 from refpeft.problem import Problem
 from refpeft_conformance.strategies import problems, regimes_of
@@ -130,8 +131,9 @@ def test_adversarial_weights_equal_bitsandbytes_bit_by_bit(bnb, problem):
 def test_full_blocks_multiply_and_partial_ones_divide_as_bitsandbytes_does(bnb, n):
     """Thousands of elements ulps beside a midpoint, where the last bit of v decides."""
     random, arrays = np.random.default_rng(n), {"weight": np.zeros(n)}
+    (near_midpoints,) = (f for f in nf4.quantize.structured if f.__name__ == "near_midpoints")
     for _ in range(8):
-        weight = nf4.near_midpoints(random, arrays, {"blocksize": 4096})["weight"]
+        weight = near_midpoints(random, arrays, {"blocksize": 4096})["weight"]
         agree_with(bnb, weight.astype(np.float32), 4096)
 
 
@@ -278,8 +280,8 @@ def test_dtype_is_an_attribute_and_the_dtype_of_the_problem():
 def by_division(problem, strict=True):
     """What an implementation gives that divides in every block; if not ``strict``, midpoints on v count too."""
     weight = problem.inputs["weight"].astype(np.float32)
-    blocks = nf4.in_blocks(weight, problem.attributes["blocksize"])
-    scale = np.maximum(np.abs(blocks).max(axis=1, keepdims=True), np.float32(nf4.FLOOR))
+    blocks = in_blocks(weight, problem.attributes["blocksize"])
+    scale = np.maximum(np.abs(blocks).max(axis=1, keepdims=True), np.float32(FLOOR))
     side = "left" if strict else "right"
     codes = np.searchsorted(np.array(nf4.MIDPOINTS, np.float32), blocks / scale, side=side).reshape(-1)
     return (codes[: weight.size + weight.size % 2].reshape(-1, 2) @ [16, 1]).astype(np.uint8)
@@ -336,8 +338,8 @@ def test_a_code_off_by_one_conforms_only_beside_its_midpoint(problem, at, by):
         return
     n, size = problem.dims["n"], problem.attributes["blocksize"]
     element = 2 * at + (abs(by) == 1)
-    blocks = nf4.in_blocks(problem.inputs["weight"].astype(np.float64), size)
-    v = (blocks / np.maximum(np.abs(blocks).max(axis=1, keepdims=True), nf4.FLOOR)).reshape(-1)[element]
+    blocks = in_blocks(problem.inputs["weight"].astype(np.float64), size)
+    v = (blocks / np.maximum(np.abs(blocks).max(axis=1, keepdims=True), FLOOR)).reshape(-1)[element]
     nearby = element < n + 1 and np.min(np.abs(v - nf4.MIDPOINTS)) <= 3 * 2.0**-24 * abs(v)
     assert not judged(problem, moved.astype(np.uint8)).conforms or (nearby and abs(by) < 32)
 

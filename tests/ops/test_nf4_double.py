@@ -15,7 +15,8 @@ from refpeft.errors import DomainError, ShapeError
 from refpeft.formats.weights import matrices
 from refpeft.numerics.formats import FLOAT32, store, ulp
 from refpeft.numerics.strict import Strict
-from refpeft.ops import nf4, nf4_double
+from refpeft.ops import dynamic8
+from refpeft.ops._blocks import FLOOR
 from refpeft.oracle import assert_conforms, compare
 from refpeft.problem import Problem
 from refpeft_conformance.strategies import problems, regimes_of
@@ -76,7 +77,7 @@ def agree_with(bnb, weight):
 def test_the_dynamic_map_is_bitsandbytes_own(bnb):
     """All 256 float32 numbers, bit by bit."""
     np.testing.assert_array_equal(
-        nf4_double.DYNAMIC_MAP.astype(np.float32), bnb.create_dynamic_map(signed=True).numpy()
+        dynamic8.dynamic_map().astype(np.float32), bnb.create_dynamic_map(signed=True).numpy()
     )
 
 
@@ -85,9 +86,9 @@ def test_the_dynamic_map_is_seven_decades_of_midpoints():
     decades = [10.0**e * (0.1 + 0.9 * (np.arange(2 ** (6 + e)) + 0.5) / 2 ** (6 + e)) for e in range(-6, 1)]
     expected = np.sort(np.concatenate([*decades, *(-d for d in decades), [0.0, 1.0]]))
     assert expected.size == 256
-    assert np.all(np.abs(nf4_double.DYNAMIC_MAP - expected) <= 2 * ulp(expected, FLOAT32))
-    assert nf4_double.DYNAMIC_MAP[127] == 0
-    assert nf4_double.DYNAMIC_MAP[0] > -1
+    assert np.all(np.abs(dynamic8.dynamic_map() - expected) <= 2 * ulp(expected, FLOAT32))
+    assert dynamic8.dynamic_map()[127] == 0
+    assert dynamic8.dynamic_map()[0] > -1
 
 
 @pytest.mark.parametrize("n", [1, 64, 65, 64 * 256, 64 * 257 + 3, 10**6])
@@ -137,15 +138,15 @@ def test_no_codeword_is_nearer(problem):
     absmax, offset = problem.inputs["absmax"], problem.inputs["offset"]
     codes, absmax2 = quantized(absmax, offset)
     scale = np.repeat(absmax2.astype(np.float64), 256)[: absmax.size]
-    v = ((absmax - offset).astype(np.float64) / np.maximum(scale, nf4.FLOOR))[scale >= nf4.FLOOR]
-    distance = np.abs(v[:, None] - nf4_double.DYNAMIC_MAP)
-    chosen = np.take_along_axis(distance, codes[scale >= nf4.FLOOR][:, None].astype(int), axis=1)[:, 0]
+    v = ((absmax - offset).astype(np.float64) / np.maximum(scale, FLOOR))[scale >= FLOOR]
+    distance = np.abs(v[:, None] - dynamic8.dynamic_map())
+    chosen = np.take_along_axis(distance, codes[scale >= FLOOR][:, None].astype(int), axis=1)[:, 0]
     assert np.all(chosen - distance.min(axis=1) <= 6 * FLOAT32.unit * np.abs(v))
 
 
 def test_a_difference_on_a_midpoint_gets_the_lower_code():
     """The next float32 number gets the higher one."""
-    on = np.array(nf4_double.DYNAMIC_MIDPOINTS, np.float32)
+    on = np.array(dynamic8.midpoints(), np.float32)
     for values, codes in ((on, np.arange(255)), (np.nextafter(on, np.float32(2)), np.arange(1, 256))):
         np.testing.assert_array_equal(quantized(np.append(values, np.float32(1)), 0)[0][:-1], codes)
 
@@ -176,7 +177,7 @@ def test_dividing_instead_of_multiplying_by_the_reciprocal_conforms():
     """Codes may then differ, but only where a midpoint is within the rounding of v: each one is counted as near."""
     random = np.random.default_rng(1)
     maxima = random.uniform(0.5, 1, size=(300, 1)).astype(np.float32)
-    midpoints = np.array(nf4_double.DYNAMIC_MIDPOINTS, np.float32)
+    midpoints = np.array(dynamic8.midpoints(), np.float32)
     d = np.concatenate([maxima, random.choice(midpoints, size=(300, 255)) * maxima], axis=1)
     problem = Problem.of("nf4.double_quantize", {"absmax": d.reshape(-1), "offset": np.float32(0)}, {})
     codes = np.searchsorted(midpoints, d / maxima).reshape(-1).astype(np.uint8)
@@ -201,7 +202,7 @@ def test_the_variants_are_told_apart():
 
 def test_a_neighbouring_code_within_a_bin_does_not_conform():
     """In the middle of the first bin above each midpoint, the lower code is refused."""
-    centres = np.array(nf4_double.DYNAMIC_BINS) * 2 / 65535 - 1
+    centres = np.array(dynamic8.bins()) * 2 / 65535 - 1
     absmax = np.append(centres, 1.0)[::-1].astype(np.float32)
     problem = Problem.of("nf4.double_quantize", {"absmax": absmax, "offset": np.float32(0)}, {"variant": BNB})
     expected = golden.answer(problem)["codes"]

@@ -1,7 +1,7 @@
 """The matrices of a real model as inputs: real spectra, outliers and scales in the linear and quantisation checks.
 
-An operation takes part by the names of its inputs: a matrix ``weight`` or ``merged`` of free shape, or what quantisation
-makes of one, named as in `refpeft.ops.nf4` and `nf4_double`. What else it takes is drawn.
+An operation takes part by the names of its inputs: a matrix ``weight`` or ``merged`` of free shape, or what a quantiser makes
+of one: that of its own family, else NF4's. What else it takes is drawn.
 
 Where a matrix is all that an operation takes, it sees every element, in bands of whole blocks. Others see rows of it,
 evenly spaced from the first to the last, with all their columns: the oracle of the layer over a vocabulary would need
@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterator
-from functools import cached_property
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from refpeft.formats.weights import matrices
 from refpeft.golden import BudgetError, answer, stored
 from refpeft.numerics.formats import Format, store
 from refpeft.numerics.precision import Precision
-from refpeft.operation import Operation
+from refpeft.operation import CATALOGUE, Operation
 from refpeft.problem import Problem
 from refpeft_conformance.checks import Check
 from refpeft_conformance.regimes import random
@@ -39,38 +38,41 @@ TRIES = 16
 """Sets of attributes, of which the first is taken that gives a problem."""
 
 
+MAKERS = ("{family}.scale", "{family}.quantize", "nf4.quantize", "nf4.offset", "nf4.double_quantize")
+"""What gives an operation's inputs, other than weights, by the names of its outputs; the first that does."""
+
+
 class Quantised:
-    """A weight and what quantisation makes of it, under the names that operations have for their inputs.
+    """A weight and what quantisation makes of it, under the names that an operation has for its inputs.
 
     Attributes
     ----------
     weight : (o, i) or (n,) array in its storage dtype
-    blocksize : int
+    operation : Operation
+    attributes : dict
+        Of the operation: a quantiser gets those that it has too, but for the variant.
     """
 
-    NAMES = ("weight", "merged", "packed", "absmax", "offset", "codes", "absmax2")
+    def __init__(self, weight: np.ndarray, operation: Operation, attributes: dict):
+        self._made = {"weight": weight, "merged": weight}
+        self._makers, self.attributes = _makers(operation), attributes
 
-    def __init__(self, weight: np.ndarray, blocksize: int = 64):
-        self.weight = self.merged = weight
-        self.blocksize = blocksize
-
-    @cached_property
-    def _codes(self):
-        return _stored("nf4.quantize", weight=self.weight.reshape(-1), blocksize=self.blocksize)
-
-    @cached_property
-    def _nested(self):
-        return _stored("nf4.double_quantize", absmax=self.absmax, offset=self.offset)
-
-    packed = property(lambda self: self._codes["packed"])
-    absmax = property(lambda self: self._codes["absmax"])
-    offset = cached_property(lambda self: _stored("nf4.offset", absmax=self.absmax)["offset"])
-    codes = property(lambda self: self._nested["codes"])
-    absmax2 = property(lambda self: self._nested["absmax2"])
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._made:
+            maker = self._makers[name]
+            shared = {n: v for n, v in self.attributes.items() if n in maker.attributes and n != "variant"}
+            inputs = {
+                a.name: self[a.name].reshape(-1) if len(a.dims) == 1 else self[a.name] for a in maker.signature.inputs
+            }
+            self._made |= stored(Problem.of(maker, inputs, shared))
+        return self._made[name]
 
 
-def _stored(operation: str, *, blocksize: int | None = None, **inputs) -> dict[str, np.ndarray]:
-    return stored(Problem.of(operation, inputs, {} if blocksize is None else {"blocksize": blocksize}))
+def _makers(operation: Operation) -> dict[str, Operation]:
+    """The quantiser that makes an input, by the input's name."""
+    names = [name.format(family=operation.name.partition(".")[0]) for name in reversed(MAKERS)]
+    makers = [CATALOGUE[name] for name in names if name in CATALOGUE and name != operation.name]
+    return {output.name: maker for maker in makers for output in maker.outputs}
 
 
 def checks(operation: Operation, dtype: str, weights: str) -> Iterator[Check]:
@@ -146,7 +148,7 @@ def _takes_rows(operation: Operation) -> bool:
 def _takes_all(operation: Operation) -> bool:
     """Whether it takes nothing but a flat weight, or what quantisation makes of one."""
     required = {a.name for a in operation.signature.inputs if not a.optional}
-    return not _takes_rows(operation) and required <= set(Quantised.NAMES)
+    return not _takes_rows(operation) and required <= {"weight", *_makers(operation)}
 
 
 def _matrix_dims(operation: Operation) -> tuple[str, ...]:
@@ -164,8 +166,8 @@ def _around(operation: Operation, name: str, weight: np.ndarray, format: Format,
     generator = np.random.default_rng(int.from_bytes(seed[:8], "big"))
     present = [a for a in operation.signature.inputs if not a.optional]
     for attributes in itertools.islice(_attributes(operation, weight, format, generator), TRIES):
-        real = Quantised(weight, attributes.get("blocksize", 64))
-        given = {a.name: getattr(real, a.name) for a in present if a.name in Quantised.NAMES}
+        real, known_names = Quantised(weight, operation, attributes), {"weight", "merged", *_makers(operation)}
+        given = {a.name: real[a.name] for a in present if a.name in known_names}
         known = attributes | dict(zip(_matrix_dims(operation), weight.shape))
         for argument in (a for a in present if a.name in given):
             known |= {d.text: size for d, size in zip(argument.dims, given[argument.name].shape) if d.is_name}

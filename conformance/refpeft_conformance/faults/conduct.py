@@ -44,7 +44,12 @@ def _(problem, run):
     return {n: a.reshape(tuple(s for s in a.shape if s != 1)) for n, a in run(problem).items()}
 
 
-@fault("conduct", "output flattened", explains=False, equivalent={"nf4.[qd]*": "every output is flat already"})
+@fault(
+    "conduct",
+    "output flattened",
+    explains=False,
+    equivalent=dict.fromkeys(("nf4.[qd]*", "fp4.*", "dynamic8.*"), "every output is flat already"),
+)
 def _(problem, run):
     return {n: a.reshape(-1) for n, a in run(problem).items()}
 

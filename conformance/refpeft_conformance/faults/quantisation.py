@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from refpeft_conformance.faults import fault, wide, with_inputs
+from refpeft_conformance.faults import fault, wide, with_attributes, with_inputs
 
 
 @fault("quantisation", "nibbles swapped", "packed")
@@ -38,7 +38,7 @@ def _(problem, run):
     return _on_packed(problem, run, lambda p: (255 - p).astype(np.uint8))
 
 
-@fault("quantisation", "ties go to the upper code", operations="nf4.quantize")
+@fault("quantisation", "ties go to the upper code", "weight", operations="*.quantize")
 def _(problem, run):
     weight = problem.inputs["weight"]
     up = (
@@ -46,21 +46,22 @@ def _(problem, run):
         if weight.dtype != np.float32
         else np.nextafter(weight, np.float32(np.inf))
     )
-    return run(problem) | {"packed": run(problem.replace(inputs={"weight": up}))["packed"]}
+    codes = "packed" if "packed" in problem.result_specs else "codes"
+    return run(problem) | {codes: run(problem.replace(inputs=problem.inputs | {"weight": up}))[codes]}
 
 
-@fault("quantisation", "absmax is the largest value, not magnitude", operations="nf4.quantize")
+@fault("quantisation", "absmax is the largest value, not magnitude", "weight", operations="*.quantize")
 def _(problem, run):
     return run(with_inputs(problem, weight=np.maximum(wide(problem.inputs["weight"]), 0)))
 
 
-@fault("quantisation", "weights truncated to bfloat16 first", operations="nf4.quantize", dtypes=("float32",))
+@fault("quantisation", "weights truncated to bfloat16 first", "weight", operations="*.quantize", dtypes=("float32",))
 def _(problem, run):
     bits = problem.inputs["weight"].view(np.uint32) & np.uint32(0xFFFF0000)
-    return run(problem.replace(inputs={"weight": bits.view(np.float32)}))
+    return run(with_inputs(problem, weight=bits.view(np.float32)))
 
 
-@fault("quantisation", "codebook off by one ulp", operations="nf4.dequantize", dtypes=("float32",))
+@fault("quantisation", "codebook off by one ulp", operations="*.dequantize", dtypes=("float32",))
 def _(problem, run):
     y = run(problem)["y"]
     return {"y": np.nextafter(y.astype(np.float32), np.float32(np.inf))}
@@ -96,6 +97,36 @@ def _(problem, run):
 def _(problem, run):
     m = problem.dims["m"]
     return {"offset": wide(run(problem)["offset"]) * m / max(1, m - 1)}
+
+
+@fault("quantisation", "zeros in the other variant's convention", operations="fp4.quantize")
+def _(problem, run):
+    """Codes 0 and 8 of elements that are not zero."""
+    packed, n = run(problem)["packed"].astype(np.uint8), problem.dims["n"]
+    halves = np.stack([packed >> 4, packed & 15], axis=-1).reshape(-1)
+    turned = (halves % 8 == 0) & (np.pad(problem.inputs["weight"].astype(float), (0, n % 2)) != 0)
+    halves = np.where(turned, halves ^ 8, halves)
+    return run(problem) | {"packed": 16 * halves[0::2] + halves[1::2]}
+
+
+@fault("quantisation", "smallest codeword that of E2M1", "packed", operations="fp4.dequantize")
+def _(problem, run):
+    """A twelfth, for a twelfth of a sixteenth."""
+    packed, n = problem.inputs["packed"], problem.dims["n"]
+    codes = np.stack([packed >> 4, packed & 15], axis=-1).reshape(-1)[:n]
+    return {"y": wide(run(problem)["y"]) * np.where(codes % 8 == 1, 16, 1)}
+
+
+@fault("quantisation", "the other variant", "variant", operations="dynamic8.quantize")
+def _(problem, run):
+    """Bins where the nearest codeword is wanted, and the other way round."""
+    other = {"paper": "bitsandbytes-cpu", "bitsandbytes-cpu": "paper"}[problem.attributes["variant"]]
+    return run(with_attributes(problem, variant=other))
+
+
+@fault("quantisation", "the map of the other sign", "signed", operations="dynamic8.dequantize")
+def _(problem, run):
+    return run(with_attributes(problem, signed=not problem.attributes["signed"]))
 
 
 def _on_packed(problem, run, change):

@@ -4,49 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from refpeft.numerics.formats import as_format
 from refpeft.problem import Problem
 from refpeft_conformance.laws import agree, equal, law
+from refpeft_conformance.laws._blocks import block_laws
 
-
-@law("nf4.quantize", "what was dequantised quantises to the same codes", needs=("nf4.dequantize",))
-def _(subject, problem, observed):
-    first = subject.run(problem)
-    attributes = {"n": problem.dims["n"], "blocksize": problem.attributes["blocksize"], "dtype": problem.dtype}
-    weight = subject.run(Problem.of("nf4.dequantize", first, attributes, {}, problem.dtype))["y"]
-    second = subject.run(problem.replace(inputs={"weight": weight}))
-    equal("codes of dequantised weights", second["packed"], first["packed"], observed)
-    equal("absmax of dequantised weights", second["absmax"], first["absmax"], observed)
-
-
-@law("nf4.quantize", "blocks are independent")
-def _(subject, problem, observed):
-    size = problem.attributes["blocksize"]
-    if problem.dims["n"] <= size:
-        return
-    whole, alone = (
-        subject.run(problem),
-        subject.run(problem.replace(inputs={"weight": problem.inputs["weight"][:size]})),
-    )
-    equal("codes of the first block alone", alone["packed"], whole["packed"][: size // 2], observed)
-    equal("absmax of the first block alone", alone["absmax"], whole["absmax"][:1], observed)
-
-
-@law("nf4.quantize", "twice the weights have the same codes")
-def _(subject, problem, observed):
-    weight = problem.inputs["weight"]
-    once, twice = subject.run(problem), subject.run(problem.replace(inputs={"weight": weight * weight.dtype.type(2)}))
-    equal("codes of twice the weights", twice["packed"], once["packed"], observed)
-    equal("absmax of twice the weights", twice["absmax"], 2 * once["absmax"], observed)
-
-
-@law("nf4.dequantize", "twice the absmax gives twice the weights")
-def _(subject, problem, observed):
-    """Where the weight is normal in its dtype: below, rounding is absolute and doubling shows it."""
-    twice = problem.replace(inputs=problem.inputs | {"absmax": 2 * problem.inputs["absmax"]})
-    once, doubled = (subject.run(p)["y"].astype(float) for p in (problem, twice))
-    normal = np.abs(once) >= as_format(problem.dtype).tiny
-    equal("twice the absmax", doubled[normal], 2.0 * once[normal], observed)
+block_laws("nf4")
 
 
 @law("nf4.dequantize", "code seven is zero")
