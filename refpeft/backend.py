@@ -106,6 +106,20 @@ class Backend(ABC):
         """The name of the device that holds the array."""
         return str(getattr(array, "device", "cpu"))
 
+    def frames(self, count: int, size: int, device: str):
+        """Memory of the device for ``count`` pages of ``size`` bytes, for paged optimizers: see `refpeft.training.pages.Frames`.
+
+        Raises
+        ------
+        CapabilityError
+            If the backend cannot page on the device.
+        """
+        if device != "cpu":
+            raise CapabilityError(f"backend {self.name!r} has no paged optimizers on {device}.")
+        from refpeft.training.pages import HostFrames
+
+        return HostFrames(count, size)
+
     def implementation(self, operation: str) -> Implementation:
         """The implementation of one operation.
 

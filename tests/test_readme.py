@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,30 @@ def test_the_property_test_finds_the_planted_bug(tmp_path):
     assert wrong.returncode == 1, wrong.stdout
     assert "does not conform" in wrong.stdout
     assert right.returncode == 0, right.stdout
+
+
+def test_the_paged_run_goes_on_where_it_was_killed(tmp_path):
+    """Killed as soon as it has committed something, and run again, it says what an undisturbed run says."""
+    source = next(block for block in blocks("python") if "PagedAdamW" in block)
+    said = []
+    for name, kill in (("whole", False), ("killed", True)):
+        (tmp_path / name).mkdir()
+        command = {
+            "args": [sys.executable, "-c", source],
+            "cwd": tmp_path / name,
+            "text": True,
+            "stdout": subprocess.PIPE,
+        }
+        if kill:
+            with subprocess.Popen(**command) as run:
+                while not (tmp_path / name / "run" / "record.json").exists() and run.poll() is None:
+                    time.sleep(0.01)
+                run.kill()
+        run = subprocess.run(**command, timeout=120)
+        assert run.returncode == 0
+        said.append(run.stdout)
+    assert said[0] == said[1]
+    assert re.fullmatch(r"mean square 0\.\d+ after 100 steps\n", said[0])
 
 
 def table() -> dict[str, list[str]]:

@@ -59,6 +59,11 @@ class TorchBackend(Backend):
             return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(device)
         return torch.from_numpy(array).to(device)
 
+    def frames(self, count, size, device):
+        from refpeft_torch.paging import TorchFrames
+
+        return TorchFrames(count, size, device)
+
     def to_numpy(self, array):
         from refpeft.arrays import to_numpy
 
