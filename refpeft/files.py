@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import secrets
 import shutil
@@ -69,3 +70,15 @@ def map_file(path: str | os.PathLike[str]) -> np.ndarray:
     if os.stat(path).st_size == 0:
         return np.empty(0, np.uint8)
     return np.memmap(path, np.uint8, "r").view(np.ndarray)
+
+
+def forget(array: np.ndarray) -> None:
+    """Take the pages of the file that an array is mapped from out of memory; they are read again when they are needed.
+
+    Who walks through a large mapped file keeps no more of it than what was read since. An array of its own is left alone.
+    """
+    base: object = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(base, "madvise"):
+        base.madvise(mmap.MADV_DONTNEED)

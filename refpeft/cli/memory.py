@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 
 import click
 
-from refpeft.cli._options import pairs
+from refpeft.cli._options import pairs, size
 from refpeft.cli._output import as_json, report
-
-_UNITS = {"": 1, "B": 1, "MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
 @click.command("memory")
@@ -71,7 +68,7 @@ def command(context, model, method, rank, options, targets, quantised, gpu, plot
         context.exit(_claims(model, as_json))
     if model is None:
         raise click.UsageError("memory needs a MODEL, as llama-7b; 'refpeft memory --help' says which.")
-    size = None if gpu is None else _bytes(gpu)
+    limit = None if gpu is None else size("--gpu", gpu)
     decoder = read(model)
     trained = _trained(decoder, method, rank, options, targets)
     planned = Run(**run, quantised=quantised or ("nf4-double" if method == "qlora" else "none"))
@@ -80,8 +77,8 @@ def command(context, model, method, rank, options, targets, quantised, gpu, plot
     if plot is not None:
         other = replace(planned, checkpointing=not planned.checkpointing)
         bars = {_bar(r): account(decoder, trained, r) for r in (planned, other)}
-        _plot(plot, bars, f"{decoder.name}: {method}, {run['batch']} x {run['sequence']} tokens", size)
-    fits = None if size is None else "yes" if total <= size else "paged" if total - paged <= size else "no"
+        _plot(plot, bars, f"{decoder.name}: {method}, {run['batch']} x {run['sequence']} tokens", limit)
+    fits = None if limit is None else "yes" if total <= limit else "paged" if total - paged <= limit else "no"
     if as_json:
         found = {
             "model": decoder.name,
@@ -90,7 +87,7 @@ def command(context, model, method, rank, options, targets, quantised, gpu, plot
             "method": method,
         }
         found |= {"run": asdict(planned), "parts": [asdict(p) for p in parts], "bytes": total, "paged": paged}
-        click.echo(json.dumps(found | {"gpu": size, "fits": fits}, indent=2))
+        click.echo(json.dumps(found | {"gpu": limit, "fits": fits}, indent=2))
     else:
         rows = [
             {"part": p.name, "GB": f"{p.bytes / 1e9:.3f}", "bytes": p.bytes, "arithmetic": p.arithmetic} for p in parts
@@ -146,18 +143,10 @@ def _bar(run) -> str:
     return f"with{'' if run.checkpointing else 'out'} checkpointing"
 
 
-def _plot(path, bars, title, size) -> None:
+def _plot(path, bars, title, limit) -> None:
     from refpeft.files import atomic_write
     from refpeft.memory.picture import draw
 
     if os.path.splitext(path)[1].lower() != ".png":
         raise click.UsageError(f"--plot writes a PNG, so its name must end in .png, but {path!r} came.")
-    atomic_write(path, draw(bars, title, size))
-
-
-def _bytes(text: str) -> int:
-    """48GB, 47.5GiB, 80e9."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?) ?([A-Za-z]*)", text.strip(), re.ASCII)
-    if found is None or found[2] not in _UNITS or not 0 < float(found[1]) < 1e18:
-        raise click.UsageError(f"--gpu needs a size as 48GB or 47.5GiB, but {text!r} came.")
-    return int(float(found[1]) * _UNITS[found[2]])
+    atomic_write(path, draw(bars, title, limit))

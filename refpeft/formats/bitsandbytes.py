@@ -98,6 +98,23 @@ def nested_codebook() -> np.ndarray:
     return DYNAMIC_MAP.astype(np.float32)
 
 
+def check(kind: str, blocksize: int, dtype: str) -> None:
+    """Refuse what bitsandbytes does not have.
+
+    Raises
+    ------
+    AttributeValueError
+        If it is the block size or the dtype.
+    CapabilityError
+        If it is the kind.
+    """
+    if blocksize not in BLOCKSIZES:
+        raise AttributeValueError(f"blocksize must be one of {', '.join(map(str, BLOCKSIZES))}, got {blocksize}.")
+    if dtype not in DTYPES:
+        raise AttributeValueError(f"dtype must be one of {', '.join(DTYPES)}, got {short.repr(dtype)}.")
+    codebook(kind)
+
+
 def quantise(
     parts: Iterable[np.ndarray],
     shape: tuple[int, ...],
@@ -129,20 +146,14 @@ def quantise(
 
     Raises
     ------
-    AttributeValueError
-        If the block size or dtype is none that bitsandbytes has.
-    CapabilityError
-        If the backend has no operations of that kind.
+    AttributeValueError, CapabilityError
+        As `check` does, or if the backend has no operations of that kind.
     DomainError
         If an element is not finite.
     FormatError
         If the parts have more or fewer elements than the shape.
     """
-    if blocksize not in BLOCKSIZES:
-        raise AttributeValueError(f"blocksize must be one of {', '.join(map(str, BLOCKSIZES))}, got {blocksize}.")
-    if dtype not in DTYPES:
-        raise AttributeValueError(f"dtype must be one of {', '.join(DTYPES)}, got {short.repr(dtype)}.")
-    codebook(kind)
+    check(kind, blocksize, dtype)
     operation, size = _Runner(backend), math.prod(shape)
     packed, absmax = np.empty((size + 1) // 2, np.uint8), np.empty(-(-size // blocksize), np.float32)
     done = 0

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refpeft.errors import CapabilityError, FormatError
-from refpeft.files import map_file
+from refpeft.files import forget, map_file
 
 _PLAIN: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -95,8 +95,21 @@ class Lazy:
         CapabilityError
             If the package cannot dequantise its encoding.
         """
-        encoding, shape, start, stop = self._entry(name)
-        raw, dtype = self._data[start:stop], self.dtype(name)
+        _, shape, start, stop = self._entry(name)
+        return self._values(name, self._data[start:stop], shape)
+
+    def rows(self, name: str, first: int, last: int) -> np.ndarray:
+        """Rows ``first`` to ``last`` - 1 of a matrix, dequantised without the others."""
+        _, (count, width), start, stop = self._entry(name)
+        size = (stop - start) // max(count, 1)
+        return self._values(name, self._data[start + first * size : start + last * size], (last - first, width))
+
+    def forget(self) -> None:
+        """Take what has been read out of memory, see `refpeft.files.forget`."""
+        forget(self._data)
+
+    def _values(self, name: str, raw: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        encoding, dtype = self._entry(name).encoding, self.dtype(name)
         if not raw.size:
             return np.zeros(shape, dtype)
         if encoding.name in _PLAIN:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refpeft.errors import FormatError
-from refpeft.files import atomic_file, map_file
+from refpeft.files import atomic_file, forget, map_file
 from refpeft.formats.safetensors_header import (
     CODES,
     DTYPES,
@@ -111,6 +111,10 @@ class Lazy:
         view = raw.view(dtype).reshape(shape)
         view.flags.writeable = False
         return view
+
+    def forget(self) -> None:
+        """Take what has been read out of memory, see `refpeft.files.forget`."""
+        forget(self._data)
 
     def _entry(self, name: str) -> Entry:
         if name not in self._entries:

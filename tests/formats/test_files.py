@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import stat
 
+import numpy as np
 import pytest
 
 from refpeft.errors import FormatError
-from refpeft.files import atomic_file, atomic_write
+from refpeft.files import atomic_file, atomic_write, forget, map_file
 
 
 def test_written_bytes_are_read_back(tmp_path):
@@ -94,3 +95,14 @@ def test_what_is_not_a_regular_file_is_not_replaced(tmp_path):
     with pytest.raises(FormatError, match=r"is not a regular file\.$"):
         atomic_write(os.devnull, b"")
     assert not os.path.isfile(os.devnull)
+
+
+def test_what_is_forgotten_is_read_again(tmp_path):
+    """A mapped file has its bytes after `forget` as before; an array of its own is left alone."""
+    (tmp_path / "a.bin").write_bytes(bytes(range(256)) * 64)
+    mapped, own = map_file(tmp_path / "a.bin"), np.arange(5)
+    before = mapped.tobytes()
+    for array in (mapped, mapped[100:].reshape(-1, 4), own):
+        forget(array)
+    assert mapped.tobytes() == before
+    assert own.tolist() == [0, 1, 2, 3, 4]

@@ -59,6 +59,16 @@ def test_a_file_of_the_official_writer_is_read(tmp_path):
     assert_equal(scan(tmp_path / "a.gguf"), expected)
 
 
+def test_some_rows_are_read_without_the_others(tmp_path):
+    """In every encoding they are those of the whole matrix; no rows are an empty matrix; to forget what was read changes nothing."""
+    expected = written(tmp_path / "a.gguf")
+    lazy = scan(tmp_path / "a.gguf")
+    for name in (name for name in expected if lazy.shape(name) == WEIGHTS.shape):
+        for first, last in ((0, 4), (1, 3), (2, 2)):
+            assert np.array_equal(lazy.rows(name, first, last), expected[name][first:last])
+            lazy.forget()
+
+
 def test_metadata_is_read(tmp_path):
     """Text, numbers, lists of text and arrays of numbers come as Python and NumPy have them."""
     written(tmp_path / "a.gguf")

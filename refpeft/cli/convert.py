@@ -1,0 +1,60 @@
+"""``refpeft convert``: a model's weights as a 4-bit checkpoint that bitsandbytes loads."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import click
+
+from refpeft.cli._options import size
+from refpeft.cli._output import as_json, report
+
+
+@click.command("convert")
+@click.argument("model")
+@click.option("--out", required=True, metavar="DIR", help="The new folder.")
+@click.option("--to", "kind", default="nf4", show_default=True, metavar="FORMAT", help="nf4 or fp4.")
+@click.option("--double-quant", "double", is_flag=True, help="Quantise the blocks' maxima as well.")
+@click.option("--blocksize", type=int, default=64, show_default=True, help="32 to 4096, a power of two.")
+@click.option("--dtype", metavar="DTYPE", help="Round every tensor first: float32, bfloat16 or float16.")
+@click.option("--quantise", multiple=True, metavar="GLOB", help="Matrices to quantise; *.weight where not given.")
+@click.option("--keep", multiple=True, metavar="GLOB", help="But not these; tables, norms and heads where not given.")
+@click.option("--shard", default="5GB", show_default=True, metavar="SIZE", help="About as large a file becomes.")
+@click.option("--backend", default="reference", show_default=True, metavar="NAME", help="Who quantises, torch say.")
+@click.option("--restart", is_flag=True, help="Begin anew where another conversion to DIR was interrupted.")
+@as_json
+def command(model, out, kind, double, blocksize, dtype, quantise, keep, shard, backend, restart, as_json):
+    """Quantise MODEL, tensor by tensor: a safetensors file, a Hugging Face folder or a GGUF file.
+
+    Interrupted, the same command goes on where it was. DIR appears when it is whole.
+    """
+    from dataclasses import asdict
+
+    from refpeft import plugins
+    from refpeft.convert.folder import Settings, convert
+    from refpeft.convert.select import KEEP, QUANTISE, selected
+    from refpeft.convert.source import open_model
+    from refpeft.errors import CapabilityError
+
+    settings = Settings(kind=kind, blocksize=blocksize, double=double, dtype=dtype, shard=size("--shard", shard))
+    runner = plugins.backend(backend)
+    if runner.unavailable():
+        raise CapabilityError(f"backend {backend!r} cannot run here: {runner.unavailable()}")
+    source = open_model(model)
+    chosen = selected(source.tensors, quantise or QUANTISE, keep or KEEP)
+    with _bar(sum(t.elements for t in source.tensors.values())) as advance:
+        written = convert(source, chosen, out, settings, restart=restart, backend=runner, advance=advance)
+    row = {"out": out, **asdict(written)}
+    report([row], tuple(row), as_json)
+
+
+@contextmanager
+def _bar(total: int):
+    """What a conversion tells of its progress: a bar on standard error where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("converting", total=total)
+        yield lambda elements: progress.advance(task, elements)

@@ -1,0 +1,176 @@
+"""Models to convert, as one thing: named tensors that are read in pieces, a configuration, and the files beside them."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refpeft.errors import FormatError
+from refpeft.formats import gguf, safetensors
+from refpeft.formats.safetensors_header import short
+from refpeft.memory.models import read_json
+
+PIECE = 1 << 15
+"""About as many elements are in memory at a time."""
+
+_INDEX, _WEIGHTS, _CONFIG = "model.safetensors.index.json", "model.safetensors", "config.json"
+_WEIGHT_FILES = {".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx", ".ckpt"}
+_OUTPUT_FIRST = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+"""GPT-2 stores these matrices as (i, o); a 4-bit checkpoint holds (o, i)."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor: its shape, the dtype of what is read, and its elements row by row, in pieces of about `PIECE`."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    pieces: Callable[[], Iterator[np.ndarray]]
+
+    @property
+    def elements(self) -> int:
+        """How many elements it has."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model.
+
+    Attributes
+    ----------
+    tensors : dict of str to Tensor
+        By the names that transformers gives them.
+    config : dict or None
+        What its ``config.json`` holds; None for a lone safetensors file.
+    weights : tuple of Path
+        The files that hold its tensors.
+    beside : tuple of Path
+        Other files of its folder, of the tokenizer say.
+    """
+
+    tensors: dict[str, Tensor]
+    config: dict[str, Any] | None
+    weights: tuple[Path, ...]
+    beside: tuple[Path, ...] = ()
+
+
+def open_model(model: str | os.PathLike[str]) -> Source:
+    """A safetensors file, a Hugging Face folder, its weights in one file or several, or a GGUF file.
+
+    Raises
+    ------
+    FormatError
+        If it is none of them, malformed, or quantised already.
+    """
+    path = Path(model)
+    if path.is_dir():
+        source = _folder(path)
+    elif not path.is_file():
+        raise FormatError(
+            f"There is no model {os.fspath(model)!r}: expected a safetensors file, a folder or a GGUF file."
+        )
+    else:
+        with open(path, "rb") as file:
+            is_gguf = file.read(4) == b"GGUF"
+        source = _gguf(path) if is_gguf else Source(_safetensors([path], transposed=False), None, (path,))
+    quantised = [n for n in source.tensors if ".quant_state." in n]
+    if quantised or "quantization_config" in (source.config or {}):
+        raise FormatError(f"{os.fspath(model)} is quantised already, expected a model of floating-point numbers.")
+    return source
+
+
+def _folder(folder: Path) -> Source:
+    config = read_json(folder / _CONFIG) if (folder / _CONFIG).is_file() else None
+    if (folder / _INDEX).is_file():
+        placed = read_json(folder / _INDEX).get("weight_map")
+        if not isinstance(placed, dict) or not placed:
+            raise FormatError(
+                f"{folder / _INDEX}: weight_map must name a file for each tensor, got {short.repr(placed)}."
+            )
+        names = sorted(set(map(str, placed.values())))
+        strange = [name for name in names if name != os.path.basename(name) or not (folder / name).is_file()]
+        if strange:
+            raise FormatError(f"{folder / _INDEX}: there is no file {short.repr(strange[0])} in the folder.")
+    elif (folder / _WEIGHTS).is_file():
+        names = [_WEIGHTS]
+    else:
+        raise FormatError(f"{folder}: there is neither {_WEIGHTS} nor {_INDEX}; other formats are not read.")
+    weights = tuple(folder / name for name in names)
+    beside = tuple(
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name not in (_CONFIG, _INDEX) and path.suffix not in _WEIGHT_FILES
+    )
+    transposed = (config or {}).get("model_type") == "gpt2"
+    return Source(_safetensors(list(weights), transposed=transposed), config, weights, beside)
+
+
+def _safetensors(paths: list[Path], *, transposed: bool) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for path in paths:
+        lazy = safetensors.scan(path)
+        for name in lazy.names():
+            if name in found:
+                raise FormatError(f"{path}: tensor {short.repr(name)} is in another file as well.")
+            turned = transposed and name.endswith(_OUTPUT_FIRST) and len(lazy.shape(name)) == 2
+            found[name] = _turned(lazy, name) if turned else _flat(lazy, name)
+    return found
+
+
+def _flat(lazy: safetensors.Lazy, name: str) -> Tensor:
+    def pieces():
+        flat = lazy[name].reshape(-1)
+        for start in range(0, flat.size, PIECE):
+            yield flat[start : start + PIECE]
+            lazy.forget()
+
+    return Tensor(lazy.shape(name), lazy.dtype(name), pieces)
+
+
+def _turned(lazy: safetensors.Lazy, name: str) -> Tensor:
+    """A matrix by its columns."""
+    i, o = lazy.shape(name)
+    step = max(1, PIECE // max(i, 1))
+
+    def pieces():
+        for start in range(0, o, step):
+            yield lazy[name][:, start : start + step].T.reshape(-1)
+            lazy.forget()
+
+    return Tensor((o, i), lazy.dtype(name), pieces)
+
+
+def _gguf(path: Path) -> Source:
+    from refpeft.convert.from_gguf import configuration, places
+
+    lazy = gguf.scan(path)
+    config = configuration(path, lazy)
+    tensors = {new: _rows(lazy, old, order) for new, (old, order) in places(path, lazy, config).items()}
+    return Source(tensors, config, (path,))
+
+
+def _rows(lazy: gguf.Lazy, name: str, order: np.ndarray | None) -> Tensor:
+    """A tensor of a GGUF file, dequantised some rows at a time; ``order`` is that of the rows in each group of as many."""
+    shape = lazy.shape(name)
+
+    def pieces():
+        if len(shape) != 2:
+            yield lazy[name].reshape(-1)
+            return
+        group = 1 if order is None else order.size
+        step = group * max(1, PIECE // max(shape[1] * group, 1))
+        for start in range(0, shape[0], step):
+            rows = lazy.rows(name, start, min(start + step, shape[0]))
+            if order is not None:
+                rows = rows.reshape(-1, group, shape[1])[:, order]
+            yield rows.reshape(-1)
+            lazy.forget()
+
+    return Tensor(shape, lazy.dtype(name), pieces)
