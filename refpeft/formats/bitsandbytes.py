@@ -80,22 +80,19 @@ def codebook(kind: str) -> np.ndarray:
     Raises
     ------
     CapabilityError
-        If there are no operations of that kind.
+        If the kind is none of `KINDS`.
     """
-    try:
-        words = importlib.import_module(f"refpeft.ops.{kind}").CODEBOOK if kind in KINDS else None
-    except ModuleNotFoundError:
-        words = None
-    if words is None:
-        raise CapabilityError(f"There are no operations of the 4-bit format {kind!r}, expected nf4 or another of them.")
+    if kind not in KINDS:
+        raise CapabilityError(f"There is no 4-bit format {kind!r} of bitsandbytes, expected {' or '.join(KINDS)}.")
+    words: np.ndarray = importlib.import_module(f"refpeft.ops.{kind}").CODEBOOK
     return words.astype(np.float32) + np.float32(0)  # bitsandbytes has no -0 among them
 
 
 def nested_codebook() -> np.ndarray:
     """The 256 codewords of the maxima, float32."""
-    from refpeft.ops.nf4_double import DYNAMIC_MAP
+    from refpeft.ops.dynamic8 import dynamic_map
 
-    return DYNAMIC_MAP.astype(np.float32)
+    return dynamic_map().astype(np.float32)
 
 
 def check(kind: str, blocksize: int, dtype: str) -> None:

@@ -319,7 +319,7 @@ def refused(result, said, *, left, folder):
 
 
 BAD = {
-    "another format": (("--to", "nf3"), "There are no operations of the 4-bit format 'nf3'"),
+    "another format": (("--to", "nf3"), "There is no 4-bit format 'nf3' of bitsandbytes, expected nf4 or fp4"),
     "another block size": (("--blocksize", 100), "blocksize must be one of 32, 64"),
     "another dtype": (("--dtype", "fp8"), "dtype must be one of float32, bfloat16, float16, got 'fp8'"),
     "no tensor chosen": (("--quantise", "x*"), "None of the 7 tensors is quantised"),

@@ -60,7 +60,7 @@ def test_a_file_of_the_official_writer_is_read(tmp_path):
 
 
 def test_some_rows_are_read_without_the_others(tmp_path):
-    """In every encoding they are those of the whole matrix; no rows are an empty matrix; to forget what was read changes nothing."""
+    """In every encoding they are those of the whole matrix, none are an empty one, and forgetting changes nothing."""
     expected = written(tmp_path / "a.gguf")
     lazy = scan(tmp_path / "a.gguf")
     for name in (name for name in expected if lazy.shape(name) == WEIGHTS.shape):
