@@ -12,7 +12,6 @@ Each works by operation and dtype, and keeps one row for each in ``benchmarks/re
 from __future__ import annotations
 
 import datetime
-import fnmatch
 import json
 import math
 import os
@@ -43,7 +42,7 @@ def main():
 def _selecting(command):
     """The options that every run has."""
     for option in (
-        click.option("--operations", default="*", show_default=True, help="Shell pattern."),
+        click.option("--operations", default="*", show_default=True, help="Shell patterns, between commas."),
         click.option("--dtypes", default=DTYPES, show_default=True),
         click.option("--jobs", default=1, show_default=True),
         click.option("--seed", default=0, show_default=True),
@@ -201,12 +200,10 @@ def _alarms(operation, dtype, seed, examples, profile, seconds):
 
 
 def _selected(operations: str, dtypes: str) -> list[tuple[str, str]]:
-    from refpeft.operation import catalogue
+    from refpeft.operation import catalogue, matches
 
     wanted = dtypes.split(",")
-    cases = [
-        (n, d) for n, o in catalogue().items() if fnmatch.fnmatchcase(n, operations) for d in o.dtypes if d in wanted
-    ]
+    cases = [(n, d) for n, o in catalogue().items() if matches(n, operations) for d in o.dtypes if d in wanted]
     if not cases:
         raise click.UsageError(f"no operation in {dtypes} matches {operations!r}.")
     return cases

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -291,6 +292,11 @@ def catalogue() -> dict[str, Operation]:
 
     plugins.load_operations()
     return dict(sorted(CATALOGUE.items()))
+
+
+def matches(name: str, patterns: str) -> bool:
+    """Whether a name matches one of several shell patterns, between commas."""
+    return any(fnmatch.fnmatchcase(name, pattern.strip()) for pattern in patterns.split(","))
 
 
 def find(name: str | Operation) -> Operation:

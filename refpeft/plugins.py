@@ -204,7 +204,8 @@ def backends() -> dict[str, Backend]:
 def distribution(backend: str) -> str | None:
     """Name and version of the distribution that brings a backend, where its plugin has one."""
     backends()
-    source = _entries[_brought_by[backend]].dist
+    plugin = _brought_by.get(backend)
+    source = _entries[plugin].dist if plugin else None
     return f"{source.name} {source.version}" if source else None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import fnmatch
 import functools
 from dataclasses import dataclass, replace
 
@@ -11,7 +10,7 @@ from refpeft import plugins
 from refpeft.backend import Backend
 from refpeft.errors import CapabilityError, PluginError, RefpeftError
 from refpeft.numerics.formats import FORMATS
-from refpeft.operation import catalogue, find
+from refpeft.operation import catalogue, find, matches
 from refpeft_conformance.checks import Check, checks_of
 from refpeft_conformance.faults import HONEST, Fault, Faulty, faults
 from refpeft_conformance.subject import Subject
@@ -58,7 +57,7 @@ class Plan:
 
     def selects(self, operation: str) -> bool:
         """Whether an operation of that name belongs to the plan."""
-        return any(fnmatch.fnmatchcase(operation, pattern.strip()) for pattern in self.operations.split(","))
+        return matches(operation, self.operations)
 
     def honest(self) -> Backend:
         """The backend as it is."""

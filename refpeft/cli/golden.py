@@ -7,7 +7,11 @@ import click
 from refpeft.cli._output import as_json, progress, report
 
 _pattern = click.option(
-    "--operations", "pattern", default="*", metavar="PATTERN", help="Only operations that match, as 'lora.*'."
+    "--operations",
+    "pattern",
+    default="*",
+    metavar="PATTERN[,PATTERN...]",
+    help="Only operations that match, as 'lora.*'.",
 )
 _folder = click.option("--folder", metavar="FOLDER", help="Where they are, if not in the installed spec.")
 

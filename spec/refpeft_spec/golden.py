@@ -19,7 +19,6 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,7 @@ from refpeft.errors import CapabilityError, FormatError, RefpeftError
 from refpeft.files import atomic_write
 from refpeft.formats import safetensors
 from refpeft.golden import Golden, answer
-from refpeft.operation import Operation, catalogue, find
+from refpeft.operation import Operation, catalogue, find, matches
 from refpeft.problem import Problem
 from refpeft_spec.draw import case
 
@@ -52,7 +51,7 @@ def specified(pattern: str = "*") -> dict[str, Operation]:
         If none matches.
     """
     own = {name: o for name, o in catalogue().items() if o.__module__.startswith("refpeft.")}
-    chosen = {name: o for name, o in own.items() if fnmatchcase(name, pattern)}
+    chosen = {name: o for name, o in own.items() if matches(name, pattern)}
     if not chosen:
         raise CapabilityError(f"No operation matches {pattern!r}, expected at least one of {', '.join(own)}.")
     return chosen
@@ -60,7 +59,7 @@ def specified(pattern: str = "*") -> dict[str, Operation]:
 
 def strays(folder: str | Path = FOLDER, pattern: str = "*") -> list[str]:
     """Names of folders with golden files of operations that do not exist."""
-    found = [path.name for path in Path(folder).glob("*") if path.is_dir() and fnmatchcase(path.name, pattern)]
+    found = [path.name for path in Path(folder).glob("*") if path.is_dir() and matches(path.name, pattern)]
     return sorted(set(found) - catalogue().keys())
 
 
