@@ -38,7 +38,11 @@ def _(problem, run):
     "conduct",
     "output squeezed",
     explains=False,
-    equivalent={"lora.scaling": "a number has no axes", "nf4.offset": "a number has no axes"},
+    equivalent={
+        "lora.scaling": "a number has no axes",
+        "nf4.offset": "a number has no axes",
+        "nvfp4.scale": "a number has no axes",
+    },
 )
 def _(problem, run):
     return {n: a.reshape(tuple(s for s in a.shape if s != 1)) for n, a in run(problem).items()}
@@ -48,13 +52,21 @@ def _(problem, run):
     "conduct",
     "output flattened",
     explains=False,
-    equivalent=dict.fromkeys(("nf4.[qd]*", "fp4.*", "dynamic8.*"), "every output is flat already"),
+    equivalent=dict.fromkeys(
+        ("nf4.[qd]*", "fp4.*", "dynamic8.*", "mxfp4.*", "nvfp4.[qd]*"), "every output is flat already"
+    ),
 )
 def _(problem, run):
     return {n: a.reshape(-1) for n, a in run(problem).items()}
 
 
-@fault("conduct", "output left in float32", dtypes=("bfloat16", "float16"), explains=False)
+@fault(
+    "conduct",
+    "output left in float32",
+    dtypes=("bfloat16", "float16"),
+    explains=False,
+    equivalent={"nvfp4.scale": "its output is float32"},
+)
 def _(problem, run):
     return {n: a.astype(np.float32) if a.dtype.kind not in "iub" else a for n, a in run(problem).items()}
 

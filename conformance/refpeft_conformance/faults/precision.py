@@ -50,7 +50,13 @@ def _(problem, run):
     return run(_operands(problem, FLOAT32))
 
 
-@fault("precision", "results rounded toward zero twice over", "y", explains=False)
+@fault(
+    "precision",
+    "results rounded toward zero twice over",
+    "y",
+    explains=False,
+    equivalent={"mxfp4.dequantize": "its results have two significant bits"},
+)
 def _(problem, run):
     """Each result loses its last two bits."""
     unit = 4 * as_format(problem.dtype).unit

@@ -79,18 +79,12 @@ def _(problem, run):
 
 @fault("quantisation", "nested codes read as signed bytes", "codes")
 def _(problem, run):
-    if "codes" in problem.inputs:
-        return run(problem.replace(inputs=problem.inputs | {"codes": problem.inputs["codes"] ^ np.uint8(0x80)}))
-    results = run(problem)
-    return results | {"codes": results["codes"] ^ np.uint8(0x80)}
+    return _on(problem, run, "codes", lambda c: c ^ np.uint8(0x80))
 
 
 @fault("quantisation", "nested absmax of the neighbouring block", "absmax2", "m")
 def _(problem, run):
-    if "absmax2" in problem.inputs:
-        return run(problem.replace(inputs=problem.inputs | {"absmax2": np.roll(problem.inputs["absmax2"], 1)}))
-    results = run(problem)
-    return results | {"absmax2": np.roll(results["absmax2"], 1)}
+    return _on(problem, run, "absmax2", lambda a: np.roll(a, 1))
 
 
 @fault("quantisation", "mean over one value too few", operations="nf4.offset")
@@ -117,6 +111,33 @@ def _(problem, run):
     return {"y": wide(run(problem)["y"]) * np.where(codes % 8 == 1, 16, 1)}
 
 
+@fault("quantisation", "scales one too high", "scales")
+def _(problem, run):
+    """Twice as much in E8M0, and an eighth more in E4M3."""
+    return _on(problem, run, "scales", lambda s: np.minimum(s, 253) + np.uint8(1))
+
+
+@fault("quantisation", "scales of the neighbouring block", "scales")
+def _(problem, run):
+    return _on(problem, run, "scales", lambda s: np.roll(s, 1))
+
+
+@fault("quantisation", "elements beyond the largest are not saturated", "weight", "scales")
+def _(problem, run):
+    """They wrap to the code of the opposite sign."""
+    packed = run(problem)["packed"].astype(np.uint8)
+    halves = np.stack([packed & 15, packed >> 4], axis=-1)
+    halves = np.where(halves % 8 == 7, halves ^ 8, halves)
+    return run(problem) | {"packed": halves[:, 0] + 16 * halves[:, 1]}
+
+
+@fault("quantisation", "scale for all forgotten", "scale", operations="nvfp4.*")
+def _(problem, run):
+    if "scale" not in problem.inputs:
+        return {"scale": wide(run(problem)["scale"]) * 6}
+    return run(problem.replace(inputs=problem.inputs | {"scale": np.ones_like(problem.inputs["scale"])}))
+
+
 @fault("quantisation", "the other variant", "variant", operations="dynamic8.quantize")
 def _(problem, run):
     """Bins where the nearest codeword is wanted, and the other way round."""
@@ -129,15 +150,17 @@ def _(problem, run):
     return run(with_attributes(problem, signed=not problem.attributes["signed"]))
 
 
-def _on_packed(problem, run, change):
-    if "packed" in problem.inputs:
-        return run(problem.replace(inputs=problem.inputs | {"packed": change(problem.inputs["packed"])}))
+def _on(problem, run, name, change):
+    """An input changed if it is one, else the output of that name."""
+    if name in problem.inputs:
+        return run(problem.replace(inputs=problem.inputs | {name: change(problem.inputs[name])}))
     results = run(problem)
-    return results | {"packed": change(results["packed"].astype(np.uint8))}
+    return results | {name: change(results[name].astype(problem.result_specs[name][1]))}
+
+
+def _on_packed(problem, run, change):
+    return _on(problem, run, "packed", change)
 
 
 def _on_absmax(problem, run, change):
-    if "absmax" in problem.inputs:
-        return run(problem.replace(inputs=problem.inputs | {"absmax": change(problem.inputs["absmax"])}))
-    results = run(problem)
-    return results | {"absmax": change(results["absmax"].astype(np.float32))}
+    return _on(problem, run, "absmax", change)

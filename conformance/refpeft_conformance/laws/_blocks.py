@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from refpeft.numerics.formats import as_format
@@ -26,14 +28,25 @@ def positive(problem):
     return problem.replace(inputs=problem.inputs | {"weight": np.abs(problem.inputs["weight"])})
 
 
-def block_laws(family: str, *, codes: str = "packed", blocksize: int | None = None) -> None:
-    """The laws of ``family.quantize`` and ``family.dequantize``, with their codes and ``absmax`` by block.
+def block_laws(
+    family: str,
+    *,
+    codes: str = "packed",
+    scales: str = "absmax",
+    twice: Callable[[np.ndarray], np.ndarray] = lambda absmax: 2 * absmax,
+    blocksize: int | None = None,
+) -> None:
+    """The laws of ``family.quantize`` and ``family.dequantize``, with codes and a scale for each block.
 
     Parameters
     ----------
     family : str
     codes : str
         The output that holds them: ``packed`` two a byte, or ``codes``.
+    scales : str
+        The output that holds those.
+    twice : callable
+        What becomes of them when all weights are doubled.
     blocksize : int, optional
         Where it is not an attribute.
     """
@@ -60,15 +73,15 @@ def block_laws(family: str, *, codes: str = "packed", blocksize: int | None = No
         first = problem.replace(inputs=problem.inputs | {"weight": problem.inputs["weight"][:size]})
         whole, alone = subject.run(problem), subject.run(first)
         equal("codes of the first block alone", alone[codes], whole[codes][: size // share], observed)
-        equal("absmax of the first block alone", alone["absmax"], whole["absmax"][:1], observed)
+        equal(f"{scales} of the first block alone", alone[scales], whole[scales][:1], observed)
 
     @law(quantize, "twice the weights have the same codes")
     def _(subject, problem, observed):
         weight = problem.inputs["weight"]
         doubled = problem.replace(inputs=problem.inputs | {"weight": weight * weight.dtype.type(2)})
-        once, twice = subject.run(problem), subject.run(doubled)
-        equal("codes of twice the weights", twice[codes], once[codes], observed)
-        equal("absmax of twice the weights", twice["absmax"], 2 * once["absmax"], observed)
+        once, again = subject.run(problem), subject.run(doubled)
+        equal("codes of twice the weights", again[codes], once[codes], observed)
+        equal(f"{scales} of twice the weights", again[scales], twice(once[scales]), observed)
 
     @law(quantize, "a larger weight has no smaller value", needs=needs)
     def _(subject, problem, observed):
@@ -78,10 +91,10 @@ def block_laws(family: str, *, codes: str = "packed", blocksize: int | None = No
         ascending = y[np.argsort(weight[:size].astype(float), kind="stable")]
         equal("values in the order of their weights", ascending, np.sort(y), observed)
 
-    @law(f"{family}.dequantize", "twice the absmax gives twice the weights")
+    @law(f"{family}.dequantize", f"{scales} for twice the weights give twice the weights")
     def _(subject, problem, observed):
         """Where the weight is normal in its dtype: below, rounding is absolute and doubling shows it."""
-        twice = problem.replace(inputs=problem.inputs | {"absmax": 2 * problem.inputs["absmax"]})
-        once, doubled = (subject.run(p)["y"].astype(float) for p in (problem, twice))
-        normal = np.abs(once) >= as_format(problem.dtype).tiny
-        equal("twice the absmax", doubled[normal], 2.0 * once[normal], observed)
+        doubled = problem.replace(inputs=problem.inputs | {scales: twice(problem.inputs[scales])})
+        once, again = (subject.run(p)["y"].astype(float) for p in (problem, doubled))
+        normal = (np.abs(once) >= as_format(problem.dtype).tiny) & np.isfinite(again)
+        equal("twice the weights", again[normal], 2.0 * once[normal], observed)
