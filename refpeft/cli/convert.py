@@ -20,7 +20,7 @@ from refpeft.cli._output import as_json, report
 @click.option("--quantise", multiple=True, metavar="GLOB", help="Matrices to quantise; *.weight where not given.")
 @click.option("--keep", multiple=True, metavar="GLOB", help="But not these; tables, norms and heads where not given.")
 @click.option("--shard", default="5GB", show_default=True, metavar="SIZE", help="About as large a file becomes.")
-@click.option("--backend", default="reference", show_default=True, metavar="NAME", help="Who quantises, torch say.")
+@click.option("--backend", metavar="NAME", help="Who quantises; cpu where it has the format, else the reference.")
 @click.option("--restart", is_flag=True, help="Begin anew where another conversion to DIR was interrupted.")
 @as_json
 def command(model, out, kind, double, blocksize, dtype, quantise, keep, shard, backend, restart, as_json):
@@ -37,7 +37,7 @@ def command(model, out, kind, double, blocksize, dtype, quantise, keep, shard, b
     from refpeft.errors import CapabilityError
 
     settings = Settings(kind=kind, blocksize=blocksize, double=double, dtype=dtype, shard=size("--shard", shard))
-    runner = plugins.backend(backend)
+    runner = plugins.backend(backend) if backend else _quick(kind)
     if runner.unavailable():
         raise CapabilityError(f"backend {backend!r} cannot run here: {runner.unavailable()}")
     source = open_model(model)
@@ -46,6 +46,14 @@ def command(model, out, kind, double, blocksize, dtype, quantise, keep, shard, b
         written = convert(source, chosen, out, settings, restart=restart, backend=runner, advance=advance)
     row = {"out": out, **asdict(written)}
     report([row], tuple(row), as_json)
+
+
+def _quick(kind: str):
+    """The backend that is quick on any machine, if it has the format: it gives the reference's bits."""
+    from refpeft import plugins
+
+    known = plugins.backends()
+    return known["cpu"] if "cpu" in known and f"{kind}.quantize" in known["cpu"].operations() else known["reference"]
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Writing a 4-bit checkpoint: piece by piece, to be resumed where it was killed, and under its name only when it is whole.
 
-Beside DIR stands DIR.partial while it is made: ``plan.json`` says of what, ``parts`` has a file for each tensor that is done,
-and ``done`` the shards that are; at the end ``done`` is renamed to DIR. A part and a shard are written under a temporary name,
-synced and renamed, so that whatever is there is whole; a run that finds the same plan goes on with what is missing.
+Each tensor becomes a part, a file of its own; the parts of a shard are joined to one file; and the folder of all shards is
+renamed at the end. Part and shard are written under a temporary name, synced and renamed: whatever is there is whole, and a run
+that finds it goes on with what is missing (`refpeft.convert.partial`).
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ import numpy as np
 
 from refpeft import __version__
 from refpeft.backend import Backend
+from refpeft.convert.partial import begin
 from refpeft.convert.settings import with_quantisation
 from refpeft.convert.source import Source, Tensor
-from refpeft.errors import DomainError, FormatError, RefpeftError
+from refpeft.errors import DomainError, RefpeftError
 from refpeft.files import atomic_file, atomic_write
-from refpeft.formats import bitsandbytes, safetensors
+from refpeft.formats import bitsandbytes, four_bit, safetensors
 from refpeft.formats.safetensors_header import encode
 from refpeft.numerics.formats import FORMATS
 
@@ -56,7 +57,7 @@ class Settings:
     shard: int = 5 * 10**9
 
     def __post_init__(self):
-        bitsandbytes.check(self.kind, self.blocksize, self.dtype or "float32")
+        four_bit.check(self.kind, self.blocksize, self.dtype or "float32")
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def convert(
         If the backend has no operations of that kind.
     """
     out = Path(os.path.abspath(out))
-    partial = _begin(source, chosen, out, settings, backend, restart)
+    partial = begin(out, _plan(source, chosen, settings, backend), restart=restart)
     try:
         resumed, total = _write_shards(partial, source, chosen, settings, backend, advance)
         _write_beside(partial / "done", source, chosen, settings)
@@ -121,7 +122,7 @@ def convert(
 
 
 def _write_shards(partial: Path, source: Source, chosen, settings: Settings, backend, advance) -> tuple[int, int]:
-    """Every tensor that is not there yet, then the files that hold them; how many were there, and the bytes of all."""
+    """Every shard with its tensors, as far as they are not there; how many tensors were, and the bytes of all."""
     shards = _shards(source, chosen, settings)
     numbers = {name: number for number, name in enumerate(source.tensors)}
     resumed, total = 0, 0
@@ -149,32 +150,17 @@ def _write_shards(partial: Path, source: Source, chosen, settings: Settings, bac
     return resumed, total
 
 
-def _begin(source: Source, chosen: frozenset[str], out: Path, settings: Settings, backend, restart: bool) -> Path:
-    """The folder to work in, new or left by a run of the same plan."""
-    if os.path.lexists(out):
-        raise FormatError(f"{out} exists already, expected the name of a new folder.")
-    if not out.parent.is_dir():
-        raise FormatError(f"{out} cannot be written because the folder {out.parent} does not exist.")
-    partial = out.with_name(out.name + ".partial")
-    weights = [[os.path.abspath(w), os.stat(w).st_size, os.stat(w).st_mtime_ns] for w in source.weights]
-    runner = "reference" if backend is None else backend.name
-    plan = {"refpeft": __version__, "backend": runner, "weights": weights, "chosen": sorted(chosen), **asdict(settings)}
-    text = json.dumps(plan, indent=2).encode()
-    if partial.is_dir() and not (partial / "plan.json").exists() and any(p.suffix != ".tmp" for p in partial.iterdir()):
-        raise FormatError(f"{partial} is there and not from a conversion: move it away.")
-    if partial.is_dir() and (partial / "plan.json").exists() and (partial / "plan.json").read_bytes() != text:
-        if not restart:
-            raise FormatError(f"{partial} was begun from another model or with other options: --restart begins anew.")
-        shutil.rmtree(partial)
-    elif restart and partial.is_dir():
-        shutil.rmtree(partial)
-    for folder in (partial, partial / "parts", partial / "done"):
-        folder.mkdir(exist_ok=True)
-        for leftover in folder.glob(".*.tmp"):
-            leftover.unlink()
-        if folder == partial:
-            atomic_write(partial / "plan.json", text)
-    return partial
+def _plan(source: Source, chosen: frozenset[str], settings: Settings, backend: Backend | None) -> bytes:
+    """All that the result depends on; the files of the model by size and time."""
+    stats = {os.path.abspath(path): os.stat(path) for path in source.weights}
+    plan = {
+        "refpeft": __version__,
+        "backend": "reference" if backend is None else backend.name,
+        "weights": [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats.items()],
+        "chosen": sorted(chosen),
+        **asdict(settings),
+    }
+    return json.dumps(plan, indent=2).encode()
 
 
 def _shards(source: Source, chosen: frozenset[str], settings: Settings) -> list[list[str]]:
@@ -213,7 +199,7 @@ def _write_part(
     if quantised:
         stated = dtype.name if dtype.name in _DTYPES else "float32"
         try:
-            weight = bitsandbytes.quantise(
+            weight = four_bit.quantise(
                 pieces,
                 tensor.shape,
                 kind=settings.kind,

@@ -1,7 +1,7 @@
 """The shapes of a decoder: every matrix, vector and table of a model, as data.
 
 Two families are described. *Llama*: RMSNorm, separate q, k and v over grouped heads, rotary positions, a gated feed-forward
-block, (o, i) = down W (act(gate x) * up x). *GPT-2*: LayerNorm with bias, q, k and v fused into one matrix, a table of
+block, down (act(gate x) up x). *GPT-2*: LayerNorm with bias, q, k and v fused into one matrix, a table of
 positions, a plain feed-forward block, every matrix with a bias.
 """
 
