@@ -31,10 +31,10 @@ def verdict(backend: str, operation: str, claim: str, dtype: str = "float32"):
 
 
 def test_peft_offers_what_the_catalogue_has():
-    """Every operation that a library implements is one of the catalogue; more than thirty are peft's."""
+    """Every operation that a library implements is one of the catalogue; more than ninety are peft's."""
     for backend in ("peft", "peft-apart", "bitsandbytes"):
         assert plugins.backend(backend).operations().keys() <= catalogue().keys()
-    assert len(plugins.backend("peft").operations()) > 30
+    assert len(plugins.backend("peft").operations()) > 90
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,16 @@ def test_peft_offers_what_the_catalogue_has():
         ("vblora.linear", "float32"),
         ("fourierft.linear", "float32"),
         ("waveft.linear", "float64"),
+        ("glora.linear", "float64"),
+        ("deft.linear", "float32"),
+        ("psoft.linear", "float64"),
+        ("peanut.linear", "float16"),
+        ("alora.linear", "float64"),
+        ("frod.linear", "float32"),
+        ("osf.linear", "float64"),
+        ("poly.linear", "float64"),
+        ("multitask_prompt.embed", "float64"),
+        ("lora.batched", "bfloat16"),
     ],
 )
 def test_peft_passes_apart_from_its_findings(operation, dtype):
@@ -95,6 +105,9 @@ def test_what_peft_does_not_take_is_declared():
         ("peft", "waveft.merge", "outputs within budget on random inputs", "float32", "off by"),
         ("peft", "c3a.linear_fft", "outputs within budget on random inputs", "float64", "off by"),
         ("peft", "c3a.linear_fft", "gradients within budget on random inputs", "float32", "dx"),
+        ("peft", "deft.linear", "gradients within budget on random inputs", "float32", "dbias"),
+        ("peft", "glora.linear", "outputs within budget on sparse inputs", "bfloat16", "off by"),
+        ("peft", "trainable_tokens.linear", "gradients within budget on random inputs", "float32", "dbias"),
         ("peft", "hra.linear", "gradients within budget on random inputs", "float32", "dweight"),
         ("peft", "lokr.merge", "column-major inputs give the same answer", "float32", "view size is not compatible"),
         ("bitsandbytes", "nf4.double_dequantize", "strided inputs give the same answer", "float32", "absmax"),
@@ -136,11 +149,17 @@ def test_the_suite_reports_each_finding_unaided(backend, operation, claim, dtype
         (
             "peft_empty_batch.py",
             [
-                "LoraConfig: (0, 4)",
-                "GraloraConfig: RuntimeError",
+                "LoRA: (0, 4)",
+                "GraLoRA: RuntimeError",
+                "BD-LoRA: RuntimeError",
+                "Poly: RuntimeError",
                 "gradients of NaN: base_model.model.0.lily_B.default",
             ],
         ),
+        ("peft_glora_base.py", ["the weight is 1.0 and so is y; y is 0.0; merged it is 1.0"]),
+        ("peft_deft.py", ["bfloat16: y is 256.0, must be", "float64: y is", "off by 3e-08"]),
+        ("peft_vector.py", ["QA-LoRA, a vector: ValueError", "aLoRA, a transposed view: RuntimeError"]),
+        ("peft_xlora_rounding.py", ["y must be 0.00130463, is 0.00195312"]),
         (
             "peft_base_gradient.py",
             ["HRAConfig: the base weight has no gradient", "OFTConfig: the base weight has a gradient"],

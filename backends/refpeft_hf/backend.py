@@ -52,10 +52,10 @@ class PeftApartBackend(PeftBackend):
     @functools.cached_property
     def _implementations(self):
         from refpeft_hf.declared import first
-        from refpeft_hf.findings import covered, single
+        from refpeft_hf.findings import covered, lacking
 
         return {
-            n: replace(i, outside=first(i.outside, covered(n)), lacks=single(n))
+            n: replace(i, outside=first(i.outside, covered(n)), lacks=lacking(n))
             for n, i in super()._implementations.items()
         }
 

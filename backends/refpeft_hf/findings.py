@@ -10,7 +10,7 @@ from refpeft_hf.declared import Reason
 
 
 def _conv(shapes, attributes) -> bool:
-    return tuple(attributes["dilation"]) != (1, 1) or attributes["padding_mode"] != "zeros"
+    return np.any(np.not_equal(attributes["dilation"], 1)) or attributes.get("padding_mode", "zeros") != "zeros"
 
 
 def _vector(shapes, attributes) -> bool:
@@ -23,6 +23,10 @@ def _four_axes(shapes, attributes) -> bool:
 
 def _empty(shapes, attributes) -> bool:
     return 0 in shapes["x"]
+
+
+def _no_sequence(shapes, attributes) -> bool:
+    return 0 in shapes["task"]
 
 
 def _bias(shapes, attributes) -> bool:
@@ -42,13 +46,21 @@ def _no_wavelet(shapes, attributes) -> bool:
 
 
 COVERED = {
+    "lora.conv1d": {"peft-lora-conv": _conv},
     "lora.conv2d": {"peft-lora-conv": _conv},
+    "lora.conv3d": {"peft-lora-conv": _conv},
     "dora.linear": {"peft-dora-vector": _vector},
     "boft.linear": {"peft-boft-bias": _bias},
     "oft.linear": {"peft-oft-axes": _four_axes},
     "gralora.linear": {"peft-empty-batch": _empty},
     "c3a.linear_fft": {"peft-c3a": _asymmetric_or_empty},
     "lily.linear": {"peft-empty-batch": _empty},
+    "bdlora.linear": {"peft-empty-batch": _empty},
+    "poly.linear": {"peft-empty-batch": _no_sequence},
+    "adamss.linear": {"peft-vector": _vector},
+    "qalora.linear": {"peft-vector": _vector},
+    "trainable_tokens.linear": {"peft-tokens-bias": _bias},
+    "deft.linear": {"peft-deft": _bias},
     "loha.linear": {"peft-loha-scale": _float32_scale},
     "loha.merge": {"peft-loha-scale": _float32_scale},
     "loha.conv2d": {"peft-loha-scale": _float32_scale},
@@ -57,21 +69,27 @@ COVERED = {
 }
 """Operation -> page -> whether a call, given the shapes of its inputs and its attributes, is one that the page covers."""
 
-SINGLE = {
-    "fourierft.linear": "peft-fourierft-float32",
-    "fourierft.merge": "peft-fourierft-float32",
-    "c3a.linear_fft": "peft-c3a",
-    "c3a.merge_fft": "peft-c3a",
+SINGLE, HALVES = ("float64",), ("bfloat16", "float16")
+
+LACKING = {
+    "fourierft.linear": {"peft-fourierft-float32": SINGLE},
+    "fourierft.merge": {"peft-fourierft-float32": SINGLE},
+    "c3a.linear_fft": {"peft-c3a": SINGLE},
+    "c3a.merge_fft": {"peft-c3a": SINGLE},
+    "deft.linear": {"peft-deft": (*SINGLE, *HALVES)},
+    "deft.merge": {"peft-deft": SINGLE},
+    "glora.linear": {"peft-glora-base": HALVES},
+    "xlora.linear": {"peft-xlora-rounding": HALVES},
 }
-"""Operation -> page that says that peft computes its update in float32, whatever the layer's dtype."""
+"""Operation -> page -> dtypes that it covers: float64 where peft computes in float32 inside, 16 bits where it rounds on the way.
+
+To declare a precision for such an operation instead would loosen the base layer's product too, which is as it should be.
+"""
 
 
-def single(operation: str) -> dict[str, str]:
-    """What an operation lacks by dtype: float64, where its update is float32.
-
-    To declare a precision for it instead would loosen the base layer's product too, which is in float64.
-    """
-    return {"float64": f"docs/findings/{SINGLE[operation]}.md"} if operation in SINGLE else {}
+def lacking(operation: str) -> dict[str, str]:
+    """Dtype -> the page that covers it."""
+    return {d: f"docs/findings/{page}.md" for page, dtypes in LACKING.get(operation, {}).items() for d in dtypes}
 
 
 def covered(operation: str) -> Reason:

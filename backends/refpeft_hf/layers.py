@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 import warnings
 
 import peft
@@ -28,12 +29,12 @@ def around_linear(weight, bias, config: str, *, scaling=None, **options):
     return built("Linear", (i, o, bias is not None), (), weight.dtype, config, scaling, tuple(sorted(options.items())))
 
 
-def around_conv2d(weight, bias, groups: int, where: dict, config: str, *, scaling=None, **options):
-    """peft's layer around ``torch.nn.Conv2d``; ``where`` holds stride, padding, dilation, padding mode."""
-    o, cg, kh, kw = weight.shape
-    base = (cg * groups, o, (kh, kw))
+def around_convolution(weight, bias, groups: int, where: dict, config: str, *, scaling=None, **options):
+    """peft's layer around torch's convolution of as many dimensions; ``where`` holds stride, padding, dilation, padding mode."""
+    o, cg, *kernel = weight.shape
+    base, kind = (cg * groups, o, tuple(kernel)), f"Conv{len(kernel)}d"
     keywords = {"bias": bias is not None, "groups": groups} | where
-    return built("Conv2d", base, tuple(keywords.items()), weight.dtype, config, scaling, tuple(sorted(options.items())))
+    return built(kind, base, tuple(keywords.items()), weight.dtype, config, scaling, tuple(sorted(options.items())))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -66,6 +67,12 @@ def called(layer, x, weight, bias, **parameters):
     return torch.func.functional_call(layer, named(layer, weight, bias, parameters), (x,))
 
 
+def one_batch(array, axes: int):
+    """An array of any number of axes before its last ``axes`` with one of them, as layers want it that take a batch only."""
+    kept = array.shape[array.ndim - axes :]
+    return array.reshape(math.prod(array.shape[: array.ndim - axes]), *kept)
+
+
 def filled(layer, weight, bias, **parameters):
     """A copy of the layer that holds the tensors as its own."""
     layer = copy.deepcopy(layer)
@@ -80,3 +87,19 @@ def merged(layer, weight, **parameters):
     layer = filled(layer, weight, None, **parameters)
     layer.merge(safe_merge=False)
     return layer.get_base_layer().weight.data
+
+
+@functools.lru_cache(maxsize=256)
+def _several(o: int, i: int, bias: bool, dtype, r: int, count: int):
+    model = torch.nn.ModuleDict({"adapted": torch.nn.Linear(i, o, bias=bias, dtype=dtype)})
+    how = peft.LoraConfig(target_modules=["adapted"], r=r)
+    model = peft.get_peft_model(model, how, adapter_name="0", autocast_adapter_dtype=False)
+    for k in range(1, count):
+        model.add_adapter(str(k), how, autocast_adapter_dtype=False)
+    model.base_model.set_adapter([str(k) for k in range(count)])
+    return model.base_model.model["adapted"].eval().requires_grad_(False)
+
+
+def several(weight, bias, r: int, count: int):
+    """peft's LoRA layer with several adapters, named by their numbers and all active."""
+    return _several(*weight.shape, bias is not None, weight.dtype, r, count)

@@ -115,7 +115,8 @@ def candidates(operation: Operation, attribute: Attribute, exact: bool) -> list:
         listed = operation.sizes[attribute.name]
         return [v for v in listed if not exact or round_to_format(v, FORMATS["bfloat16"]) == v]
     if attribute.type is float:
-        return list(EXACT_FLOATS if exact else ROUNDED_FLOATS)
+        usual = () if exact or attribute.required else (attribute.default,)
+        return list(dict.fromkeys((*usual, *(EXACT_FLOATS if exact else ROUNDED_FLOATS))))
     if attribute.type is int:
         return list(operation.sizes.get(attribute.name, (1, 2, 3, 4, 8)))
     if attribute.type is bool:

@@ -7,6 +7,7 @@ for config in (
     peft.LoraConfig(target_modules=["0"], r=2),
     peft.OFTConfig(target_modules=["0"], oft_block_size=4),
     peft.HRAConfig(target_modules=["0"], r=2),
+    peft.ShiraConfig(target_modules=["0"], r=2),
     peft.MissConfig(target_modules=["0"], r=2, init_weights="bat"),
 ):
     model = peft.get_peft_model(torch.nn.Sequential(torch.nn.Linear(8, 4)), config)

@@ -1,7 +1,7 @@
 """LoHa as peft has it: the gradient of the Hadamard product is written by hand there, too."""
 
 from refpeft_hf.declared import implements
-from refpeft_hf.layers import around_conv2d, around_linear, called, merged
+from refpeft_hf.layers import around_convolution, around_linear, called, merged
 
 
 def factors(w1_a, w1_b, w2_a, w2_b):
@@ -29,5 +29,5 @@ def conv2d(
 ):
     """``peft.tuners.loha.layer.Conv2d``."""
     where = {"stride": stride, "padding": padding, "dilation": dilation}
-    layer = around_conv2d(weight, bias, groups, where, "LoHaConfig", r=w1_b.shape[0], scaling=scaling)
+    layer = around_convolution(weight, bias, groups, where, "LoHaConfig", r=w1_b.shape[0], scaling=scaling)
     return called(layer, x, weight, bias, **factors(w1_a, w1_b, w2_a, w2_b))

@@ -9,7 +9,7 @@ import functools
 import torch
 
 from refpeft_hf.declared import implements
-from refpeft_hf.layers import ADAPTER, around_conv2d, around_linear, called, merged
+from refpeft_hf.layers import ADAPTER, around_convolution, around_linear, called, merged
 
 
 def with_factors(layer, names):
@@ -40,7 +40,7 @@ def merge_of(weight, scaling, **factors):
 
 def conv2d_of(x, weight, bias, scaling, where, groups, **factors):
     """``peft.tuners.lokr.layer.Conv2d``."""
-    layer = around_conv2d(weight, bias, groups, where, "LoKrConfig", scaling=scaling, r=1)
+    layer = around_convolution(weight, bias, groups, where, "LoKrConfig", scaling=scaling, r=1)
     return called(with_factors(layer, factors), x, weight, bias, **factors)
 
 

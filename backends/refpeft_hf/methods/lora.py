@@ -6,7 +6,7 @@
 import torch
 
 from refpeft_hf.declared import implements, no_mask
-from refpeft_hf.layers import ADAPTER, around_conv2d, around_linear, built, called, filled, merged
+from refpeft_hf.layers import ADAPTER, around_convolution, around_linear, built, called, filled, merged
 
 
 def layer_of(weight, a, bias=None, lora_bias=None, **scaling):
@@ -60,10 +60,26 @@ def conv2d(
     """``peft.tuners.lora.layer.Conv2d``."""
     where = {"stride": stride, "padding": padding, "dilation": dilation, "padding_mode": padding_mode}
     options = {"r": a.shape[0], "lora_bias": lora_bias is not None}
-    layer = around_conv2d(weight, bias, groups, where, "LoraConfig", scaling=scaling, **options)
+    layer = around_convolution(weight, bias, groups, where, "LoraConfig", scaling=scaling, **options)
     return called(
         layer, x, weight, bias, lora_A=a, lora_B=b, **({} if lora_bias is None else {"lora_B.bias": lora_bias})
     )
+
+
+@implements("lora.conv1d")
+def conv1d(x, weight, a, b, bias=None, *, scaling, stride=1, padding=0, dilation=1, groups=1):
+    """``peft.tuners.lora.layer.Conv1d``."""
+    where = {"stride": stride, "padding": padding, "dilation": dilation}
+    layer = around_convolution(weight, bias, groups, where, "LoraConfig", scaling=scaling, r=a.shape[0])
+    return called(layer, x, weight, bias, lora_A=a, lora_B=b)
+
+
+@implements("lora.conv3d")
+def conv3d(x, weight, a, b, bias=None, *, scaling, stride=(1, 1, 1), padding=(0, 0, 0), dilation=(1, 1, 1), groups=1):
+    """``peft.tuners.lora.layer.Conv3d``."""
+    where = {"stride": stride, "padding": padding, "dilation": dilation}
+    layer = around_convolution(weight, bias, groups, where, "LoraConfig", scaling=scaling, r=a.shape[0])
+    return called(layer, x, weight, bias, lora_A=a, lora_B=b)
 
 
 @implements("lora.delta", gradients=False)

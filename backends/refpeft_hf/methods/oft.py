@@ -1,7 +1,7 @@
 """OFT as peft has it: its Cayley transform is the inverse of the paper's, its Neumann series tends to the paper's."""
 
 from refpeft_hf.declared import implements
-from refpeft_hf.layers import around_conv2d, around_linear, called, merged
+from refpeft_hf.layers import around_convolution, around_linear, called, merged
 
 
 def readings(shapes, attributes):
@@ -47,5 +47,5 @@ def conv2d(
 ):
     """``peft.tuners.oft.layer.Conv2d``."""
     where = {"stride": stride, "padding": padding, "dilation": dilation}
-    layer = around_conv2d(weight, bias, groups, where, "OFTConfig", **how(block, share, variant, terms))
+    layer = around_convolution(weight, bias, groups, where, "OFTConfig", **how(block, share, variant, terms))
     return called(layer, x, weight, bias, oft_R=skew)

@@ -1,0 +1,20 @@
+"""peft: X-LoRA in bfloat16 rounds every element of x times the gate, also where x A cancels."""
+
+from types import SimpleNamespace
+
+import peft
+import torch
+from peft.tuners.xlora.layer import XLoraLinearLayer
+
+base = torch.nn.Linear(2, 1, bias=False).bfloat16()
+base.weight.data.zero_()
+config = peft.LoraConfig(target_modules=["0"], r=1, lora_alpha=1)
+target = peft.get_peft_model(torch.nn.Sequential(base), config, autocast_adapter_dtype=False).eval().base_model.model[0]
+target.lora_A["default"].weight.data = torch.tensor([[1.0, -1.0]]).bfloat16()
+target.lora_B["default"].weight.data = torch.ones(1, 1).bfloat16()
+how = peft.XLoraConfig(hidden_size=1, adapters={"default": ""})
+layer = XLoraLinearLayer(SimpleNamespace(disabled=False), target, target.forward, 0, how)
+x = torch.tensor([[[1.0, 1.0 - 2.0**-8]]]).bfloat16()
+gate = torch.full((1, 1, 1, 1), 1.0 / 3.0).bfloat16()
+right = (x[0, 0, 0] - x[0, 0, 1]).double() * gate.double().item()
+print(f"y must be {right.item():.6g}, is {layer.forward(x, scalings=gate).item():.6g}")
