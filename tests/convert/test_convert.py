@@ -172,9 +172,59 @@ def test_pieces_and_shards_do_not_change_the_numbers(tmp_path):
     assert index["metadata"]["total_size"] == sum(t.nbytes for tensors in files.values() for t in tensors.values())
 
 
+def save_gguf(path, tensors, architecture="llama", **more):
+    """A GGUF file of two blocks of width 24 with four heads over two, by the official writer; ``more`` are texts."""
+    writer = pytest.importorskip("gguf").GGUFWriter(path, architecture)
+    writer.add_block_count(2)
+    writer.add_embedding_length(24)
+    writer.add_feed_forward_length(40)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    for key, text in more.items():
+        writer.add_string(f"{architecture}.{key.replace('__', '.')}", text)
+    for name, tensor in tensors.items():
+        writer.add_tensor(name, tensor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+TABLE = {"token_embd.weight": np.ones((97, 24), np.float32)}
+GGUF = {
+    "another architecture": (
+        TABLE,
+        {"architecture": "gpt2"},
+        "general.architecture is 'gpt2', expected llama or qwen2",
+    ),
+    "scaled positions": (TABLE, {"rope__scaling__type": "yarn"}, "its rotary positions are scaled ('yarn')"),
+    "a number that is text": (TABLE, {"rope__freq_base": "x"}, "rope.freq_base must be a number, got 'x'"),
+    "a tensor of no place": (
+        TABLE | {"rope_freqs.weight": np.ones(3, np.float32)},
+        {},
+        "'rope_freqs.weight' has no place",
+    ),
+    "heads of other sizes": (
+        TABLE | {"blk.0.attn_q.weight": np.ones((20, 24), np.float32)},
+        {},
+        "must have 4 heads of 6",
+    ),
+    "a bias of heads": (TABLE | {"blk.0.attn_q.bias": np.ones(24, np.float32)}, {}, "order of a bias's elements"),
+    "no table": ({"output_norm.weight": np.ones(24, np.float32)}, {}, "there is no tensor token_embd.weight"),
+}
+
+
+@pytest.mark.parametrize("what", GGUF)
+def test_gguf_files_that_are_not_converted_are_refused(tmp_path, what):
+    """What would come out wrong is not guessed."""
+    tensors, more, said = GGUF[what]
+    save_gguf(tmp_path / "a.gguf", tensors, **more)
+    refused(run(tmp_path / "a.gguf", "--out", tmp_path / "a"), said, left=["a.gguf"], folder=tmp_path)
+
+
 def test_a_gguf_file_becomes_what_transformers_loads(tmp_path):
     """Names, the rows of each head, the configuration: from GGUF and from transformers' own order the result is the same."""
-    gguf = pytest.importorskip("gguf")
     rng = np.random.default_rng(0)
     shapes = {
         "self_attn.q_proj": (24, 24),
@@ -202,19 +252,8 @@ def test_a_gguf_file_becomes_what_transformers_loads(tmp_path):
         """What llama.cpp's converter does with q and k."""
         return weight.reshape(-1, 2, 3, 24).swapaxes(1, 2).reshape(weight.shape)
 
-    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "llama")
-    writer.add_block_count(2)
-    writer.add_embedding_length(24)
-    writer.add_feed_forward_length(40)
-    writer.add_head_count(4)
-    writer.add_head_count_kv(2)
-    writer.add_layer_norm_rms_eps(1e-5)
-    for new, (old, _) in dense.items():
-        writer.add_tensor(old, interleaved(tensors[new]) if "attn_q" in old or "attn_k" in old else tensors[new])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    old = {o: tensors[new] for new, (o, _) in dense.items()}
+    save_gguf(tmp_path / "a.gguf", {o: interleaved(t) if "attn_q" in o or "attn_k" in o else t for o, t in old.items()})
     assert run(tmp_path / "a.gguf", "--out", tmp_path / "a").exit_code == 0
     assert run(save_model(tmp_path / "dense", tensors), "--out", tmp_path / "b").exit_code == 0
     a, b = (safetensors.load(tmp_path / name / "model.safetensors").tensors for name in "ab")
@@ -226,30 +265,33 @@ def test_a_gguf_file_becomes_what_transformers_loads(tmp_path):
 
 
 MEASURE = """
-import resource, sys
+import sys
 from refpeft.cli import main
 
 def peak(model, out):
     try:
-        main(["convert", model, "--out", out])
+        main(["convert", model, "--out", out, "--backend", backend])
     except SystemExit as ended:
         assert not ended.code, ended
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with open("/proc/self/status") as status:  # unlike ru_maxrss, not what the parent had when it forked
+        return next(line.split()[1] for line in status if line.startswith("VmHWM"))
 
-small, large, folder = sys.argv[1:]
+backend, small, large, folder = sys.argv[1:]
 print(peak(small, folder + "/small"), peak(large, folder + "/large"), file=sys.stderr)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the unit of the peak is Linux's")
-def test_memory_stays_under_twice_the_largest_tensor(tmp_path):
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from Linux's /proc")
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_memory_stays_under_twice_the_largest_tensor(tmp_path, backend):
     """Resident memory of a process of its own, mapped files included, over what a tiny model takes."""
     largest = 1536 * 2048
     for name, o, i in (("small", 8, 64), ("large", 1536, 2048)):
         rng = np.random.default_rng(0)
         drawn = {f"{n}.weight": rng.standard_normal((o, i), np.float32) for n in ("up", "down", "embed", "lm_head")}
         safetensors.save(tmp_path / f"{name}.safetensors", drawn)
-    command = [sys.executable, "-c", MEASURE, tmp_path / "small.safetensors", tmp_path / "large.safetensors", tmp_path]
+    models = [tmp_path / "small.safetensors", tmp_path / "large.safetensors"]
+    command = [sys.executable, "-c", MEASURE, backend, *models, tmp_path]
     ended = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr
     before, after = map(int, ended.stderr.split())

@@ -42,65 +42,25 @@ def lora(decoder, targets, rank=2):
     return by_method(decoder, "lora", configured("lora", rank, {}, decoder), targets)
 
 
-def bytes_that_autograd_keeps(decoder, trained, s):
-    """Bytes of all that torch saves in the forward pass of a block, weights left out."""
-    torch = pytest.importorskip("torch")
-    functional, width, h, d = torch.nn.functional, decoder.width, decoder.heads, decoder.head_size
-    random = torch.Generator().manual_seed(0)
-
-    def weight(*shape, trained):
-        return torch.randn(*shape, generator=random).requires_grad_(trained)
-
-    adapted = {} if trained.everything else trained.inputs
-    rank = trained.hidden // max(len(adapted), 1)
-    weights = {m.site: weight(m.o, m.i, trained=trained.everything) for m in decoder.matrices()}
-    factors = {
-        m.site: (weight(rank, m.i, trained=True), weight(m.o, rank, trained=True))
-        for m in decoder.matrices()
-        if m.site in adapted
-    }
-    gains = [weight(width, trained=trained.everything) for _ in range(2)]
-
-    def linear(site, x):
-        y = functional.linear(x, weights[site])
-        if site not in factors:
-            return y
-        a, b = factors[site]
-        return y + functional.linear(functional.linear(x, a), b)
-
-    def forward(x):
-        normed = functional.layer_norm(x, (width,), gains[0])
-        q, k, v = (linear(site, normed).view(s, h, d).transpose(0, 1) for site in "qkv")
-        scores = torch.baddbmm(torch.full((s, s), -torch.inf).triu(1), q, k.transpose(1, 2), alpha=d**-0.5)
-        mixed = torch.bmm(scores.softmax(-1), v).transpose(0, 1).reshape(s, width)
-        x = x + linear("o", mixed)
-        inner = functional.gelu(linear("up", functional.layer_norm(x, (width,), gains[1])), approximate="tanh")
-        return x + linear("down", inner)
-
-    known = {t.untyped_storage().data_ptr() for t in (*weights.values(), *sum(factors.values(), ()), *gains)}
-    saved = {}
-
-    def keep(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            saved[storage.data_ptr()] = (storage.nbytes(), tensor)
-        return tensor
-
-    x = weight(s, width, trained=True)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        forward(x)
-    return sum(size for size, _ in saved.values())
+LLAMA = replace(SMALL, kv_heads=1, gated=True, centred=False, biased=frozenset(), positions=0)
+WAYS = {
+    "full": full,
+    "LoRA on q and v": lambda decoder: lora(decoder, "q,v"),
+    "LoRA on all": lambda decoder: lora(decoder, "all-linear"),
+    "LoRA on o and down": lambda decoder: lora(decoder, "o,down"),
+    "frozen": lambda decoder: FROZEN,
+}
 
 
-@pytest.mark.parametrize(
-    "trained",
-    [full(SMALL), lora(SMALL, "q,v"), lora(SMALL, "all-linear"), lora(SMALL, "o,down"), FROZEN],
-    ids=["full", "LoRA on q and v", "LoRA on all", "LoRA on o and down", "frozen"],
-)
-def test_a_block_keeps_what_autograd_keeps(trained):
-    """To the byte, in a block of torch's own layers in float32: what is not needed by a gradient is not kept."""
-    kept = total(block(SMALL, trained, Batch(1, 7, 4)))
-    assert kept == bytes_that_autograd_keeps(SMALL, trained, 7)
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("decoder", [SMALL, LLAMA], ids=["GPT-2", "Llama"])
+def test_a_block_keeps_what_autograd_keeps(decoder, way):
+    """To the byte, in float32: what no gradient needs is not kept, and keys are kept before the queries' heads share them."""
+    pytest.importorskip("torch")
+    from torch_block import bytes_kept
+
+    trained = WAYS[way](decoder)
+    assert total(block(decoder, trained, Batch(1, 7, 4))) == bytes_kept(decoder, trained, 7)
 
 
 @pytest.mark.parametrize("name", ["gpt3-175b", "llama-7b"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,15 @@ def test_a_picture_is_drawn(tmp_path):
     assert result.exit_code == 0, result.stderr
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG\r\n")
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_without_matplotlib_a_picture_is_refused(tmp_path, monkeypatch):
+    """By what to install; nothing is written."""
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    result = run(*QLORA, "--plot", tmp_path / "a.png")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "pip install 'refpeft[plot]'" in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 BAD = {
