@@ -22,8 +22,8 @@ from refpeft_conformance.subject import Subject
 from refpeft_conformance.verdict import ERROR, FAIL, PASS, UNSUPPORTED, Observation, Outside, Verdict, Violation
 from refpeft_conformance.worker import in_flight
 
-PROFILES = {"quick": 8, "standard": 30, "thorough": 100}
-"""Examples a check examines, by profile."""
+PROFILES = {"sample": 3, "quick": 8, "standard": 30, "thorough": 100}
+"""Examples a check examines, by profile; ``sample`` is for test suites."""
 PATIENCE = 100
 """So many problems may be outside of what the backend takes before a check without an example is given up."""
 
@@ -38,7 +38,7 @@ def run(
     check : Check
     subject : Subject
     profile : str
-        ``quick``, ``standard`` or ``thorough``.
+        One of `PROFILES`.
     random_seed : int
         Equal seeds draw equal problems.
     shrinking : bool
