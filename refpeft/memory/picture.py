@@ -44,7 +44,7 @@ def draw(bars: Mapping[str, Sequence[Part]], title: str, gpu: int | None = None)
     figure = Figure(figsize=(10, 1.6 + 0.9 * len(bars)), layout="constrained")
     axes = figure.subplots()
     labelled: set[str] = set()
-    for name, parts in bars.items():
+    for row, (name, parts) in enumerate(bars.items()):
         left = 0.0
         for part in parts:
             label = None if part.name in labelled else part.name + (" (may be paged)" if part.paged else "")
@@ -61,7 +61,7 @@ def draw(bars: Mapping[str, Sequence[Part]], title: str, gpu: int | None = None)
                 linewidth=0.5,
             )
             left += part.bytes / 1e9
-        axes.text(left, name, f" {left:.4g}", va="center")
+        axes.text(left, row, f" {left:.4g}", va="center")
     if gpu is not None:
         axes.axvline(gpu / 1e9, color="black", linestyle="--", linewidth=1.2, label="GPU")
     axes.invert_yaxis()

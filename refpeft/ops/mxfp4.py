@@ -50,8 +50,13 @@ def quantize(weight):
     """
     blocks = in_blocks(weight, BLOCKSIZE)
     absmax = largest(blocks)
-    scales = sum(np.where(absmax >= power, 1, 0) for power in POWERS)
+    scales = _count_up_to(absmax)
     return _e2m1.pack(_e2m1.encode(blocks / take(E8M0, scales)), weight.shape[0]), scales.reshape(-1)
+
+
+def _count_up_to(absmax):
+    """How many of the powers are at most absmax: the scale's code."""
+    return sum(np.where(absmax >= power, 1, 0) for power in POWERS)
 
 
 @quantize.refuses

@@ -1,0 +1,45 @@
+"""Calls of a backend's operations, each kept as far as its vjp needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from refpeft.backend import Backend
+from refpeft.operation import find
+
+
+class Call(NamedTuple):
+    """An operation that was called, and what its vjp will consume."""
+
+    operation: str
+    residuals: Any
+
+
+class Calls:
+    """The operations of a backend, with inputs by name.
+
+    Parameters
+    ----------
+    backend : Backend
+    """
+
+    def __init__(self, backend: Backend):
+        self.backend = backend
+
+    def forward(self, name: str, inputs: Mapping[str, Any], keep: bool = True, **attributes) -> tuple[Any, Call]:
+        """The operation's output, and the call; without residuals where it is not to be kept."""
+        operation = find(name)
+        arrays = [inputs.get(a.name) for a in operation.signature.inputs]
+        attributes = operation.check_attributes(attributes)
+        forward = self.backend.implementation(name).forward
+        (output, *_), residuals = forward(*arrays, residuals=keep, **attributes)
+        return output, Call(name, residuals)
+
+    def vjp(self, call: Call, cotangent, wanted: Sequence[str]) -> dict[str, Any]:
+        """Gradients to the inputs that are wanted, by name; where none is, nothing is computed."""
+        if not wanted:
+            return {}
+        implementation = self.backend.implementation(call.operation)
+        assert implementation.vjp is not None, f"{call.operation} has no gradient"
+        return dict(zip(wanted, implementation.vjp(call.residuals, (cotangent,), wanted)))

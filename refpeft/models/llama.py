@@ -1,0 +1,330 @@
+"""A decoder of Llama's type (Touvron et al. 2023, arXiv:2302.13971), forward and backward as a sequence of operations.
+
+    x = E[ids]
+    in each block    x = x + O attention(turn(Q n), turn(K n), V n)    n = norm(x)
+                     x = x + D swiglu(G n, U n)                        n = norm(x)
+    logits = H norm(x)
+
+Every step is an operation of the catalogue, called through a backend, so that a model runs on any that is certified. The matrices
+are *sites*, ``layers.0.attn.q`` and so on, at which a method's layer can take the plain one's place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from refpeft import plugins
+from refpeft.errors import CapabilityError, DomainError, ShapeError
+from refpeft.memory.decoder import Decoder
+from refpeft.methods import Method
+from refpeft.models.calls import Call, Calls
+from refpeft.numerics.formats import as_format
+from refpeft.operation import find, matches
+from refpeft.ops import rope
+
+
+@dataclass
+class Layer:
+    """What is computed at a site: y = operation(x, weight, *arrays).
+
+    Attributes
+    ----------
+    operation : str
+        ``nn.linear``, or a method's ``*.linear``.
+    arrays : dict of str to array
+        Everything but x: the frozen weight, and what is trained.
+    trained : tuple of str
+        Those of them that get gradients.
+    attributes : dict
+    """
+
+    operation: str
+    arrays: dict[str, Any]
+    trained: tuple[str, ...] = ()
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+class Block(NamedTuple):
+    """The calls of one block's forward, by name; or its input alone, where they are to be made again."""
+
+    input: Any
+    calls: dict[str, Call]
+
+
+class Llama:
+    """A decoder.
+
+    Parameters
+    ----------
+    shape : Decoder
+        Sizes of its matrices.
+    weights : mapping of str to array
+        ``embedding``, ``norm``, ``head`` unless it is tied, and for each layer ``layers.0.attn.norm``, ``.attn.q``, ``.attn.k``,
+        ``.attn.v``, ``.attn.o``, ``.mlp.norm``, ``.mlp.gate``, ``.mlp.up``, ``.mlp.down``: NumPy arrays of one dtype, matrices as
+        (o, i).
+    eps : float
+        Of the norms.
+    base : float
+        Of the rotary frequencies.
+    backend, device : str
+        On what it runs.
+
+    Raises
+    ------
+    CapabilityError
+        If the shape is not that of Llama's family.
+    """
+
+    def __init__(
+        self,
+        shape: Decoder,
+        weights: Mapping[str, np.ndarray],
+        *,
+        eps: float,
+        base: float = 10000.0,
+        backend: str = "reference",
+        device: str = "",
+    ):
+        if shape.fused or shape.centred or not shape.gated or shape.positions:
+            raise CapabilityError(f"{shape.name}: a decoder of Llama's type is expected, but its shape is another's.")
+        self.shape, self.eps = shape, eps
+        self._frequencies = rope.inverse_frequencies(shape.head_size, base)
+        chosen = plugins.backend(backend)
+        self._device = device or chosen.devices()[0]
+        self._run = Calls(chosen)
+        self._dtype = as_format(weights["embedding"].dtype.name).dtype
+        arrays = {name: self.asarray(w) for name, w in weights.items()}
+        arrays.setdefault("head", arrays["embedding"])
+        self._norms = {n: a for n, a in arrays.items() if n.endswith("norm")}
+        self._table = arrays["embedding"]
+        self.sites = {
+            name: Layer("nn.linear", {"weight": a})
+            for name, a in arrays.items()
+            if name not in self._norms and name != "embedding"
+        }
+
+    def asarray(self, array: np.ndarray):
+        """An array of the model's backend; numbers as the model's dtype."""
+        array = np.asarray(array)
+        array = array.astype(self._dtype, copy=False) if array.dtype.kind not in "bi" else array
+        return self._run.backend.asarray(np.asarray(array, order="C"), self._device)
+
+    def attach(
+        self,
+        pattern: str,
+        method: Method,
+        random: np.random.Generator | None = None,
+        arrays: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    ) -> None:
+        """Put a method's layer at every site that matches, in place of what is there.
+
+        Parameters
+        ----------
+        pattern : str
+            Shell patterns between commas, as ``layers.*.attn.q,layers.*.attn.v``.
+        method : Method
+            One whose operation is a layer of its own, as `refpeft.methods.LoRA`.
+        random : numpy.random.Generator, optional
+            What its parameters are drawn from, at each site in turn.
+        arrays : mapping of site to mapping of str to array, optional
+            The parameters themselves, where they are not to be drawn.
+
+        Raises
+        ------
+        CapabilityError
+            If the method's operation takes something else than x, a weight and its parameters.
+        ShapeError
+            If no site matches, or the arrays are not those of the sites that do.
+        """
+        inputs = [a.name for a in find(method.operation).signature.inputs]
+        if inputs[:2] != ["x", "weight"]:
+            raise CapabilityError(f"{method.operation} is not a linear layer: it takes {', '.join(inputs)}.")
+        chosen = [site for site in self.sites if matches(site, pattern)]
+        if not chosen:
+            raise ShapeError(f"{pattern!r} matches none of the sites, which are {', '.join(self.sites)}.")
+        if arrays is None:
+            random = np.random.default_rng() if random is None else random
+            arrays = {site: method.init(random, self._weight(site)) for site in chosen}
+        if set(arrays) != set(chosen):
+            came = ", ".join(arrays) or "none"
+            raise ShapeError(f"arrays for {', '.join(chosen)} are needed, but for {came} they came.")
+        for site in chosen:
+            given = {name: self.asarray(a) for name, a in arrays[site].items()}
+            base = {n: a for n, a in self.sites[site].arrays.items() if n in ("weight", "bias")}
+            self.sites[site] = Layer(method.operation, base | given, method.trainable, method.attributes())
+
+    @property
+    def trained(self) -> dict[str, Any]:
+        """What is trained, by ``SITE.ARRAY``: the arrays themselves, for an optimizer to step."""
+        return {f"{site}.{n}": layer.arrays[n] for site, layer in self.sites.items() for n in layer.trained}
+
+    def _weight(self, site: str) -> np.ndarray:
+        return np.asarray(self._run.backend.to_numpy(self.sites[site].arrays["weight"])).astype(np.float64)
+
+    def logits(self, ids: np.ndarray, cache: list | None = None):
+        """Logits (n, s, v) of token ids (n, s), as the backend's array.
+
+        Parameters
+        ----------
+        ids : (n, s) int64
+        cache : list, optional
+            Keys and values of the tokens before, empty at first; those of ``ids`` are put behind them.
+        """
+        return self._forward(self._checked(ids), keep=False, cache=cache)[0]
+
+    def loss(self, ids: np.ndarray, mask: np.ndarray | None = None, checkpointing: bool = False):
+        """The mean cross-entropy of each next token, and its gradients.
+
+        Parameters
+        ----------
+        ids : (n, s) int64
+        mask : (n, s - 1) bool, optional
+            Which of the predicted tokens count.
+        checkpointing : bool
+            Whether only the inputs of blocks are kept, and each block computed again on the way back: equal bits.
+
+        Returns
+        -------
+        loss : float
+        gradients : dict of str to array
+            By ``SITE.ARRAY``, of what is trained.
+        """
+        ids = self._checked(ids)
+        logits, (blocks, ending) = self._forward(ids[:, :-1], keep=True, checkpointing=checkpointing)
+        inputs = {"logits": logits, "target": self.asarray(ids[:, 1:])}
+        if mask is not None:
+            inputs["mask"] = self.asarray(np.asarray(mask))
+        loss, call = self._run.forward("nn.cross_entropy", inputs)
+        one = self.asarray(np.ones(()))
+        dlogits = self._run.vjp(call, one, ["logits"])["logits"]
+        gradients: dict[str, Any] = {}
+        first = next((i for i in range(self.shape.layers) if self._trains(i)), self.shape.layers)
+        dx = self._linear_vjp("head", ending["head"], dlogits, gradients, first < self.shape.layers)
+        if first < self.shape.layers:
+            dx = self._run.vjp(ending["norm"], dx, ["x"])["x"]
+        for i in range(self.shape.layers - 1, first - 1, -1):
+            dx = self._block_vjp(i, blocks[i], dx, gradients, i > first)
+        return float(self._run.backend.to_numpy(loss)), gradients
+
+    def _forward(self, ids, *, keep: bool, cache: list | None = None, checkpointing: bool = False):
+        offset = cache[0][0].shape[-2] if cache else 0
+        x, _ = self._run.forward("nn.embedding", {"ids": self.asarray(ids), "weight": self._table}, keep=False)
+        tables = self._tables(offset, ids.shape[1])
+        blocks = []
+        for i in range(self.shape.layers):
+            y, calls = self._block(i, x, tables, keep and not checkpointing, cache)
+            blocks.append(Block(x if checkpointing else None, calls))
+            x = y
+        x, norm = self._run.forward("nn.rms_norm", {"x": x, "weight": self._norms["norm"]}, keep, eps=self.eps)
+        logits, head = self._linear("head", x, keep)
+        return logits, (blocks, {"norm": norm, "head": head})
+
+    def _block(self, i: int, x, tables, keep: bool, cache: list | None = None):
+        """One block, and its calls."""
+        site, calls, shape = f"layers.{i}", {}, self.shape
+
+        def norm(name, x):
+            y, calls[name] = self._run.forward(
+                "nn.rms_norm", {"x": x, "weight": self._norms[f"{site}.{name}"]}, keep, eps=self.eps
+            )
+            return y
+
+        def linear(name, x):
+            y, calls[name] = self._linear(f"{site}.{name}", x, keep)
+            return y
+
+        def turned(name, x):
+            y, calls[name] = self._run.forward("nn.rope", {"x": x, **tables}, keep, layout="halves")
+            return y
+
+        n = norm("attn.norm", x)
+        q = turned("turn.q", _heads(linear("attn.q", n), shape.heads))
+        k = turned("turn.k", _heads(linear("attn.k", n), shape.kv_heads))
+        v = _heads(linear("attn.v", n), shape.kv_heads)
+        offset = 0
+        if cache is not None:
+            offset, k, v = self._cached(cache, i, k, v)
+        y, calls["attention"] = self._run.forward(
+            "nn.attention", {"q": q, "k": k, "v": v}, keep, scale=shape.head_size**-0.5, causal=True, offset=offset
+        )
+        x = x + linear("attn.o", _joined(y))
+        n = norm("mlp.norm", x)
+        y, calls["swiglu"] = self._run.forward(
+            "nn.swiglu", {"gate": linear("mlp.gate", n), "up": linear("mlp.up", n)}, keep
+        )
+        return x + linear("mlp.down", y), calls
+
+    def _block_vjp(self, i: int, block: Block, dy, gradients: dict, below: bool):
+        """The gradient to the block's input, if anything below is trained; those of its sites go into ``gradients``."""
+        site, calls, shape = f"layers.{i}", block.calls, self.shape
+        if block.input is not None:
+            _, calls = self._block(i, block.input, self._tables(0, block.input.shape[1]), keep=True)
+        vjp = self._run.vjp
+
+        def linear(name, dy, further=True):
+            return self._linear_vjp(f"{site}.{name}", calls[name], dy, gradients, further)
+
+        branch = vjp(calls["swiglu"], linear("mlp.down", dy), ["gate", "up"])
+        dn = linear("mlp.gate", branch["gate"]) + linear("mlp.up", branch["up"])
+        dx = dy + vjp(calls["mlp.norm"], dn, ["x"])["x"]
+        d = vjp(calls["attention"], _heads(linear("attn.o", dx), shape.heads), ["q", "k", "v"])
+        turned = {n: vjp(calls[f"turn.{n}"], d[n], ["x"])["x"] for n in ("q", "k")} | {"v": d["v"]}
+        parts = [linear(f"attn.{n}", _joined(turned[n]), below) for n in ("q", "k", "v")]
+        if not below:
+            return None
+        return dx + vjp(calls["attn.norm"], parts[0] + parts[1] + parts[2], ["x"])["x"]
+
+    def _linear(self, site: str, x, keep: bool):
+        layer = self.sites[site]
+        return self._run.forward(layer.operation, {"x": x, **layer.arrays}, keep, **layer.attributes)
+
+    def _linear_vjp(self, site: str, call: Call, dy, gradients: dict, further: bool):
+        """The gradient to x where it goes further; those of what is trained go into ``gradients``."""
+        trained = self.sites[site].trained
+        found = self._run.vjp(call, dy, [*(["x"] if further else []), *trained])
+        gradients.update({f"{site}.{name}": found[name] for name in trained})
+        return found.get("x")
+
+    def _trains(self, i: int) -> bool:
+        return any(layer.trained for site, layer in self.sites.items() if site.startswith(f"layers.{i}."))
+
+    def _cached(self, cache: list, i: int, k, v):
+        """How many tokens came before, and keys and values with theirs in front."""
+        before = cache[i][0].shape[-2] if len(cache) > i else 0
+        if before:
+            backend = self._run.backend
+            k, v = (
+                self.asarray(np.concatenate([backend.to_numpy(old), backend.to_numpy(new)], axis=-2))
+                for old, new in zip(cache[i], (k, v))
+            )
+        cache[i : i + 1] = [(k, v)]
+        return before, k, v
+
+    def _tables(self, offset: int, count: int) -> dict[str, Any]:
+        angles = rope.angles(np.arange(offset, offset + count), self._frequencies)
+        return {"cos": self.asarray(np.cos(angles)), "sin": self.asarray(np.sin(angles))}
+
+    def _checked(self, ids) -> np.ndarray:
+        ids = np.asarray(ids)
+        if ids.ndim != 2 or ids.dtype.kind != "i":
+            raise ShapeError(f"token ids are integers of shape (n, s), but {ids.dtype} of shape {ids.shape} came.")
+        if ids.size and not (ids.min() >= 0 and ids.max() < self.shape.vocabulary):
+            raise DomainError(
+                f"token ids lie from 0 to {self.shape.vocabulary - 1}, but {ids.min()} to {ids.max()} came."
+            )
+        return ids.astype(np.int64)
+
+
+def _heads(x, count: int):
+    """(n, s, count d) as (n, count, s, d)."""
+    return x.reshape(*x.shape[:-1], count, x.shape[-1] // count).swapaxes(-2, -3)
+
+
+def _joined(x):
+    """(n, h, s, d) as (n, s, h d)."""
+    n, h, s, d = x.shape
+    return x.swapaxes(-2, -3).reshape(n, s, h * d)
