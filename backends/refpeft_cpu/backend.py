@@ -20,10 +20,16 @@ class CpuBackend(Backend):
 
     @functools.cached_property
     def _implementations(self):
-        from refpeft_cpu import linear, nf4, nf4_double, qlora
+        from refpeft_cpu import attention, decoder, linear, nf4, nf4_double, qlora
 
         return {
             "nn.linear": Implementation(linear.plain, linear.plain_vjp),
+            "nn.rms_norm": Implementation(decoder.rms_norm, decoder.rms_norm_vjp),
+            "nn.rope": Implementation(decoder.rope, decoder.rope_vjp),
+            "nn.swiglu": Implementation(decoder.swiglu, decoder.swiglu_vjp),
+            "nn.embedding": Implementation(decoder.embedding, decoder.embedding_vjp),
+            "nn.cross_entropy": Implementation(decoder.cross_entropy, decoder.cross_entropy_vjp),
+            "nn.attention": Implementation(attention.attention, attention.attention_vjp),
             "lora.linear": Implementation(linear.lora, linear.lora_vjp),
             "nf4.quantize": Implementation(nf4.quantize),
             "nf4.dequantize": Implementation(nf4.dequantize),

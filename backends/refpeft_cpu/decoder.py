@@ -1,0 +1,144 @@
+"""The parts of a decoder: as few passes over memory as NumPy allows, results written where their operands lie."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from refpeft_cpu.arrays import narrow, rows, wide
+
+
+def rms_norm(x, weight=None, *, eps, residuals=True):
+    """y = w o x / sqrt(mean of x**2 + eps)."""
+    flat = rows(x)
+    inverse = 1 / np.sqrt(_dots(flat, flat) / x.shape[-1] + eps)
+    normal = flat * inverse
+    y = normal if weight is None else normal * wide(weight)
+    return (narrow(y, x.shape, x.dtype),), (x, weight, normal, inverse) if residuals else None
+
+
+def rms_norm_vjp(residuals, cotangents, wanted):
+    """With g = w o dy: dx = (g - n mean(g o n)) / root, dw = the sum of dy o n."""
+    x, weight, normal, inverse = residuals
+    dy = rows(cotangents[0])
+
+    def dx():
+        g = dy if weight is None else dy * wide(weight)
+        shift = normal * (_dots(g, normal) / x.shape[-1])
+        np.subtract(g, shift, out=shift)
+        shift *= inverse
+        return shift
+
+    gradients = {
+        "x": lambda: narrow(dx(), x.shape, x.dtype),
+        "weight": lambda: narrow(np.einsum("ij,ij->j", dy, normal), x.shape[-1:], x.dtype),
+    }
+    return tuple(gradients[name]() for name in wanted)
+
+
+def rope(x, cos, sin, *, layout, residuals=True):
+    """Each pair turned by its angle."""
+    y = _turned(wide(x), wide(cos), wide(sin), layout)
+    return (narrow(y, x.shape, x.dtype),), (x, cos, sin, layout) if residuals else None
+
+
+def rope_vjp(residuals, cotangents, wanted):
+    """dy turned back; the tables' gradients, summed over the batch."""
+    x, cos, sin, layout = residuals
+    dy = wide(cotangents[0])
+    first, second = _pairs(wide(x), layout)
+    dfirst, dsecond = _pairs(dy, layout)
+    batch = tuple(range(x.ndim - 2))
+    gradients = {
+        "x": lambda: _turned(dy, wide(cos), -wide(sin), layout),
+        "cos": lambda: (dfirst * first + dsecond * second).sum(axis=batch),
+        "sin": lambda: (dsecond * first - dfirst * second).sum(axis=batch),
+    }
+    shapes = {"x": x.shape, "cos": cos.shape, "sin": sin.shape}
+    return tuple(narrow(gradients[name](), shapes[name], x.dtype) for name in wanted)
+
+
+def _turned(x, cos, sin, layout):
+    y = np.empty_like(x)
+    (first, second), (left, right) = _pairs(x, layout), _pairs(y, layout)
+    np.multiply(first, cos, out=left)
+    left -= second * sin
+    np.multiply(second, cos, out=right)
+    right += first * sin
+    return y
+
+
+def _pairs(x, layout):
+    """Views of the first and the second of every pair."""
+    half = x.shape[-1] // 2
+    return (x[..., :half], x[..., half:]) if layout == "halves" else (x[..., 0::2], x[..., 1::2])
+
+
+def swiglu(gate, up, *, residuals=True):
+    """y = gate o sigmoid(gate) o up."""
+    z = wide(gate)
+    s = _sigmoid(z)
+    y = z * s
+    y *= wide(up)
+    return (narrow(y, gate.shape, gate.dtype),), (gate, up, s) if residuals else None
+
+
+def swiglu_vjp(residuals, cotangents, wanted):
+    """dgate = dy o up o s (1 + gate (1 - s)), dup = dy o gate o s."""
+    gate, up, s = residuals
+    dy, z = wide(cotangents[0]), wide(gate)
+    gradients = {
+        "gate": lambda: dy * wide(up) * (s * (1 + z * (1 - s))),
+        "up": lambda: dy * (z * s),
+    }
+    return tuple(narrow(gradients[name](), gate.shape, gate.dtype) for name in wanted)
+
+
+def _sigmoid(z):
+    """Far below zero exp overflows, and its reciprocal is zero, as it should be."""
+    with np.errstate(over="ignore"):
+        return 1 / (1 + np.exp(-z))
+
+
+def embedding(ids, weight, *, residuals=True):
+    """Rows of the table."""
+    return (weight[ids],), (ids, weight) if residuals else None
+
+
+def embedding_vjp(residuals, cotangents, wanted):
+    """Rows added up by token: sorted, so that those of one token are neighbours."""
+    ids, weight = residuals
+    total = np.zeros(weight.shape, wide(weight).dtype)
+    if ids.size and "weight" in wanted:
+        order = np.argsort(ids.reshape(-1), kind="stable")
+        token, first = np.unique(ids.reshape(-1)[order], return_index=True)
+        total[token] = np.add.reduceat(rows(cotangents[0])[order], first, axis=0)
+    return tuple(narrow(total, weight.shape, weight.dtype) for _ in wanted)
+
+
+def cross_entropy(logits, target, mask=None, *, residuals=True):
+    """The mean of log-sum-exp less the target's logit."""
+    flat, target = rows(logits), target.reshape(-1)
+    counts = np.ones(len(flat), bool) if mask is None else mask.reshape(-1)
+    number = max(int(np.count_nonzero(counts)), 1)
+    largest = flat.max(axis=-1, keepdims=True)
+    p = flat - largest
+    np.exp(p, out=p)
+    total = p.sum(axis=-1, keepdims=True)
+    losses = (largest + np.log(total))[:, 0] - flat[np.arange(len(flat)), target]
+    loss = losses.sum(where=counts) / number
+    kept = (logits, p, total, target, counts, number) if residuals else None
+    return (narrow(np.asarray(loss, flat.dtype), (), logits.dtype),), kept
+
+
+def cross_entropy_vjp(residuals, cotangents, wanted):
+    """dl = dloss / N (p - onehot), written over the exponentials that the forward left."""
+    logits, p, total, target, counts, number = residuals
+    p /= total
+    p[np.arange(len(p)), target] -= 1
+    p *= np.where(counts, wide(cotangents[0]) / number, 0)[:, None].astype(p.dtype)
+    return tuple(narrow(p, logits.shape, logits.dtype) for _ in wanted)
+
+
+def _dots(a, b):
+    """Of each row with its partner, a column."""
+    return np.einsum("ij,ij->i", a, b)[:, None]
