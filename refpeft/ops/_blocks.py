@@ -53,8 +53,16 @@ def clip(v):
 
 
 def count_below(v, midpoints):
-    """How many of ``midpoints`` lie strictly below each element."""
-    return sum(np.where(v > m, 1, 0) for m in midpoints)
+    """How many of ``midpoints``, which ascend, lie strictly below each element."""
+    return count_held(v > m for m in midpoints)
+
+
+def count_held(conditions):
+    """How many of the conditions hold, each of which holds only where those before it do."""
+    count = np.zeros((), int)
+    for number, holds in enumerate(conditions, 1):
+        count = np.where(holds, number, count)
+    return count
 
 
 def scaled(weight, blocksize):

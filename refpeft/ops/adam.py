@@ -18,8 +18,8 @@ from refpeft.operation import operation
 DTYPES = ("float64", "float32")
 """In 16 bits b2 v would round to v, and the second moment would never fade."""
 
-_NUMBERS = "eps > 0, beta1 >= 0, beta1 < 1, beta2 >= 0, beta2 < 1, step >= 1"
-_DRAWN = {
+NUMBERS = "eps > 0, beta1 >= 0, beta1 < 1, beta2 >= 0, beta2 < 1, step >= 1"
+WORTH_DRAWING = {
     "eps": (1.0, 1e-8, 0.5, 1e-3),
     "beta1": (0.5, 0.9, 0.75, 0.0),
     "beta2": (0.75, 0.999, 0.95, 0.0),
@@ -29,9 +29,9 @@ _DRAWN = {
 
 @operation(
     "adam.step",
-    f"p[*n] grad[*n] m[*n] v[*n] -> next_p[*n] next_m[*n] next_v[*n] where {_NUMBERS}",
+    f"p[*n] grad[*n] m[*n] v[*n] -> next_p[*n] next_m[*n] next_v[*n] where {NUMBERS}",
     dtypes=DTYPES,
-    sizes=_DRAWN,
+    sizes=WORTH_DRAWING,
 )
 def step(p, grad, m, v, *, lr: float, step: int, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8):
     """One step of Adam: p' = p - lr u.
@@ -61,9 +61,9 @@ def step(p, grad, m, v, *, lr: float, step: int, beta1: float = 0.9, beta2: floa
 
 @operation(
     "adamw.step",
-    f"p[*n] grad[*n] m[*n] v[*n] -> next_p[*n] next_m[*n] next_v[*n] where {_NUMBERS}",
+    f"p[*n] grad[*n] m[*n] v[*n] -> next_p[*n] next_m[*n] next_v[*n] where {NUMBERS}",
     dtypes=DTYPES,
-    sizes=_DRAWN,
+    sizes=WORTH_DRAWING,
 )
 def decayed_step(
     p,

@@ -25,6 +25,7 @@ from refpeft.ops._blocks import (
     between,
     clip,
     count_below,
+    count_held,
     f32,
     in_blocks,
     interval,
@@ -122,7 +123,7 @@ def code_of(v, signed, variant):
         return count_below(clip(v), midpoints(signed))
     exactly = round_to(f32(f32(clip(v) + 1.0) * 0.5) * 65535.0, "float64")
     bin = f32(exactly + 0.5)
-    return sum(np.where(bin >= first, 1, 0) for first in bins(signed))
+    return count_held(bin >= first for first in bins(signed))
 
 
 @quantize.refuses

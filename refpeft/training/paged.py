@@ -282,6 +282,18 @@ class PagedAdamW(Paged):
     state: ClassVar = _MOMENTS
 
 
+class PagedAdam8bit(Paged):
+    """`adam8bit.step`, paged: a quarter of the state, in blocks that begin with each parameter."""
+
+    operation = "adam8bit.step"
+    state: ClassVar = {
+        "m": State("uint8"),
+        "v": State("uint8"),
+        "m_absmax": State("float32", 256),
+        "v_absmax": State("float32", 256),
+    }
+
+
 class PagedLion(Paged):
     """`lion.step`, paged."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from refpeft.ops.adam8bit import BLOCK
+from refpeft.ops.dynamic8 import dynamic_map
 from refpeft_conformance.faults import fault, wide, with_attributes, with_inputs
 
 
@@ -40,7 +42,7 @@ def _(problem, run):
     return run(with_attributes(problem, decay=-problem.attributes["decay"]))
 
 
-@mistake("weight decay among the gradient", "decay", operations="adamw*.step")
+@mistake("weight decay among the gradient", "decay", operations="adam*.step")
 @mistake("weight decay among the momentum", "decay", operations="lion.step")
 def _(problem, run):
     coupled = wide(problem.inputs["grad"]) + problem.attributes["decay"] * wide(problem.inputs["p"])
@@ -59,7 +61,7 @@ def _(problem, run):
     return run(with_attributes(problem, decay=problem.attributes["decay"] / problem.attributes["lr"]))
 
 
-@mistake("weight decay in the other order", "decay", "variant", operations="adamw*.step")
+@mistake("weight decay in the other order", "decay", "variant", operations="adamw.step")
 def _(problem, run):
     other = {"before": "after", "after": "before"}[problem.attributes["variant"]]
     return run(with_attributes(problem, variant=other))
@@ -90,15 +92,31 @@ def _adam(name: str):
     def declare(size):
         @mistake(name, "beta1", "beta2", "step", "next_v", operations="adam*.step")
         def _(problem, run):
-            results, a = run(problem), {"decay": 0.0, "variant": "before"} | problem.attributes
+            a = {"decay": 0.0} | problem.attributes
             corrections = (1 - a[beta] ** a["step"] for beta in ("beta1", "beta2"))
             with np.errstate(all="ignore"):
-                u = size(wide(results["next_m"]), wide(results["next_v"]), *corrections, a["eps"])
+                u = size(*_new_moments(problem), *corrections, a["eps"])
             left, p = 1 - a["lr"] * a["decay"], wide(problem.inputs["p"])
-            moved = left * p - a["lr"] * u if a["variant"] == "before" else left * (p - a["lr"] * u)
-            return results | {"next_p": moved}
+            moved = left * (p - a["lr"] * u) if a.get("variant") == "after" else left * p - a["lr"] * u
+            return run(problem) | {"next_p": moved}
 
     return declare
+
+
+def _new_moments(problem):
+    """m' and v' in float64."""
+    a, grad, moments = problem.attributes, wide(problem.inputs["grad"]), []
+    for name, beta, new in (("m", a["beta1"], grad), ("v", a["beta2"], grad * grad)):
+        moments.append(beta * _decoded(problem, name) + (1 - beta) * new)
+    return moments
+
+
+def _decoded(problem, name):
+    """A moment of the problem in float64, from codes where it is kept so."""
+    if f"{name}_absmax" not in problem.inputs:
+        return wide(problem.inputs[name])
+    codes, absmax = problem.inputs[name], wide(problem.inputs[f"{name}_absmax"])
+    return dynamic_map(name == "m")[codes] * np.repeat(absmax, BLOCK)[: codes.size]
 
 
 @_adam("bias correction forgotten")
@@ -151,7 +169,7 @@ def _(problem, run):
     return run(with_attributes(problem, step=problem.attributes["step"] + 1))
 
 
-@mistake("the corrected momentum remembered", "next_m", "next_v", "step", operations="adam*.step")
+@mistake("the corrected momentum remembered", "next_m", "next_v", "step", operations="ada*[mw].step")
 def _(problem, run):
     results = run(problem)
     return results | {
@@ -159,10 +177,52 @@ def _(problem, run):
     }
 
 
-@mistake("the second moment of magnitudes", "next_v", operations="adam*.step")
+@mistake("the second moment of magnitudes", "next_v", operations="ada*[mw].step")
 def _(problem, run):
     root = np.sqrt(np.abs(wide(problem.inputs["grad"])))
     return run(problem) | {"next_v": run(with_inputs(problem, grad=root))["next_v"]}
+
+
+@mistake("the second moment on the signed map", "v_absmax", operations="adam8bit.step")
+def _(problem, run):
+    """Read so: its codes are those of the nearest codewords without sign to what the signed map says."""
+    signed = np.abs(dynamic_map(True)[problem.inputs["v"]])
+    nearest = np.abs(signed[:, None] - dynamic_map(False)).argmin(axis=1).astype(np.uint8)
+    return run(problem.replace(inputs=problem.inputs | {"v": nearest}))
+
+
+@mistake("moments under the maxima of the step before", "m_absmax", "v_absmax", operations="adam8bit.step")
+def _(problem, run):
+    return run(problem) | {f"next_{n}": problem.inputs[n] for n in ("m_absmax", "v_absmax")}
+
+
+@mistake("the maximum of the first block for all", "m_absmax", operations="adam8bit.step")
+def _(problem, run):
+    first = problem.inputs["m_absmax"][:1]
+    return run(problem.replace(inputs=problem.inputs | {"m_absmax": np.repeat(first, problem.inputs["m_absmax"].size)}))
+
+
+@mistake("codes of moments one too high", "m_absmax", operations="adam8bit.step")
+def _(problem, run):
+    results = run(problem)
+    return results | {"next_m": np.minimum(results["next_m"], 254).astype(np.uint8) + np.uint8(1)}
+
+
+@mistake("the step from moments encoded before", "m_absmax", "v_absmax", operations="adam8bit.step")
+def _(problem, run):
+    """p moves by what the new codes say, not by the new moments."""
+    a, results = problem.attributes, run(problem)
+    held = {n: results[f"next_{n}"] for n in ("m", "v", "m_absmax", "v_absmax")}
+    m, v = (_decoded(problem.replace(inputs=problem.inputs | held), name) for name in ("m", "v"))
+    u = m / (1 - a["beta1"] ** a["step"]) / (np.sqrt(v / (1 - a["beta2"] ** a["step"])) + a["eps"])
+    left = 1 - a["lr"] * a.get("decay", 0.0)
+    return results | {"next_p": left * wide(problem.inputs["p"]) - a["lr"] * u}
+
+
+@mistake("moments encoded in the other way", "variant", "m_absmax", operations="adam8bit.step")
+def _(problem, run):
+    other = {"paper": "bitsandbytes-cpu", "bitsandbytes-cpu": "paper"}[problem.attributes["variant"]]
+    return run(with_attributes(problem, variant=other))
 
 
 @mistake("the sign forgotten", "beta1", operations="lion.step")
