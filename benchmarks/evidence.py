@@ -4,6 +4,7 @@
 ``kills``   makes every fault of the kit to torch, wherever it applies, and records the check that caught it
 ``shrinks`` shrinks what caught it to a counterexample, and replays that in a new process
 ``alarms``  runs honest implementations of every operation, which differ in their arithmetic, and counts violations
+``agrees``  runs peft apart from its findings, in float64, on random shapes, and compares each result with the reference
 =========== ==============================================================================================
 
 Each works by operation and dtype, and keeps one row for each in ``benchmarks/results``: running a part replaces its rows only.
@@ -197,6 +198,36 @@ def _alarms(operation, dtype, seed, examples, profile, seconds):
         "exact": [n for n, budget in held.widest.items() if budget == 0],
         "vacuous only": [n for n, budget in held.widest.items() if budget > 0 and n not in held.reached],
     }
+
+
+@main.command()
+@click.option("--operations", default="*", show_default=True, help="Shell pattern.")
+@click.option("--jobs", default=1, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--examples", default=60, show_default=True, help="Problems per operation.")
+def agrees(operations, jobs, seed, examples):
+    """Run peft; each output and gradient must lie within its float64 budget, and near in the norm."""
+    from refpeft import plugins
+
+    taken = plugins.backend("peft-apart").operations()
+    cases = [
+        case for case in _selected(operations, "float64") if case[0] in taken and "float64" not in taken[case[0]].lacks
+    ]
+    _gather("agrees", _agrees, cases, (seed, examples), jobs)
+
+
+def _agrees(operation, dtype, seed, examples):
+    from dataclasses import asdict
+
+    from refpeft import plugins
+    from refpeft_conformance.agreement import agree
+    from refpeft_conformance.subject import Subject
+    from refpeft_hf.findings import FROZEN
+
+    frozen = FROZEN.get(operation, ())
+    subject = Subject(plugins.backend("peft-apart"))
+    found = agree(subject, operation, dtype, examples=examples, seed=seed, frozen=frozen)
+    return asdict(found) | {"frozen": frozen, "versions": subject.backend.versions()}
 
 
 def _selected(operations: str, dtypes: str) -> list[tuple[str, str]]:

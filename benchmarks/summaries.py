@@ -67,4 +67,23 @@ def alarms(rows: list[dict]) -> dict:
     }
 
 
-OF = {"kills": kills, "shrinks": shrinks, "alarms": alarms}
+def agrees(rows: list[dict]) -> dict:
+    """How many results of a library were compared, and how far they were apart."""
+    shapes = Counter(dict.fromkeys(("tall", "wide", "square", "prime", "rank one"), 0))
+    for row in rows:
+        shapes.update(row["shapes"])
+    return {
+        "operations": len(rows),
+        "versions": sorted({f"{package} {v}" for row in rows for package, v in row["versions"].items()}),
+        "problems": sum(row["problems"] for row in rows),
+        "shapes": dict(shapes),
+        "results": sum(len(row["shares"]) for row in rows),
+        "worst share": max((s for row in rows for s in row["shares"].values()), default=None),
+        "worst normwise": max((s for row in rows for s in row["normwise"].values()), default=None),
+        "disagreements": [[row["operation"], *row["disagreements"][:1]] for row in rows if row["disagreements"]],
+        "without a problem": [row["operation"] for row in rows if not row["problems"]],
+        "frozen": [[row["operation"], *row["frozen"]] for row in rows if row["frozen"]],
+    }
+
+
+OF = {"kills": kills, "shrinks": shrinks, "alarms": alarms, "agrees": agrees}

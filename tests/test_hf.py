@@ -10,9 +10,11 @@ import pytest
 
 from refpeft import plugins
 from refpeft.operation import catalogue, find
+from refpeft_conformance.agreement import agree
 from refpeft_conformance.checks import checks_of
 from refpeft_conformance.runner import run
 from refpeft_conformance.subject import Subject
+from refpeft_hf.findings import COVERED, FROZEN, LACKING
 
 pytest.importorskip("torch")
 pytest.importorskip("bitsandbytes")
@@ -184,11 +186,32 @@ def test_each_finding_is_there_without_refpeft(script, lines, capsys):
         assert line in printed, printed
 
 
+@pytest.mark.parametrize("operation", ["hira.linear", "unilora.linear", "xlora.top", "lora.conv1d", "shira.linear"])
+def test_peft_agrees_on_random_shapes_in_float64(operation):
+    """Every output and gradient, element by element and in the norm; `benchmarks/evidence.py agrees` has all operations."""
+    frozen = FROZEN.get(operation, ())
+    found = agree(Subject(plugins.backend("peft-apart")), operation, examples=6, frozen=frozen)
+    assert found.problems >= 6
+    assert found.disagreements == []
+    assert max(found.shares.values()) <= 1
+    assert max(found.normwise.values()) <= 1
+    assert len(found.shares) >= 2
+
+
+def test_a_backend_that_disagrees_is_found():
+    """With what it says of its distance; what it does not take is counted, a frozen input's gradient not asked for."""
+    found = agree(Subject(plugins.backend("peft")), "shira.linear", examples=6)
+    assert "dweight" in found.disagreements[0]
+    assert found.shares["dweight"] > 1
+    assert found.normwise["dweight"] > 1
+    outside = agree(Subject(plugins.backend("peft-apart")), "lora.conv1d", examples=6).outside
+    assert outside.keys() == {"docs/findings/peft-lora-conv.md"}
+
+
 def test_every_covered_call_has_its_page():
     """`peft-apart` turns calls away for a page that exists, on operations that peft has."""
-    from refpeft_hf.findings import COVERED
-
-    assert COVERED.keys() <= plugins.backend("peft").operations().keys()
-    for pages in COVERED.values():
+    covered = {o: set(pages) for table in (COVERED, LACKING) for o, pages in table.items()}
+    assert covered.keys() | FROZEN.keys() <= plugins.backend("peft").operations().keys()
+    for pages in covered.values():
         for page in pages:
             assert (FINDINGS / f"{page}.md").is_file()

@@ -87,6 +87,16 @@ To declare a precision for such an operation instead would loosen the base layer
 """
 
 
+FROZEN = {
+    "cpt.embed": ("tokens",),
+    "hra.linear": ("weight",),
+    "miss_bat.linear": ("weight",),
+    "randlora.linear": ("base_a",),
+    "shira.linear": ("weight",),
+}
+"""Operation -> frozen inputs to which peft gives no gradient (``peft-base-gradient.md``), as no training asks for one."""
+
+
 def lacking(operation: str) -> dict[str, str]:
     """Dtype -> the page that covers it."""
     return {d: f"docs/findings/{page}.md" for page, dtypes in LACKING.get(operation, {}).items() for d in dtypes}
