@@ -158,6 +158,8 @@ def test_the_suite_reports_each_finding_unaided(backend, operation, claim, dtype
                 "gradients of NaN: base_model.model.0.lily_B.default",
             ],
         ),
+        ("peft_adaption_float32.py", ["in float64 what is added is off by 5e-08 of it"]),
+        ("peft_hra_merge.py", ["reflected: off by 0.", "merged by peft: off by 3."]),
         ("peft_glora_base.py", ["the weight is 1.0 and so is y; y is 0.0; merged it is 1.0"]),
         ("peft_deft.py", ["bfloat16: y is 256.0, must be", "float64: y is", "off by 3e-08"]),
         ("peft_vector.py", ["QA-LoRA, a vector: ValueError", "aLoRA, a transposed view: RuntimeError"]),

@@ -29,6 +29,10 @@ def _no_sequence(shapes, attributes) -> bool:
     return 0 in shapes["task"]
 
 
+def _no_query(shapes, attributes) -> bool:
+    return 0 in shapes["q"][:-3]
+
+
 def _bias(shapes, attributes) -> bool:
     return "bias" in shapes
 
@@ -57,6 +61,7 @@ COVERED = {
     "lily.linear": {"peft-empty-batch": _empty},
     "bdlora.linear": {"peft-empty-batch": _empty},
     "poly.linear": {"peft-empty-batch": _no_sequence},
+    "adaption_prompt.attention": {"peft-empty-batch": _no_query},
     "adamss.linear": {"peft-vector": _vector},
     "qalora.linear": {"peft-vector": _vector},
     "trainable_tokens.linear": {"peft-tokens-bias": _bias},
@@ -78,6 +83,7 @@ LACKING = {
     "c3a.merge_fft": {"peft-c3a": SINGLE},
     "deft.linear": {"peft-deft": (*SINGLE, *HALVES)},
     "deft.merge": {"peft-deft": SINGLE},
+    "adaption_prompt.attention": {"peft-adaption-float32": SINGLE},
     "glora.linear": {"peft-glora-base": HALVES},
     "xlora.linear": {"peft-xlora-rounding": HALVES},
 }

@@ -1,9 +1,12 @@
 """AdaLoRA as peft has it. Its scale is alpha / (ranknum + 1e-5); ``ranknum`` is given such that the problem's stands there."""
 
+from types import SimpleNamespace
+
 import torch
+from peft.tuners.adalora.layer import RankAllocator
 
 from refpeft_hf.declared import implements, no_mask
-from refpeft_hf.layers import around_linear, called, merged
+from refpeft_hf.layers import ADAPTER, around_linear, called, merged
 
 
 def layer_of(weight, a, bias, scaling):
@@ -16,6 +19,19 @@ def triplets(a, e, b):
     """The layer's parameters, ``ranknum`` such that the quotient divides by one."""
     ranknum = torch.ones(1, dtype=a.dtype, device=a.device) - 1e-5
     return {"lora_A": a, "lora_E": e.unsqueeze(1), "lora_B": b, "ranknum": ranknum}
+
+
+@implements("adalora.importance", gradients=False)
+def importance(p, grad, smoothed, spread, *, beta1=0.85, beta2=0.85):
+    """``peft.tuners.adalora.layer.RankAllocator``: ``update_ipt`` of one tensor, and its score."""
+    name = f"lora_A.{ADAPTER}"
+    allocator = RankAllocator.__new__(RankAllocator)
+    allocator.adapter_name, allocator.beta1, allocator.beta2 = ADAPTER, beta1, beta2
+    allocator.ipt, allocator.exp_avg_ipt, allocator.exp_avg_unc = {name: None}, {name: smoothed}, {name: spread}
+    tensor = torch.nn.Parameter(p)
+    tensor.grad = grad
+    allocator.update_ipt(SimpleNamespace(named_parameters=lambda: [(name, tensor)]))
+    return allocator.exp_avg_ipt[name], allocator.exp_avg_unc[name], allocator._element_score(name)
 
 
 @implements("adalora.linear", no_mask)

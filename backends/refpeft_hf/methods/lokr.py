@@ -95,3 +95,12 @@ def core(
     where = {"stride": stride, "padding": padding, "dilation": dilation}
     factors = {"lokr_w1": w1, "lokr_t2": core, "lokr_w2_a": w2_a, "lokr_w2_b": w2_b}
     return conv2d_of(x, weight, bias, scaling, where, groups, **factors)
+
+
+@implements("lokr_core.merge", gradients=False)
+def core_merge(weight, w1, core, w2_a, w2_b, *, scaling):
+    """``merge`` of a convolution, its kernel a matrix here."""
+    kernel = weight.reshape(len(weight), -1, *core.shape[2:])
+    layer = around_convolution(kernel, None, 1, {}, "LoKrConfig", scaling=scaling, r=1)
+    factors = {"lokr_w1": w1, "lokr_t2": core, "lokr_w2_a": w2_a, "lokr_w2_b": w2_b}
+    return merged(with_factors(layer, factors), kernel, **factors).reshape(weight.shape)

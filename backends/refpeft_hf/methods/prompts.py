@@ -27,9 +27,9 @@ class Echo(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.embedding = torch.nn.Embedding(config.vocab_size, config.hidden_size)
 
-    def forward(self, inputs_embeds, **ignored):
-        """The embeddings."""
-        return inputs_embeds
+    def forward(self, inputs_embeds, past_key_values=None, **ignored):
+        """The embeddings, or the keys and values that came with them."""
+        return inputs_embeds if past_key_values is None else past_key_values
 
 
 @functools.lru_cache(maxsize=256)
@@ -63,6 +63,17 @@ def of_tasks(task, x, prompt, u, v):
     model = around_echo("MultitaskPromptTuningConfig", x.dtype, x.shape[-1], **how)
     tensors = {"embedding.weight": prompt, "prefix_task_cols": u, "prefix_task_rows": v}
     return in_front(model, x, tensors, task_ids=task)
+
+
+@implements("prefix.cut")
+def cut(flat, *, l, g, d):  # noqa: E741
+    """``peft.PeftModelForCausalLM`` with a flat prefix: the keys and values of each layer, of a batch of one."""
+    how = {"num_virtual_tokens": len(flat), "num_layers": l, "num_attention_heads": g, "token_dim": g * d}
+    model = around_echo("PrefixTuningConfig", flat.dtype, 1, **how)
+    tensors = {f"prompt_encoder.{ADAPTER}.embedding.weight": flat}
+    given = {"inputs_embeds": flat.new_zeros(1, 1, 1)}
+    layers = torch.func.functional_call(model, tensors, (), given).layers
+    return tuple(torch.stack([getattr(layer, part)[0] for layer in layers]) for part in ("keys", "values"))
 
 
 @functools.lru_cache(maxsize=256)
