@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from refpeft import plugins
-from refpeft.errors import AttributeValueError, DtypeError, ShapeError
+from refpeft.errors import AttributeValueError, DtypeError, RefpeftError, ShapeError
 from refpeft.operation import find
 from refpeft.training.pages import PageTable, frame_count
 from refpeft.training.store import FileStore, MemoryStore
@@ -93,7 +93,7 @@ class Paged:
         **numbers,
     ):
         self.rates = dict(lr) if isinstance(lr, Mapping) else dict.fromkeys(parameters, lr)
-        self.numbers, self.every, self.steps = numbers, every, 0
+        self.numbers, self.every, self.steps, self._torn = numbers, every, 0, False
         self._backend = plugins.backend(backend)
         self._forward = self._backend.implementation(self.operation).forward
         self._flat = {name: _flat(name, p) for name, p in parameters.items()}
@@ -126,15 +126,17 @@ class Paged:
         factor : float
             On the learning rates, as schedules give it.
         """
-        flat = self._gradients(gradients)
-        self.steps += 1
-        order = list(range(len(self._pieces)))[:: 1 if self.steps % 2 else -1]
+        flat, number = self._gradients(gradients), self.steps + 1
+        self._require_whole()
+        self._torn = True
+        order = list(range(len(self._pieces)))[:: 1 if number % 2 else -1]
         for page, following in zip(order, [*order[1:], None]):
             frame = self.table.use(page)
             if following is not None:
                 self.table.prefetch(following)
             for piece in self._pieces[page]:
-                self._update(frame, piece, flat[piece.name], factor * self.rates[piece.name])
+                self._update(number, frame, piece, flat[piece.name], factor * self.rates[piece.name])
+        self.steps, self._torn = number, False
         if self.steps % self.every == 0:
             self.commit()
 
@@ -142,6 +144,7 @@ class Paged:
         """Make the state after the last step the one that a killed run goes on from."""
         if isinstance(self._store, MemoryStore):
             return
+        self._require_whole()
         self.table.flush()
         for page, part in self._parameter_pages():
             self._store.next(page)[: part.size] = part
@@ -157,15 +160,22 @@ class Paged:
     def __exit__(self, *_):
         self.close()
 
-    def _update(self, frame: int, piece: Piece, gradient, rate: float) -> None:
-        """The operation on one piece, whose results replace parameter and state."""
+    def _require_whole(self) -> None:
+        if self._torn:
+            raise RefpeftError(
+                f"{self.operation}: step {self.steps + 1} was interrupted, so that parts of parameters and state are those of "
+                "before and parts of after it; a new optimizer on the folder goes on from the last commit."
+            )
+
+    def _update(self, number: int, frame: int, piece: Piece, gradient, rate: float) -> None:
+        """The operation, at the step of that number, on one piece, whose results replace parameter and state."""
         part = slice(piece.start, piece.stop)
         arrays = [self._flat[piece.name][part]]
         for state, base in zip(self.state.values(), self._bases):
             first = base + state.bytes(piece.offset)
             last = first + state.bytes(piece.stop - piece.start)
             arrays.append(self._frames.view(frame, first, last, state.dtype))
-        counted = {"step": self.steps} if "step" in find(self.operation).attributes else {}
+        counted = {"step": number} if "step" in find(self.operation).attributes else {}
         results, _ = self._forward(
             arrays[0], gradient[part], *arrays[1:], residuals=False, lr=rate, **counted, **self.numbers
         )
@@ -217,8 +227,10 @@ class Paged:
         flat = {name: g.reshape(-1) for name, g in gradients.items()}
         for name, g in flat.items():
             size = self._flat[name].shape[0]
-            if g.shape[0] != size:
-                raise ShapeError(f"{self.operation}: {name} has {size} elements, but its gradient {g.shape[0]}.")
+            if g.shape[0] != size or _dtype(g) != "float32":
+                raise ShapeError(
+                    f"{self.operation}: {name} has {size} elements of float32, but its gradient {g.shape[0]} of {_dtype(g)}."
+                )
         return flat
 
     def _check(self) -> None:
@@ -242,12 +254,16 @@ def _flat(name: str, parameter):
     """All elements of a parameter along one axis, in its own memory."""
     parameter = parameter.detach() if hasattr(parameter, "detach") else parameter
     whole = parameter.is_contiguous() if hasattr(parameter, "is_contiguous") else parameter.flags.c_contiguous
-    if str(parameter.dtype).removeprefix("torch.") != "float32" or not whole:
+    if _dtype(parameter) != "float32" or not whole:
         kind = "contiguous" if whole else "not contiguous"
         raise DtypeError(
-            f"{name}: a paged optimizer steps contiguous float32 arrays, but {parameter.dtype}, {kind}, came."
+            f"{name}: a paged optimizer steps contiguous float32 arrays, but {_dtype(parameter)}, {kind}, came."
         )
     return parameter.reshape(-1)
+
+
+def _dtype(array) -> str:
+    return str(array.dtype).removeprefix("torch.")
 
 
 _MOMENTS = {"m": State("float32"), "v": State("float32")}

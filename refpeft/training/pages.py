@@ -67,8 +67,10 @@ def frame_count(budget: int, page_size: int) -> int:
     Raises
     ------
     AttributeValueError
-        If it holds none.
+        If it holds none, or pages cannot hold whole numbers one after the other.
     """
+    if page_size % 8:
+        raise AttributeValueError(f"paging: the page size must be a multiple of 8 bytes, but {page_size} came.")
     if page_size < 1 or budget < page_size:
         raise AttributeValueError(
             f"paging: the budget must hold at least one page, but it is {budget} bytes and a page {page_size}."

@@ -195,6 +195,7 @@ P = np.ones(4, np.float32)
 REFUSED = {
     "must hold at least one page, but it is 63 bytes": {"budget": 63},
     "the state of 1 elements must fit": {"page_size": 4},
+    "multiple of 8 bytes": {"page_size": 60},
     "needs beta1 < 1": {"beta1": 1.0},
     "unknown argument 'momentum'": {"momentum": 0.9},
     "learning rate for each": {"lr": {"q": 0.1}},
@@ -218,10 +219,32 @@ def test_what_cannot_be_paged_is_refused(said):
 def test_gradients_that_do_not_fit_are_refused_before_anything_moves():
     """By their names and sizes; the step does not count."""
     optimizer = PagedAdamW({"p": P.copy()}, lr=0.1, budget=64, page_size=64)
-    for gradients in ({}, {"p": P[:3]}, {"p": P, "q": P}):
+    for gradients in ({}, {"p": P[:3]}, {"p": P, "q": P}, {"p": P.astype(np.float64)}):
         with pytest.raises(RefpeftError, match=r"came|elements"):
             optimizer.step(gradients)
     assert optimizer.steps == 0
+
+
+def test_an_interrupted_step_is_not_gone_on_from(tmp_path, monkeypatch):
+    """After Ctrl-C in the middle of a step, stepping and committing are refused; a new optimizer has the last commit."""
+    parameters, optimizer = paged(PagedAdamW, "reference", 2, 200, 64, folder=tmp_path)
+    update, calls = optimizer._update, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        update(*arguments)
+
+    monkeypatch.setattr(optimizer, "_update", interrupted)
+    with optimizer:
+        with pytest.raises(KeyboardInterrupt):
+            optimizer.step(drawn(3))
+        for go_on in (lambda: optimizer.step(drawn(3)), optimizer.commit):
+            with pytest.raises(RefpeftError, match="step 3 was interrupted"):
+                go_on()
+    parameters, _ = paged(PagedAdamW, "reference", 3, 200, 64, folder=tmp_path)
+    assert all(parameters[n].tobytes() == p.tobytes() for n, p in unpaged(PagedAdamW, "reference", 3).items())
 
 
 def damaged(folder, how):
