@@ -208,13 +208,13 @@ def bnb():
     torch.set_num_threads(threads)
 
 
-def quantised(weight):
+def quantised(weight, operation="nf4.quantize", **attributes):
     """Codes and maxima of a matrix as bitsandbytes' variant has them, in bands, so that the embedding fits."""
     flat = weight.reshape(-1)
     bands = [flat[start : start + weights.BAND] for start in range(0, flat.size, weights.BAND)]
-    variant = {"variant": "bitsandbytes-cpu"}
-    results = [golden.stored(Problem.of("nf4.quantize", {"weight": band}, variant)) for band in bands]
-    return tuple(np.concatenate([r[name] for r in results]) for name in ("packed", "absmax"))
+    attributes["variant"] = "bitsandbytes-cpu"
+    results = [golden.stored(Problem.of(operation, {"weight": band}, attributes)) for band in bands]
+    return tuple(np.concatenate([r[name] for r in results]) for name in results[0])
 
 
 def to_torch(array):
@@ -253,6 +253,27 @@ def nested_state_agrees(bnb, weight, absmax, name):
     theirs = bnb.dequantize_blockwise(state.absmax, state.state2) + state.offset
     np.testing.assert_array_equal(decoded, theirs.numpy(), err_msg=name)
     assert_conforms("nf4.offset", offset, absmax=absmax)
+
+
+@real_model
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("format", ["fp4", "dynamic8, signed", "dynamic8, unsigned"])
+def test_other_formats_of_every_matrix_equal_bitsandbytes_bit_by_bit(bnb, format, dtype):
+    """FP4 in blocks of 64, and the dynamic maps in blocks of 256, of magnitudes where there is no sign."""
+    signed, weighed = not format.endswith("unsigned"), 0
+    for name, matrix in matrices(MODEL):
+        weight = store((matrix if signed else np.abs(matrix)).astype(np.float64), as_format(dtype))
+        if format == "fp4":
+            theirs, state = bnb.quantize_4bit(to_torch(weight), blocksize=64, quant_type="fp4")
+            codes, absmax = quantised(weight, "fp4.quantize", blocksize=64)
+        else:
+            code = bnb.create_dynamic_map(signed=signed)
+            theirs, state = bnb.quantize_blockwise(to_torch(weight), code=code, blocksize=256)
+            codes, absmax = quantised(weight, "dynamic8.quantize", blocksize=256, signed=signed)
+        np.testing.assert_array_equal(codes, theirs.numpy().reshape(-1), err_msg=name)
+        np.testing.assert_array_equal(absmax.view(np.uint32), state.absmax.numpy().view(np.uint32), err_msg=name)
+        weighed += weight.size
+    assert weighed == 134_479_872
 
 
 @real_model

@@ -53,7 +53,8 @@ def _(problem, run):
     "output flattened",
     explains=False,
     equivalent=dict.fromkeys(
-        ("nf4.[qd]*", "fp4.*", "dynamic8.*", "mxfp4.*", "nvfp4.[qd]*", "adam8bit.*"), "every output is flat already"
+        ("nf4.[qd]*", "fp4.*", "dynamic8.*", "mxfp4.*", "nvfp4.[qd]*", "q[48]_*", "adam8bit.*"),
+        "every output is flat already",
     ),
 )
 def _(problem, run):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from refpeft.numerics.formats import BFLOAT16, store
 from refpeft_conformance.faults import fault, wide, with_attributes, with_inputs
 
 
@@ -79,7 +80,7 @@ def _(problem, run):
 
 @fault("quantisation", "nested codes read as signed bytes", "codes")
 def _(problem, run):
-    return _on(problem, run, "codes", lambda c: c ^ np.uint8(0x80))
+    return _on(problem, run, "codes", lambda c: (c.view(np.uint8) ^ np.uint8(0x80)).view(c.dtype))
 
 
 @fault("quantisation", "nested absmax of the neighbouring block", "absmax2", "m")
@@ -136,6 +137,42 @@ def _(problem, run):
     if "scale" not in problem.inputs:
         return {"scale": wide(run(problem)["scale"]) * 6}
     return run(problem.replace(inputs=problem.inputs | {"scale": np.ones_like(problem.inputs["scale"])}))
+
+
+@fault("quantisation", "scale of the neighbouring block", "d", operations="q*")
+def _(problem, run):
+    return _on(problem, run, "d", lambda d: np.roll(d, 1))
+
+
+@fault("quantisation", "scale kept in bfloat16", "d", operations="q*")
+def _(problem, run):
+    return _on(problem, run, "d", lambda d: store(wide(d), BFLOAT16).astype(np.float32))
+
+
+@fault("quantisation", "minimum forgotten", "m", operations="q4_1.*")
+def _(problem, run):
+    return _on(problem, run, "m", np.zeros_like)
+
+
+@fault("quantisation", "halves of a block interleaved", "packed", "d", operations="q*")
+def _(problem, run):
+    """Byte j holds elements 2 j and 2 j + 1, as elsewhere."""
+
+    def change(packed):
+        blocks = packed.reshape(-1, 16)
+        codes = np.concatenate([blocks & 15, blocks >> 4], axis=1)
+        return (codes[:, 0::2] + 16 * codes[:, 1::2]).astype(np.uint8).reshape(-1)
+
+    return _on(problem, run, "packed", change)
+
+
+@fault("quantisation", "integers rounded to even", "weight", operations="q8_0.quantize")
+def _(problem, run):
+    """A half goes to the even integer below, not away from zero."""
+    blocks, results = wide(problem.inputs["weight"]).reshape(-1, 32), run(problem)
+    d = np.max(np.abs(blocks), axis=1, keepdims=True) / 127
+    v = (blocks / np.where(d > 0, d, 1)).reshape(-1)
+    return results | {"codes": np.where(np.abs(v) % 1 == 0.5, np.rint(v), results["codes"]).astype(np.int8)}
 
 
 @fault("quantisation", "the other variant", "variant", operations="dynamic8.quantize")

@@ -8,6 +8,7 @@ import numpy as np
 
 from refpeft.numerics.formats import as_format
 from refpeft.operation import find
+from refpeft.ops._blocks import DTYPES
 from refpeft.problem import Problem
 from refpeft_conformance.laws import equal, law
 
@@ -35,6 +36,7 @@ def block_laws(
     scales: str = "absmax",
     twice: Callable[[np.ndarray], np.ndarray] = lambda absmax: 2 * absmax,
     blocksize: int | None = None,
+    exactly: tuple[str, ...] = DTYPES,
 ) -> None:
     """The laws of ``family.quantize`` and ``family.dequantize``, with codes and a scale for each block.
 
@@ -49,6 +51,8 @@ def block_laws(
         What becomes of them when all weights are doubled.
     blocksize : int, optional
         Where it is not an attribute.
+    exactly : tuple of str
+        Dtypes whose rounding leaves a decoded block's scale as it is.
     """
     quantize, needs, share = f"{family}.quantize", (f"{family}.dequantize",), 2 if codes == "packed" else 1
 
@@ -58,7 +62,9 @@ def block_laws(
     @law(quantize, "what was decoded decodes to the same again", needs=needs)
     def _(subject, problem, observed):
         """Where the nearest codeword is taken, and the block's maximum is attained."""
-        if problem.attributes.get("variant") == "bitsandbytes-cpu" and codes == "codes":
+        if (
+            problem.attributes.get("variant") == "bitsandbytes-cpu" and codes == "codes"
+        ) or problem.dtype not in exactly:
             return
         problem = positive(problem)
         first = decoded(subject, problem, subject.run(problem))
