@@ -288,11 +288,3 @@ def _complete(quantize, code_of, out):
 _complete(quantize_q4_0, _q4_0_codes, "packed")
 _complete(quantize_q4_1, _q4_1_codes, "packed")
 _complete(quantize_q8_0, _q8_0_codes, "codes")
-
-
-for _dequantize in (dequantize_q4_0, dequantize_q4_1, dequantize_q8_0):
-
-    @_dequantize.makes_valid
-    def _(random, arrays, attributes):
-        """Scales and minima are float16 numbers."""
-        return {name: f16(arrays[name]) for name in ("d", "m") if name in arrays}

@@ -144,7 +144,7 @@ def _(problem, run):
     return _on(problem, run, "d", lambda d: np.roll(d, 1))
 
 
-@fault("quantisation", "scale kept in bfloat16", "d", operations="q*")
+@fault("quantisation", "scale kept in bfloat16", "d", operations="q*", dtypes=("float32", "float16"))
 def _(problem, run):
     return _on(problem, run, "d", lambda d: store(wide(d), BFLOAT16).astype(np.float32))
 
