@@ -9,7 +9,7 @@ what happens within a rounding of a midpoint. It is the law that the steps obey 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -59,7 +59,7 @@ def count_below(v, midpoints):
 
 def count_held(conditions):
     """How many of the conditions hold, each of which holds only where those before it do."""
-    count = np.zeros((), int)
+    count: Any = 0
     for number, holds in enumerate(conditions, 1):
         count = np.where(holds, number, count)
     return count
