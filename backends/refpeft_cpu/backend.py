@@ -20,9 +20,11 @@ class CpuBackend(Backend):
 
     @functools.cached_property
     def _implementations(self):
-        from refpeft_cpu import attention, decoder, linear, nf4, nf4_double, qlora
+        from refpeft_cpu import adam, attention, decoder, linear, nf4, nf4_double, qlora
 
         return {
+            "adam.step": Implementation(adam.step),
+            "adamw.step": Implementation(adam.decayed_step),
             "nn.linear": Implementation(linear.plain, linear.plain_vjp),
             "nn.rms_norm": Implementation(decoder.rms_norm, decoder.rms_norm_vjp),
             "nn.rope": Implementation(decoder.rope, decoder.rope_vjp),

@@ -28,7 +28,18 @@ import click
 from refpeft import __version__, plugins
 from refpeft.errors import PluginError, RefpeftError
 
-COMMANDS = ("operations", "methods", "memory", "convert", "explain", "oracle", "backends", "golden")
+COMMANDS = (
+    "operations",
+    "methods",
+    "memory",
+    "convert",
+    "train",
+    "evaluate",
+    "explain",
+    "oracle",
+    "backends",
+    "golden",
+)
 """Each is a module of this package with a ``command``; importing one imports nothing but click."""
 
 

@@ -151,10 +151,7 @@ def save(folder: str | os.PathLike[str], adapter: Adapter, base: str = "") -> No
     FormatError
         If a site has no module of that name.
     """
-    layout = LAYOUTS.get(type(adapter.method))
-    if layout is None:
-        known = ", ".join(cls.__name__ for cls in LAYOUTS)
-        raise CapabilityError(f"peft's files are written for {known}, but {type(adapter.method).__name__} came.")
+    layout = require_layout(adapter.method)
     tensors, modules = {}, []
     for site, arrays in adapter.arrays.items():
         module = _module(site)
@@ -169,6 +166,21 @@ def save(folder: str | os.PathLike[str], adapter: Adapter, base: str = "") -> No
     folder.mkdir(parents=True, exist_ok=True)
     safetensors.save(folder / TENSORS, tensors, {"format": "pt"})
     atomic_write(folder / CONFIG, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
+
+
+def require_layout(method: Method) -> Layout:
+    """How the method is written.
+
+    Raises
+    ------
+    CapabilityError
+        If it is none of `LAYOUTS`.
+    """
+    layout = LAYOUTS.get(type(method))
+    if layout is None:
+        known = ", ".join(cls.__name__ for cls in LAYOUTS)
+        raise CapabilityError(f"peft's files are written for {known}, but {type(method).__name__} came.")
+    return layout
 
 
 def _config(folder: Path) -> dict[str, Any]:

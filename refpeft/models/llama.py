@@ -94,6 +94,7 @@ class Llama:
         self.shape, self.eps = shape, eps
         self._frequencies = rope.inverse_frequencies(shape.head_size, base)
         chosen = plugins.backend(backend)
+        self.backend = backend
         self._device = device or chosen.devices()[0]
         self._run = Calls(chosen)
         self._dtype = as_format(weights["embedding"].dtype.name).dtype
@@ -162,6 +163,15 @@ class Llama:
         """What is trained, by ``SITE.ARRAY``: the arrays themselves, for an optimizer to step."""
         return {f"{site}.{n}": layer.arrays[n] for site, layer in self.sites.items() for n in layer.trained}
 
+    def arrays(self) -> dict[str, dict[str, np.ndarray]]:
+        """What is trained, by site, as host arrays: what `attach` takes."""
+        host = self._run.backend.to_numpy
+        return {
+            site: {n: np.asarray(host(layer.arrays[n])) for n in layer.trained}
+            for site, layer in self.sites.items()
+            if layer.trained
+        }
+
     def _weight(self, site: str) -> np.ndarray:
         return np.asarray(self._run.backend.to_numpy(self.sites[site].arrays["weight"])).astype(np.float64)
 
@@ -195,10 +205,7 @@ class Llama:
         """
         ids = self._checked(ids)
         logits, (blocks, ending) = self._forward(ids[:, :-1], keep=True, checkpointing=checkpointing)
-        inputs = {"logits": logits, "target": self.asarray(ids[:, 1:])}
-        if mask is not None:
-            inputs["mask"] = self.asarray(np.asarray(mask))
-        loss, call = self._run.forward("nn.cross_entropy", inputs)
+        loss, call = self._cross_entropy(logits, ids[:, 1:], mask, keep=True)
         one = self.asarray(np.ones(()))
         dlogits = self._run.vjp(call, one, ["logits"])["logits"]
         gradients: dict[str, Any] = {}
@@ -209,6 +216,18 @@ class Llama:
         for i in range(self.shape.layers - 1, first - 1, -1):
             dx = self._block_vjp(i, blocks[i], dx, gradients, i > first)
         return float(self._run.backend.to_numpy(loss)), gradients
+
+    def score(self, ids: np.ndarray, mask: np.ndarray | None = None) -> float:
+        """The loss alone; as for `loss`, without what its gradients would take."""
+        ids = self._checked(ids)
+        loss, _ = self._cross_entropy(self._forward(ids[:, :-1], keep=False)[0], ids[:, 1:], mask, keep=False)
+        return float(self._run.backend.to_numpy(loss))
+
+    def _cross_entropy(self, logits, target, mask, *, keep: bool):
+        inputs = {"logits": logits, "target": self.asarray(target)}
+        if mask is not None:
+            inputs["mask"] = self.asarray(np.asarray(mask))
+        return self._run.forward("nn.cross_entropy", inputs, keep)
 
     def _forward(self, ids, *, keep: bool, cache: list | None = None, checkpointing: bool = False):
         offset = cache[0][0].shape[-2] if cache else 0
@@ -317,6 +336,16 @@ class Llama:
                 f"token ids lie from 0 to {self.shape.vocabulary - 1}, but {ids.min()} to {ids.max()} came."
             )
         return ids.astype(np.int64)
+
+
+def place(matrix: str) -> str:
+    """Where a matrix of `Decoder` stands in its layer: ``attn.q`` for ``q``."""
+    return f"{'attn' if matrix in ('q', 'k', 'v', 'o') else 'mlp'}.{matrix}"
+
+
+def pattern(shape: Decoder, targets: str) -> str:
+    """The sites in every layer of matrices that ``targets`` names, see `Decoder.select`."""
+    return ",".join(f"layers.*.{place(m.site)}" for m in shape.select(targets))
 
 
 def _heads(x, count: int):

@@ -13,7 +13,7 @@ import numpy as np
 from refpeft.errors import CapabilityError, FormatError
 from refpeft.formats import gguf, safetensors
 from refpeft.memory import models
-from refpeft.models.llama import Llama
+from refpeft.models.llama import Llama, place
 from refpeft.numerics.formats import as_format
 
 _SITES = {
@@ -62,11 +62,7 @@ def load(path: str | os.PathLike[str], *, dtype: str = "float32", backend: str =
         if not path.is_dir() and name.endswith((".attn.q", ".attn.k")):
             array = _halves(array, shape.heads if name.endswith("q") else shape.kv_heads)
         weights[name] = array.astype(wanted)
-    expected = {
-        f"layers.{i}.{'attn' if m.site in 'qkvo' else 'mlp'}.{m.site}": (m.o, m.i)
-        for i in range(shape.layers)
-        for m in shape.matrices()
-    }
+    expected = {f"layers.{i}.{place(m.site)}": (m.o, m.i) for i in range(shape.layers) for m in shape.matrices()}
     for name, size in expected.items():
         if weights[name].shape != size:
             raise FormatError(f"{path}: {name} has shape {weights[name].shape}, expected {size}.")

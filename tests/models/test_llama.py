@@ -14,6 +14,7 @@ from refpeft.errors import CapabilityError, DomainError, FormatError, ShapeError
 from refpeft.memory.decoder import Decoder
 from refpeft.methods import LoRA, methods
 from refpeft.models import Llama, load
+from refpeft.models.llama import place
 
 README = Path(__file__).parents[2] / "README.md"
 HALF = LoRA(rank=2, alpha=1)
@@ -29,7 +30,7 @@ def weights(shape: Decoder, dtype="float64") -> dict[str, np.ndarray]:
         for part in ("attn", "mlp"):
             sizes[f"layers.{i}.{part}.norm"] = (shape.width,)
         for m in shape.matrices():
-            sizes[f"layers.{i}.{'attn' if m.site in 'qkvo' else 'mlp'}.{m.site}"] = (m.o, m.i)
+            sizes[f"layers.{i}.{place(m.site)}"] = (m.o, m.i)
     return {n: (random.normal(size=s) * 0.3 + n.endswith("norm")).astype(dtype) for n, s in sizes.items()}
 
 

@@ -1,0 +1,39 @@
+"""``refpeft evaluate``: a model's loss and perplexity on a text."""
+
+from __future__ import annotations
+
+import click
+
+from refpeft.cli._output import as_json, progress, report
+
+
+@click.command("evaluate")
+@click.argument("model")
+@click.option("--data", required=True, metavar="FILE", help="A .txt file, or a .jsonl file of objects with a text.")
+@click.option("--adapter", metavar="DIR", help="An adapter in peft's form, as refpeft train leaves one.")
+@click.option("--sequence", type=int, default=128, show_default=True, help="Tokens that a row predicts.")
+@click.option("--batch", type=int, default=4, show_default=True)
+@click.option("--rows", "limit", type=int, help="So many rows of the text only.")
+@click.option("--backend", default="cpu", show_default=True)
+@as_json
+def command(model, data, adapter, sequence, batch, limit, backend, as_json):
+    """The mean cross-entropy of MODEL over the rows of a text, and its exponential."""
+    import math
+
+    from refpeft.errors import AttributeValueError
+    from refpeft.formats import peft
+    from refpeft.models import load
+    from refpeft.models.tokens import tokenizer
+    from refpeft.training import text
+
+    if min(sequence, batch, 1 if limit is None else limit) < 1:
+        raise AttributeValueError("--sequence, --batch and --rows must be at least 1.")
+    found = peft.load(adapter) if adapter else None
+    ids = text.rows(data, tokenizer(model), sequence + 1)[:limit]
+    decoder = load(model, backend=backend)
+    if found:
+        decoder.attach(found.pattern, found.method, arrays=found.arrays)
+    parts = [ids[start : start + batch] for start in range(0, len(ids), batch)]
+    loss = sum(len(part) * decoder.score(part) for part in progress(parts, "evaluating")) / len(ids)
+    row = {"loss": loss, "perplexity": math.exp(loss), "tokens": len(ids) * sequence}
+    report([row], tuple(row), as_json)

@@ -1,0 +1,70 @@
+"""Text as token ids, by the ``tokenizers`` package: from a folder's ``tokenizer.json``, or from a GGUF file itself."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from refpeft.errors import CapabilityError, FormatError
+from refpeft.formats import gguf
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_CONTROL = 3
+"""The token type of GGUF that is never found in text."""
+
+
+def tokenizer(model: str | os.PathLike[str]) -> Tokenizer:
+    """The tokenizer of a model.
+
+    Parameters
+    ----------
+    model : path-like
+        A Hugging Face folder or a GGUF file.
+
+    Raises
+    ------
+    FormatError
+        If there is none.
+    CapabilityError
+        If the ``tokenizers`` package is not installed, or a GGUF file's tokenizer is of another kind than byte-level BPE.
+    """
+    tokenizers = _package()
+    path = Path(model)
+    if not path.is_dir():
+        return _from_gguf(tokenizers, path)
+    if not (path / "tokenizer.json").is_file():
+        raise FormatError(f"{path} has no tokenizer.json, expected one beside the weights.")
+    return tokenizers.Tokenizer.from_file(str(path / "tokenizer.json"))
+
+
+def _from_gguf(tokenizers, path: Path) -> Tokenizer:
+    """Byte-level BPE, as GPT-2 has it; ``smollm`` takes digits one by one."""
+    found: dict[str, Any] = {
+        key.removeprefix("tokenizer.ggml."): value
+        for key, value in gguf.scan(path).metadata.items()
+        if key.startswith("tokenizer.ggml.")
+    }
+    kind, split = found.get("model"), found.get("pre", "gpt-2")
+    if kind != "gpt2" or split not in ("gpt-2", "smollm"):
+        raise CapabilityError(f"{path}: the tokenizer is {kind} ({split}), but gpt2 (gpt-2, smollm) is read.")
+    words, merges = found["tokens"], [tuple(pair.split(" ")) for pair in found["merges"]]
+    result = tokenizers.Tokenizer(tokenizers.models.BPE({word: i for i, word in enumerate(words)}, merges))
+    parts = [tokenizers.pre_tokenizers.Digits(individual_digits=True)] if split == "smollm" else []
+    parts.append(tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False))
+    result.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(parts)
+    result.decoder = tokenizers.decoders.ByteLevel()
+    result.add_special_tokens([words[i] for i, type in enumerate(found["token_type"]) if type == _CONTROL])
+    return result
+
+
+def _package():
+    try:
+        import tokenizers
+    except ImportError:
+        raise CapabilityError(
+            "Text needs the tokenizers package, which is not installed: run pip install 'refpeft[train]'."
+        ) from None
+    return tokenizers

@@ -1,0 +1,169 @@
+"""Training: steps that a killed run takes up again, bit for bit, where it left off.
+
+A run is a folder. ``run.json`` says what it is; ``state`` holds parameters and optimizer after the last complete step, see
+`refpeft.training.store`; ``metrics.jsonl`` has a line for each step; ``adapter`` is what came out, in peft's form.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refpeft import plugins
+from refpeft.errors import AttributeValueError, FormatError
+from refpeft.files import atomic_write
+from refpeft.formats import peft
+from refpeft.methods import Method
+from refpeft.models import Llama
+from refpeft.ops import schedule
+from refpeft.training.paged import PagedAdamW
+from refpeft.training.text import batch
+
+SCHEDULES = ("constant", "linear", "cosine")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How it is trained.
+
+    Attributes
+    ----------
+    steps, batch : int
+        How many steps, and rows of text in each.
+    lr : float
+        The learning rate at its peak.
+    schedule : str
+        One of `SCHEDULES`, after ``warmup`` steps of rising.
+    warmup : int
+    decay : float
+        AdamW's.
+    seed : int
+        Of the adapter's start and of the order of the text.
+    checkpointing : bool
+        Whether blocks are computed again on the way back.
+    """
+
+    steps: int = 200
+    batch: int = 4
+    lr: float = 1e-3
+    schedule: str = "cosine"
+    warmup: int = 0
+    decay: float = 0.0
+    seed: int = 0
+    checkpointing: bool = False
+
+    def __post_init__(self):
+        if self.steps < 1 or self.batch < 1:
+            raise AttributeValueError(
+                f"at least 1 step of 1 row is needed, but steps {self.steps} and batch {self.batch} came."
+            )
+        if self.schedule not in SCHEDULES:
+            raise AttributeValueError(f"schedule must be one of {', '.join(SCHEDULES)}, but {self.schedule!r} came.")
+        if not 0 <= self.warmup <= self.steps:
+            raise AttributeValueError(f"warmup must be from 0 to the {self.steps} steps, but {self.warmup} came.")
+
+    def factor(self, step: int) -> float:
+        """What the learning rate is multiplied by in a step, counted from 1; it has fallen to zero behind the last."""
+        if self.schedule == "constant":
+            return schedule.constant(step, warmup=self.warmup)
+        falling = {"linear": schedule.linear, "cosine": schedule.cosine}[self.schedule]
+        return falling(step, total=self.steps + 1, warmup=self.warmup)
+
+
+def train(
+    model: Llama,
+    method: Method,
+    pattern: str,
+    ids: np.ndarray,
+    settings: Settings,
+    out: Path,
+    identity: dict[str, Any],
+    advance: Callable[[int, float], None] = lambda step, loss: None,
+) -> list[float]:
+    """Train a method's arrays at the sites of a model.
+
+    Parameters
+    ----------
+    model : Llama
+    method : Method
+        One that peft's files are written for, see `refpeft.formats.peft.LAYOUTS`.
+    pattern : str
+        Of the sites.
+    ids : (count, length) int64
+        The text, see `refpeft.training.text.rows`.
+    settings : Settings
+    out : Path
+        The run's folder. One that was begun with equal settings goes on.
+    identity : dict
+        What else makes the run what it is, as JSON can say it: model and text.
+    advance : callable
+        Told each step and its loss.
+
+    Returns
+    -------
+    losses : list of float
+        Of all steps, those before an interruption included.
+
+    Raises
+    ------
+    CapabilityError
+        If the method is not written as peft's files, or the backend lacks an operation.
+    FormatError
+        If the folder holds another run, or one that is complete.
+    """
+    peft.require_layout(method)
+    for operation in (method.operation, PagedAdamW.operation):
+        plugins.backend(model.backend).implementation(operation)
+    _enter(out, identity | {"method": type(method).__name__, **asdict(method), "sites": pattern, **asdict(settings)})
+    model.attach(pattern, method, np.random.default_rng(settings.seed))
+    parameters = model.trained
+    size = 8 * sum(int(np.prod(p.shape)) for p in parameters.values())
+    metrics = out / "metrics.jsonl"
+    with PagedAdamW(
+        parameters,
+        lr=settings.lr,
+        budget=size + 2**21,
+        folder=out / "state",
+        backend=model.backend,
+        decay=settings.decay,
+    ) as optimizer:
+        lines = metrics.read_text().splitlines()[: optimizer.steps] if metrics.exists() else []
+        atomic_write(metrics, "".join(line + "\n" for line in lines).encode())
+        losses = [json.loads(line)["loss"] for line in lines]
+        for step in range(optimizer.steps, settings.steps):
+            began = time.perf_counter()
+            rows = batch(ids, settings.batch, settings.seed, step)
+            loss, gradients = model.loss(rows, checkpointing=settings.checkpointing)
+            factor = settings.factor(step + 1)
+            losses.append(loss)
+            line = {"step": step + 1, "loss": loss, "lr": settings.lr * factor}
+            with open(metrics, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line | {"tokens_per_second": rows.size / (time.perf_counter() - began)}) + "\n")
+            optimizer.step(gradients, factor)
+            advance(step + 1, loss)
+    peft.save(out / "adapter", peft.Adapter(method, model.arrays()), base=str(identity.get("model", "")))
+    return losses
+
+
+def _enter(out: Path, run: dict[str, Any]) -> None:
+    """Make the run's folder, or find in it the same run, not yet complete."""
+    out.mkdir(parents=True, exist_ok=True)
+    text, record = json.dumps(run, indent=2, sort_keys=True), out / "run.json"
+    if not record.exists():
+        if any(out.iterdir()):
+            raise FormatError(f"{out} holds something that is not a run; name a new folder.")
+        atomic_write(record, text.encode())
+    elif record.read_text() != text:
+        before = json.loads(record.read_text())
+        name = next(n for n in sorted(before | run) if before.get(n) != run.get(n))
+        raise FormatError(
+            f"{out} holds another run: {name} is {before.get(name)!r} there, but {run.get(name)!r} is asked for."
+        )
+    elif (out / "adapter" / peft.CONFIG).exists():
+        raise FormatError(f"{out} holds this run, complete; name a new folder to train again.")

@@ -1,0 +1,159 @@
+"""``refpeft train`` and ``refpeft evaluate``: a killed run goes on to the same bits, and what was learned is peft's to load."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from refpeft.cli import main
+from refpeft.training import text
+
+TEXT = "In the beginning there was a matrix, and the matrix was without rank. " * 12
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A random Llama of transformers with a byte-level tokenizer, in a folder."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=256, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("model")
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    words = tokenizers.Tokenizer(tokenizers.models.BPE({c: i for i, c in enumerate(letters)}, []))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words.decoder = tokenizers.decoders.ByteLevel()
+    words.save(str(folder / "tokenizer.json"))
+    (folder / "text.txt").write_text(TEXT)
+    return folder
+
+
+def refpeft(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def training(model, out, **changes):
+    """The command line of a small run."""
+    options = {"data": model / "text.txt", "out": out, "steps": 8, "batch": 2, "sequence": 24, "lr": 0.02} | changes
+    return ["train", model, *(part for name, value in options.items() for part in (f"--{name}", value))]
+
+
+@pytest.mark.parametrize(("method", "backend"), [("lora", "cpu"), ("dora", "torch")])
+def test_training_lowers_the_loss_and_peft_loads_what_was_learned(model, tmp_path, method, backend):
+    """On the text and for peft alike: the loss that refpeft evaluates with the adapter is the one that peft's model has."""
+    torch, peft, transformers = (pytest.importorskip(n) for n in ("torch", "peft", "transformers"))
+    more = {"method": method, "backend": backend, "steps": 24, "targets": "all-linear"}
+    trained = refpeft(*training(model, tmp_path / "run", **more), "--json")
+    assert trained.exit_code == 0, trained.output
+    (row,) = json.loads(trained.stdout)
+    assert row["last"] < row["first"]
+    arguments = ("evaluate", model, "--data", model / "text.txt", "--sequence", 24, "--backend", backend, "--json")
+    before, after = (
+        json.loads(refpeft(*arguments, *extra).stdout)[0]["loss"] for extra in ((), ("--adapter", row["adapter"]))
+    )
+    assert after < before - 0.1
+    theirs = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(model), row["adapter"])
+    from refpeft.models.tokens import tokenizer
+
+    ids = torch.from_numpy(text.rows(model / "text.txt", tokenizer(model), 25))
+    with torch.no_grad():
+        assert abs(theirs(input_ids=ids, labels=ids).loss.item() - after) < 2.0**-16
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(model, tmp_path):
+    """Killed three times at random instants: adapter and losses are those of a run that was left alone."""
+    whole = refpeft(*training(model, tmp_path / "whole", steps=30))
+    assert whole.exit_code == 0, whole.output
+    command = [sys.executable, "-m", "refpeft", *map(str, training(model, tmp_path / "killed", steps=30))]
+    for _ in range(3):
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+            while not (tmp_path / "killed" / "state" / "record.json").exists() and run.poll() is None:
+                time.sleep(0.01)
+            time.sleep(random.uniform(0, 0.3))
+            run.kill()
+    last = refpeft(*training(model, tmp_path / "killed", steps=30))
+    if "complete" not in last.output:
+        assert last.exit_code == 0, last.output
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        ours, theirs = (tmp_path / run / "adapter" / name for run in ("whole", "killed"))
+        assert ours.read_bytes() == theirs.read_bytes()
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
+        for run in ("whole", "killed")
+    ]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 30
+
+
+def test_rows_of_a_step_do_not_depend_on_the_steps_before():
+    """A pass takes every row once, in an order of its own."""
+    ids = np.arange(10)[:, None]
+    passes = [np.concatenate([text.batch(ids, 5, 3, step) for step in steps]) for steps in ((0, 1), (2, 3))]
+    assert all(sorted(p[:, 0]) == list(range(10)) for p in passes)
+    assert not np.array_equal(*passes)
+    np.testing.assert_array_equal(text.batch(ids, 5, 3, 2), passes[1][:5])
+
+
+def test_wrong_runs_are_refused_in_a_sentence(model, tmp_path):
+    """Exit status 2, and nothing is begun."""
+    (tmp_path / "bad.jsonl").write_text('{"text": "fine"}\n{"texts": 1}\n')
+    (tmp_path / "short.txt").write_text("short")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "something").write_text("")
+    run = tmp_path / "run"
+    assert refpeft(*training(model, run)).exit_code == 0
+    for arguments, said in (
+        (training(model, run), "holds this run, complete; name a new folder to train again"),
+        (training(model, run, lr=0.1), "holds another run: lr is 0.02 there, but 0.1 is asked for"),
+        (training(model, tmp_path / "full"), "holds something that is not a run"),
+        (
+            training(model, tmp_path / "new", method="hira"),
+            "peft's files are written for LoRA, RsLoRA, DoRA, LoHa, but",
+        ),
+        (training(model, tmp_path / "new", method="none"), "there is no method 'none'"),
+        (training(model, tmp_path / "new", targets="query"), "has no matrix 'query'"),
+        (training(model, tmp_path / "new", warmup=9), "warmup must be from 0 to the 8 steps, but 9 came"),
+        (training(model, tmp_path / "new", schedule="steep"), "schedule must be one of constant, linear, cosine"),
+        (training(model, tmp_path / "new", data=tmp_path / "bad.jsonl"), "line 2 must be a JSON object with a text"),
+        (
+            training(model, tmp_path / "new", data=tmp_path / "short.txt"),
+            "has 5 tokens, expected at least the 25 of a row",
+        ),
+        (training(model, tmp_path / "new", data=tmp_path / "none.txt"), "none.txt: No such file"),
+        (training(model, tmp_path / "new", method="dora"), "backend 'cpu' does not implement dora.linear"),
+        (training(model, tmp_path / "new", backend="nowhere"), "there is no backend 'nowhere'"),
+        (training(tmp_path / "full", tmp_path / "new"), "has no tokenizer.json"),
+        (["evaluate", model, "--data", model / "text.txt", "--rows", "0"], "must be at least 1"),
+        (["evaluate", model, "--data", model / "text.txt", "--adapter", tmp_path], "has no adapter_config.json"),
+    ):
+        result = refpeft(*arguments)
+        assert result.exit_code == 2, result.output
+        assert said in " ".join(result.output.split()), result.output
+        assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.skipif("REFPEFT_SMOLLM2" not in os.environ, reason="REFPEFT_SMOLLM2 is not the path of a GGUF file")
+def test_a_gguf_files_tokenizer_is_transformers():
+    """Text with digits, accents, several scripts and special tokens; and back."""
+    transformers = pytest.importorskip("transformers")
+    from refpeft.models.tokens import tokenizer
+
+    path = os.environ["REFPEFT_SMOLLM2"]
+    theirs = transformers.AutoTokenizer.from_pretrained(os.path.dirname(path), gguf_file=os.path.basename(path))
+    ours = tokenizer(path)
+    for sample in ("In 1815, M. Charles-François-Bienvenu Myriel", "漢字 и кириллица\n\n\tdef f(x): return x**2", TEXT):
+        found = ours.encode(sample, add_special_tokens=False)
+        assert found.ids == theirs(sample, add_special_tokens=False).input_ids
+        assert ours.decode(found.ids) == sample
