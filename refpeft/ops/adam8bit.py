@@ -12,6 +12,7 @@ import numpy as np
 
 from refpeft.errors import DomainError
 from refpeft.numerics.bounded import Bounded
+from refpeft.numerics.bounded.upward import leading
 from refpeft.operation import operation
 from refpeft.ops._blocks import FLOOR, in_blocks, interval, largest, require_finite
 from refpeft.ops.adam import NUMBERS, WORTH_DRAWING, moments, update
@@ -112,7 +113,7 @@ def _accepts(got, golden, model, inputs, attributes, which):
     grad, *maxima = (Bounded.input(a, model) for a in (grad, *maxima))
     betas = (Bounded.scalar(attributes[n], model) for n in ("beta1", "beta2"))
     moment = _moments(grad, m, v, *maxima, *betas)[which]
-    x, off = in_blocks(moment.value, BLOCK), in_blocks(moment.error, BLOCK)
+    x, off = in_blocks(leading(moment.value), BLOCK), in_blocks(moment.error, BLOCK)
     s, s_off = largest(x), largest(off)
     ends = [interval(x + a * off, np.maximum(s + b * s_off, FLOOR), model) for a in (-1, 1) for b in (-1, 1)]
     slack = 6 * model.precision.accumulation.unit if attributes["variant"] != "paper" else 0.0
