@@ -59,7 +59,7 @@ def test_the_one_liner_names_the_forgotten_scaling():
 
 def test_the_property_test_finds_the_planted_bug(tmp_path):
     """The ten lines fail under pytest in a folder of their own; without the bug they pass."""
-    source = blocks("python")[1]
+    source = next(block for block in blocks("python") if "@given" in block)
     (tmp_path / "test_bug.py").write_text(source)
     (tmp_path / "test_right.py").write_text(source.replace("a[:-1]", "a").replace("b[:, :-1]", "b"))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
