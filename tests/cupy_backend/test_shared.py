@@ -51,13 +51,14 @@ def test_a_large_batch_is_cublas_product_and_an_update(backend, name, monkeypatc
 
 
 def meets_its_golden_files(backend, name):
-    """In every dtype, gradients included."""
+    """In every dtype, gradients included; a GPU warns of no overflow."""
     operation, subject = catalogue()[name], Subject(backend, "cuda:0")
     ran = 0
     for dtype in operation.dtypes:
         for check in golden.checks(operation, dtype):
             for problem in check.problems(subject):
-                check.examine(subject, problem, Observation())
+                with np.errstate(over="ignore"):
+                    check.examine(subject, problem, Observation())
                 ran += 1
     assert ran
 
