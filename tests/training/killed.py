@@ -128,11 +128,12 @@ def lines(folder, stride):
 def chain(folder, steps):
     """One run whose process is killed again and again, sooner or later after it began."""
     shapes, sizes = {"a": (150, 128), "b": (4099,)}, {"budget": 3 * 2**13, "page_size": 2**13}
-    truth, random, kills, complete = unpaged(shapes, steps), np.random.default_rng(), 0, 0
-    while complete < steps:
+    truth, random, kills, complete, done = unpaged(shapes, steps), np.random.default_rng(), 0, 0, False
+    while not done:
 
-        def work(tell):
+        def work(tell, complete=complete):
             parameters, optimizer = paged(shapes, folder, **sizes)
+            assert optimizer.steps >= complete, f"resumed at step {optimizer.steps} after step {complete} was complete"
             same(parameters, truth[optimizer.steps], f"when resumed at step {optimizer.steps}")
             go_on(parameters, optimizer, steps, tell)
 
@@ -141,7 +142,7 @@ def chain(folder, steps):
         os.kill(child, signal.SIGKILL)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         assert code in (0, -signal.SIGKILL), f"the run failed with status {code}"
-        kills += code == -signal.SIGKILL
+        done, kills = code == 0, kills + (code != 0)
         complete = max(complete, told(heard))
     parameters, optimizer = paged(shapes, folder, **sizes)
     assert optimizer.steps == steps
