@@ -53,7 +53,7 @@ def _(problem, run):
     "output flattened",
     explains=False,
     equivalent=dict.fromkeys(
-        ("nf4.[qd]*", "fp4.*", "dynamic8.*", "mxfp4.*", "nvfp4.[qd]*", "q[48]_*", "adam8bit.*"),
+        ("nf4.[qd]*", "fp4.*", "dynamic8.*", "mxfp4.*", "nvfp4.[qd]*", "q[48]_*", "codebook.*", "adam8bit.*"),
         "every output is flat already",
     ),
 )

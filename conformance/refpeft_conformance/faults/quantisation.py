@@ -78,7 +78,12 @@ def _(problem, run):
     return run(problem.replace(inputs=problem.inputs | {"offset": -problem.inputs["offset"]}))
 
 
-@fault("quantisation", "nested codes read as signed bytes", "codes")
+@fault(
+    "quantisation",
+    "nested codes read as signed bytes",
+    "codes",
+    equivalent={"codebook.dequantize": "a code without codeword is refused"},
+)
 def _(problem, run):
     return _on(problem, run, "codes", lambda c: (c.view(np.uint8) ^ np.uint8(0x80)).view(c.dtype))
 
@@ -173,6 +178,36 @@ def _(problem, run):
     d = np.max(np.abs(blocks), axis=1, keepdims=True) / 127
     v = (blocks / np.where(d > 0, d, 1)).reshape(-1)
     return results | {"codes": np.where(np.abs(v) % 1 == 0.5, np.rint(v), results["codes"]).astype(np.int8)}
+
+
+@fault("quantisation", "scales of rows for columns", "axis", operations="llm_int8.*")
+def _(problem, run):
+    """Where as many scales of the other kind can be told: of a square matrix."""
+    m, k = problem.dims["m"], problem.dims["k"]
+    other = {"rows": "columns", "columns": "rows"}[problem.attributes["axis"]]
+    return run(with_attributes(problem, axis=other)) if m == k else run(problem)
+
+
+@fault("quantisation", "divided by 128", "axis", operations="llm_int8.*")
+def _(problem, run):
+    results = run(problem)
+    if "y" in results:
+        return {"y": wide(results["y"]) * 127 / 128}
+    return results | {"codes": np.rint(wide(results["codes"]) * 128 / 127).clip(-128, 127).astype(np.int8)}
+
+
+@fault("quantisation", "codes cut off, not rounded", "axis", operations="llm_int8.quantize")
+def _(problem, run):
+    weight, over = wide(problem.inputs["weight"]), 1 if problem.attributes["axis"] == "rows" else 0
+    absmax = np.max(np.abs(weight), axis=over, keepdims=True)
+    return run(problem) | {"codes": np.trunc(weight * 127 / np.where(absmax > 0, absmax, 1)).astype(np.int8)}
+
+
+@fault("quantisation", "the first codeword for all but the last", "codebook")
+def _(problem, run):
+    codebook = problem.inputs["codebook"].copy()
+    codebook[1:-1] = codebook[0]
+    return run(problem.replace(inputs=problem.inputs | {"codebook": codebook}))
 
 
 @fault("quantisation", "the other variant", "variant", operations="dynamic8.quantize")

@@ -1,0 +1,110 @@
+"""LLM.int8's vector-wise integers: bitsandbytes bit by bit, the nearest integer, rows and columns."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from refpeft import golden
+from refpeft.errors import DomainError, ShapeError
+from refpeft.numerics.formats import FLOAT32, as_format, store
+from refpeft.numerics.strict import Strict
+from refpeft.ops._blocks import DTYPES
+from refpeft.oracle import assert_conforms
+from refpeft.problem import Problem
+from refpeft_conformance.strategies import problems
+
+
+def run(operation, inputs, **attributes):
+    """Outputs as the reference stores them."""
+    return golden.stored(Problem.of(operation, inputs, attributes))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_codes_maxima_and_values_equal_bitsandbytes_bit_by_bit(dtype):
+    """Row by row, of normal and heavy-tailed matrices with ties."""
+    torch = pytest.importorskip("torch")
+    functional = pytest.importorskip("bitsandbytes.functional", reason="bitsandbytes is the peer of this test")
+    random = np.random.default_rng(0)
+    for matrix in (
+        random.normal(size=(60, 333)),
+        random.standard_t(2, size=(60, 333)),
+        random.integers(-254, 255, size=(60, 50)) / 2,
+    ):
+        weight = store(matrix, as_format(dtype))
+        theirs = torch.from_numpy(weight.astype(np.float64)).to(getattr(torch, dtype))
+        codes, absmax, _ = torch.ops.bitsandbytes.int8_vectorwise_quant.default(theirs)
+        stored = run("llm_int8.quantize", {"weight": weight})
+        np.testing.assert_array_equal(stored["codes"], codes.numpy())
+        np.testing.assert_array_equal(stored["absmax"], absmax.numpy())
+        y = run("llm_int8.dequantize", stored)["y"]
+        np.testing.assert_array_equal(y, functional.int8_vectorwise_dequant(codes, absmax).numpy())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("largest", [1.0, 127.0, 0.75390625, None])
+def test_every_half_precision_number_gets_its_nearest_integer(dtype, largest):
+    """In rows with that maximum: the error is at most half a step, and a larger number has no smaller code."""
+    format = as_format(dtype)
+    absmax = float(store(np.array(largest or format.max), format))
+    bits = np.arange(store(np.array(absmax), format).view(np.uint16) + 1, dtype=np.uint16)
+    numbers = bits.view(format.dtype).astype(np.float64)
+    numbers = np.concatenate([-numbers[::-1], numbers])
+    rows = np.pad(numbers, (0, -numbers.size % 255), mode="edge").reshape(-1, 255)
+    weight = np.concatenate([np.full((len(rows), 1), absmax), rows], axis=1)
+    stored = run("llm_int8.quantize", {"weight": store(weight, format)})
+    v, codes = weight * 127 / absmax, stored["codes"].astype(np.float64)
+    assert np.all(np.abs(codes - v) <= 0.5 + 3 * FLOAT32.unit * np.abs(v))
+    assert np.all(np.diff(codes[:, 1:].reshape(-1)) >= 0)
+
+
+def test_rows_and_columns_have_their_own_scales():
+    """A matrix with large numbers in one column loses the others by rows, and keeps them by columns."""
+    weight = np.float32([[1000, 1, -2], [500, 2, 1]])
+    rows, columns = (run("llm_int8.quantize", {"weight": weight}, axis=axis) for axis in ("rows", "columns"))
+    assert rows["codes"].tolist() == [[127, 0, 0], [127, 1, 0]]
+    assert rows["absmax"].tolist() == [1000, 500]
+    assert columns["codes"].tolist() == [[127, 64, -127], [64, 127, 64]]
+    assert columns["absmax"].tolist() == [1000, 2, 2]
+
+
+def test_halves_go_to_even_and_no_other_way_conforms():
+    """Where absmax / 127 is a power of two."""
+    weight = np.float32([[127, 0.5, 1.5, -2.5, 0]])
+    stored = run("llm_int8.quantize", {"weight": weight})
+    assert stored["codes"].tolist() == [[127, 0, 2, -2, 0]]
+    away = stored | {"codes": np.int8([[127, 1, 2, -3, 0]])}
+    with pytest.raises(AssertionError, match="codes"):
+        assert_conforms("llm_int8.quantize", away, weight=weight)
+
+
+def test_zero_rows_are_zero_and_arguments_without_meaning_refused():
+    """NaN by its index, and scales that do not fit."""
+    stored = run("llm_int8.quantize", {"weight": np.float32([[0, -0.0], [2.0**-149, 0]])})
+    assert stored["codes"].tolist() == [[0, 0], [0, 0]]
+    assert stored["absmax"].tolist() == [0, 2.0**-149]
+    with pytest.raises(DomainError, match=r"weight\[1, 0\] is inf"):
+        run("llm_int8.quantize", {"weight": np.float32([[1], [np.inf]])})
+    with pytest.raises(ShapeError, match="absmax"):
+        run(
+            "llm_int8.dequantize",
+            {"codes": np.zeros((2, 3), np.int8), "absmax": np.ones(2, np.float32)},
+            axis="columns",
+        )
+
+
+@pytest.mark.parametrize("operation", ["llm_int8.quantize", "llm_int8.dequantize"])
+def test_sources_stay_inside_the_set_of_primitives(operation):
+    """They run on arrays that nothing converts, and give the same numbers there."""
+
+    @settings(max_examples=8, deadline=None, database=None, derandomize=True)
+    @given(problem=problems(operation))
+    def same(problem):
+        strict = [Strict(x.astype(np.float64) if x.dtype.kind == "f" else x) for x in problem.positional]
+        results = problem.operation.forward(*strict, **problem.attributes)
+        results = results if isinstance(results, tuple) else (results,)
+        for output, result in zip(problem.operation.outputs, results):
+            np.testing.assert_array_equal(result.to_numpy(), golden.evaluate(problem)[output.name])
+
+    same()
