@@ -8,33 +8,56 @@ import pytest
 import refpeft
 from refpeft import plugins
 from refpeft.numerics.formats import as_format
-from refpeft.ops import nf4
+from refpeft.ops import dynamic8, fp4, nf4
+from refpeft_cpu import four_bit, qlora, threads
 from refpeft_cpu import nf4 as tuned
-from refpeft_cpu import qlora, threads
 
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
     """Three threads, and pieces of a few blocks."""
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    monkeypatch.setattr(tuned, "CHUNK", 128)
-    monkeypatch.setattr(tuned, "LEAST", 256)
+    monkeypatch.setattr(four_bit, "CHUNK", 128)
+    monkeypatch.setattr(four_bit, "LEAST", 256)
     monkeypatch.setattr(qlora, "GROUP", 60)
 
 
-@pytest.mark.parametrize("variant", ["paper", "bitsandbytes-cpu"])
+CASES = [(nf4, v) for v in ("paper", "bitsandbytes-cpu")] + [(fp4, v) for v in ("sign-magnitude", "bitsandbytes-cpu")]
+
+
+@pytest.mark.parametrize(("format", "variant"), CASES)
 @pytest.mark.parametrize("dtype", nf4.DTYPES)
 @pytest.mark.parametrize("n", [0, 1, 63, 64, 129, 1000, 4099])
-def test_codes_maxima_and_values_are_the_references_bits(n, dtype, variant):
+def test_codes_maxima_and_values_are_the_references_bits(n, dtype, format, variant):
     """Whatever the number of chunks and threads, partial blocks and odd lengths included."""
+    backend = plugins.backend("cpu")
+    quantize, dequantize = (backend.implementation(op.name).forward for op in (format.quantize, format.dequantize))
     weight = np.random.default_rng(n).normal(size=n).astype(as_format(dtype).dtype)
     for blocksize in (32, 64, 256):
-        found, _ = tuned.quantize(weight, blocksize=blocksize, variant=variant)
-        expected = nf4.quantize(weight.astype(np.float64), blocksize=blocksize, variant=variant)
+        found, _ = quantize(weight, blocksize=blocksize, variant=variant)
+        expected = format.quantize(weight.astype(np.float64), blocksize=blocksize, variant=variant)
         for ours, theirs in zip(found, expected):
             np.testing.assert_array_equal(ours, theirs)
         options = {"n": n, "blocksize": blocksize, "dtype": dtype}
-        np.testing.assert_array_equal(tuned.dequantize(*found, **options)[0][0], nf4.dequantize(*found, **options))
+        np.testing.assert_array_equal(dequantize(*found, **options)[0][0], format.dequantize(*found, **options))
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("variant", ["paper", "bitsandbytes-cpu"])
+def test_eight_bit_codes_are_the_references_on_and_beside_every_midpoint(signed, variant):
+    """Each midpoint and both neighbours of it, in blocks of maximum 1; and random numbers."""
+    middle = np.array(dynamic8.midpoints(signed), np.float32)
+    beside = np.concatenate([middle, np.nextafter(middle, np.float32(2)), np.nextafter(middle, np.float32(-2))])
+    blocks = np.pad(beside if signed else np.abs(beside), (0, -beside.size % 31)).reshape(-1, 31)
+    blocks = np.concatenate([np.ones((len(blocks), 1), np.float32), blocks], axis=1)
+    random = np.random.default_rng(0).normal(size=5000).astype(np.float32)
+    quantize = plugins.backend("cpu").implementation("dynamic8.quantize").forward
+    for weight in (blocks.reshape(-1), random if signed else np.abs(random)):
+        options = {"blocksize": 32, "signed": signed, "variant": variant}
+        for ours, theirs in zip(
+            quantize(weight, **options)[0], dynamic8.quantize(weight.astype(np.float64), **options)
+        ):
+            np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_weight_decoded_in_groups_gives_what_the_whole_gives():

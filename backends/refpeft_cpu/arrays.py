@@ -20,4 +20,4 @@ def rows(array):
 def narrow(array, shape, dtype):
     """Rounded to the dtype of storage, in the shape that the signature has."""
     with np.errstate(over="ignore"):
-        return array.reshape(shape).astype(dtype, copy=False)
+        return np.asarray(array).reshape(shape).astype(dtype, copy=False)

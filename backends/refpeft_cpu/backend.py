@@ -20,7 +20,7 @@ class CpuBackend(Backend):
 
     @functools.cached_property
     def _implementations(self):
-        from refpeft_cpu import adam, attention, decoder, linear, nf4, nf4_double, qlora
+        from refpeft_cpu import adam, attention, decoder, dynamic8, fp4, linear, nf4, nf4_double, optimizers, qlora
 
         return {
             "adam.step": Implementation(adam.step),
@@ -33,6 +33,13 @@ class CpuBackend(Backend):
             "nn.cross_entropy": Implementation(decoder.cross_entropy, decoder.cross_entropy_vjp),
             "nn.attention": Implementation(attention.attention, attention.attention_vjp),
             "lora.linear": Implementation(linear.lora, linear.lora_vjp),
+            "sgd.step": Implementation(optimizers.sgd),
+            "lion.step": Implementation(optimizers.lion),
+            "clip.global_norm": Implementation(optimizers.clip),
+            "dynamic8.quantize": Implementation(dynamic8.quantize),
+            "dynamic8.dequantize": Implementation(dynamic8.dequantize),
+            "fp4.quantize": Implementation(fp4.quantize),
+            "fp4.dequantize": Implementation(fp4.dequantize),
             "nf4.quantize": Implementation(nf4.quantize),
             "nf4.dequantize": Implementation(nf4.dequantize),
             "nf4.double_quantize": Implementation(nf4_double.quantize),
