@@ -9,6 +9,11 @@ def readings(shapes, attributes):
     return "peft rotates by the inverse of the paper's matrix" if attributes["variant"] == "paper" else ""
 
 
+def not_dilated(shapes, attributes):
+    """Patches of neighbours."""
+    return "" if tuple(attributes["dilation"]) == (1, 1) else "peft's OFT takes no dilated convolution"
+
+
 def how(block, share, variant, terms):
     """The configuration's arguments."""
     neumann = {"use_cayley_neumann": variant == "neumann", "num_cayley_neumann_terms": terms}
@@ -29,7 +34,7 @@ def merge(weight, skew, *, block, share=False, variant="paper", terms=5):
     return merged(layer, weight, oft_R=skew)
 
 
-@implements("oft.conv2d", readings)
+@implements("oft.conv2d", readings, not_dilated)
 def conv2d(
     x,
     weight,
