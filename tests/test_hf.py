@@ -100,6 +100,7 @@ def test_what_peft_does_not_take_is_declared():
         ("peft", "lora.conv2d", "outputs within budget on random inputs", "float32", "must match the size of tensor"),
         ("peft", "dora.linear", "outputs within budget on random inputs", "float32", "but must be float32"),
         ("peft", "boft.linear", "gradients within budget on wide inputs", "bfloat16", "dbias"),
+        ("peft", "oft.conv2d", "outputs within budget on random inputs", "float32", "maximum size for tensor"),
         ("peft", "oft.linear", "outputs within budget on random inputs", "float32", "invalid for input of size 0"),
         ("peft", "loha.linear", "outputs within budget on random inputs", "float64", "off by"),
         ("peft", "gralora.linear", "empty batches give empty results", "float32", "cannot reshape tensor of 0"),
@@ -133,6 +134,15 @@ def test_the_suite_reports_each_finding_unaided(backend, operation, claim, dtype
         ),
         ("peft_dora.py", ["(1, 2) from DoRA", "a zero row of W gives: nan"]),
         ("peft_boft_bias.py", ["bfloat16: y must be 47.25, is 16.0; the gradient to the bias must be 1, is 0.0"]),
+        (
+            "peft_oft_conv.py",
+            [
+                "kernel 1, {}: at the start y is off by 0, merged by 0",
+                "kernel 3, {}: at the start y is off by 5.2, merged by 0",
+                "kernel 1, {'groups': 2}: RuntimeError",
+                "padded: RuntimeError",
+            ],
+        ),
         ("peft_oft_axes.py", ["four axes: RuntimeError"]),
         ("peft_loha_scale.py", ["the update is off by 3e-08"]),
         ("peft_fourierft_float32.py", ["in float64 the update is off by 6e-08 of its largest element"]),

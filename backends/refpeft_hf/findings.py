@@ -13,6 +13,10 @@ def _conv(shapes, attributes) -> bool:
     return np.any(np.not_equal(attributes["dilation"], 1)) or attributes.get("padding_mode", "zeros") != "zeros"
 
 
+def _patches(shapes, attributes) -> bool:
+    return tuple(shapes["weight"][2:]) != (1, 1) or attributes["groups"] != 1
+
+
 def _vector(shapes, attributes) -> bool:
     return len(shapes["x"]) == 1
 
@@ -56,6 +60,7 @@ COVERED = {
     "dora.linear": {"peft-dora-vector": _vector},
     "boft.linear": {"peft-boft-bias": _bias},
     "oft.linear": {"peft-oft-axes": _four_axes},
+    "oft.conv2d": {"peft-oft-conv": _patches},
     "gralora.linear": {"peft-empty-batch": _empty},
     "c3a.linear_fft": {"peft-c3a": _asymmetric_or_empty},
     "lily.linear": {"peft-empty-batch": _empty},
