@@ -185,7 +185,7 @@ def test_the_suite_reports_each_finding_unaided(backend, operation, claim, dtype
         ),
         ("bitsandbytes_strides.py", ["dequantize_4bit, codes with a stride: off by 4"]),
         ("bitsandbytes_subnormals.py", ["torch.bfloat16: the first value is -0"]),
-        ("torch_kron.py", ["transposed: RuntimeError"]),
+        ("torch_kron.py", ["transposed: RuntimeError", "contiguous True: RuntimeError"]),
     ],
 )
 def test_each_finding_is_there_without_refpeft(script, lines, capsys):
