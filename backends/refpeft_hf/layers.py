@@ -91,13 +91,15 @@ def merged(layer, weight, **parameters):
 
 @functools.lru_cache(maxsize=256)
 def _several(o: int, i: int, bias: bool, dtype, r: int, count: int):
-    model = torch.nn.ModuleDict({"adapted": torch.nn.Linear(i, o, bias=bias, dtype=dtype)})
-    how = peft.LoraConfig(target_modules=["adapted"], r=r)
-    model = peft.get_peft_model(model, how, adapter_name="0", autocast_adapter_dtype=False)
-    for k in range(1, count):
-        model.add_adapter(str(k), how, autocast_adapter_dtype=False)
-    model.base_model.set_adapter([str(k) for k in range(count)])
-    return model.base_model.model["adapted"].eval().requires_grad_(False)
+    layer = copy.deepcopy(built("Linear", (i, o, bias), (), dtype, "LoraConfig", None, (("r", r),)))
+    first = layer.lora_A.pop(ADAPTER), layer.lora_B.pop(ADAPTER)
+    for k in map(str, range(count)):
+        layer.lora_A[k], layer.lora_B[k] = map(copy.deepcopy, first)
+    for by_name in (layer.r, layer.lora_alpha, layer.scaling, layer.lora_dropout, layer.use_dora):
+        kept = by_name.pop(ADAPTER)
+        by_name.update({str(k): kept for k in range(count)})
+    layer.set_adapter([str(k) for k in range(count)])
+    return layer.requires_grad_(False)
 
 
 def several(weight, bias, r: int, count: int):
