@@ -12,7 +12,6 @@ are *sites*, ``layers.0.attn.q`` and so on, at which a method's layer can take t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,32 +19,10 @@ import numpy as np
 from refpeft import plugins
 from refpeft.errors import CapabilityError, DomainError, ShapeError
 from refpeft.memory.decoder import Decoder
-from refpeft.methods import Method
 from refpeft.models.calls import Call, Calls
+from refpeft.models.sites import Layer, Sites, place
 from refpeft.numerics.formats import as_format
-from refpeft.operation import find, matches
 from refpeft.ops import rope
-
-
-@dataclass
-class Layer:
-    """What is computed at a site: y = operation(x, weight, *arrays).
-
-    Attributes
-    ----------
-    operation : str
-        ``nn.linear``, or a method's ``*.linear``.
-    arrays : dict of str to array
-        Everything but x: the frozen weight, and what is trained.
-    trained : tuple of str
-        Those of them that get gradients.
-    attributes : dict
-    """
-
-    operation: str
-    arrays: dict[str, Any]
-    trained: tuple[str, ...] = ()
-    attributes: dict[str, Any] = field(default_factory=dict)
 
 
 class Block(NamedTuple):
@@ -55,7 +32,7 @@ class Block(NamedTuple):
     calls: dict[str, Call]
 
 
-class Llama:
+class Llama(Sites):
     """A decoder.
 
     Parameters
@@ -94,86 +71,14 @@ class Llama:
         self.shape, self.eps = shape, eps
         self._frequencies = rope.inverse_frequencies(shape.head_size, base)
         chosen = plugins.backend(backend)
-        self.backend = backend
-        self._device = device or chosen.devices()[0]
-        self._run = Calls(chosen)
-        self._dtype = as_format(weights["embedding"].dtype.name).dtype
+        dtype = as_format(weights["embedding"].dtype.name).dtype
+        super().__init__(Calls(chosen), device or chosen.devices()[0], dtype)
         arrays = {name: self.asarray(w) for name, w in weights.items()}
         arrays.setdefault("head", arrays["embedding"])
         self._norms = {n: a for n, a in arrays.items() if n.endswith("norm")}
         self._table = arrays["embedding"]
-        self.sites = {
-            name: Layer("nn.linear", {"weight": a})
-            for name, a in arrays.items()
-            if name not in self._norms and name != "embedding"
-        }
-
-    def asarray(self, array: np.ndarray):
-        """An array of the model's backend; numbers as the model's dtype."""
-        array = np.asarray(array)
-        array = array.astype(self._dtype, copy=False) if array.dtype.kind not in "bi" else array
-        return self._run.backend.asarray(np.asarray(array, order="C"), self._device)
-
-    def attach(
-        self,
-        pattern: str,
-        method: Method,
-        random: np.random.Generator | None = None,
-        arrays: Mapping[str, Mapping[str, np.ndarray]] | None = None,
-    ) -> None:
-        """Put a method's layer at every site that matches, in place of what is there.
-
-        Parameters
-        ----------
-        pattern : str
-            Shell patterns between commas, as ``layers.*.attn.q,layers.*.attn.v``.
-        method : Method
-            One whose operation is a layer of its own, as `refpeft.methods.LoRA`.
-        random : numpy.random.Generator, optional
-            What its parameters are drawn from, at each site in turn.
-        arrays : mapping of site to mapping of str to array, optional
-            The parameters themselves, where they are not to be drawn.
-
-        Raises
-        ------
-        CapabilityError
-            If the method's operation takes something else than x, a weight and its parameters.
-        ShapeError
-            If no site matches, or the arrays are not those of the sites that do.
-        """
-        inputs = [a.name for a in find(method.operation).signature.inputs]
-        if inputs[:2] != ["x", "weight"]:
-            raise CapabilityError(f"{method.operation} is not a linear layer: it takes {', '.join(inputs)}.")
-        chosen = [site for site in self.sites if matches(site, pattern)]
-        if not chosen:
-            raise ShapeError(f"{pattern!r} matches none of the sites, which are {', '.join(self.sites)}.")
-        if arrays is None:
-            random = np.random.default_rng() if random is None else random
-            arrays = {site: method.init(random, self._weight(site)) for site in chosen}
-        if set(arrays) != set(chosen):
-            came = ", ".join(arrays) or "none"
-            raise ShapeError(f"arrays for {', '.join(chosen)} are needed, but for {came} they came.")
-        for site in chosen:
-            given = {name: self.asarray(a) for name, a in arrays[site].items()}
-            base = {n: a for n, a in self.sites[site].arrays.items() if n in ("weight", "bias")}
-            self.sites[site] = Layer(method.operation, base | given, method.trainable, method.attributes())
-
-    @property
-    def trained(self) -> dict[str, Any]:
-        """What is trained, by ``SITE.ARRAY``: the arrays themselves, for an optimizer to step."""
-        return {f"{site}.{n}": layer.arrays[n] for site, layer in self.sites.items() for n in layer.trained}
-
-    def arrays(self) -> dict[str, dict[str, np.ndarray]]:
-        """What is trained, by site, as host arrays: what `attach` takes."""
-        host = self._run.backend.to_numpy
-        return {
-            site: {n: np.asarray(host(layer.arrays[n])) for n in layer.trained}
-            for site, layer in self.sites.items()
-            if layer.trained
-        }
-
-    def _weight(self, site: str) -> np.ndarray:
-        return np.asarray(self._run.backend.to_numpy(self.sites[site].arrays["weight"])).astype(np.float64)
+        plain = [name for name in arrays if name not in self._norms and name != "embedding"]
+        self.sites |= {name: Layer("nn.linear", {"weight": arrays[name]}) for name in plain}
 
     def logits(self, ids: np.ndarray, cache: list | None = None):
         """Logits (n, s, v) of token ids (n, s), as the backend's array.
@@ -297,17 +202,6 @@ class Llama:
             return None
         return dx + vjp(calls["attn.norm"], parts[0] + parts[1] + parts[2], ["x"])["x"]
 
-    def _linear(self, site: str, x, keep: bool):
-        layer = self.sites[site]
-        return self._run.forward(layer.operation, {"x": x, **layer.arrays}, keep, **layer.attributes)
-
-    def _linear_vjp(self, site: str, call: Call, dy, gradients: dict, further: bool):
-        """The gradient to x where it goes further; those of what is trained go into ``gradients``."""
-        trained = self.sites[site].trained
-        found = self._run.vjp(call, dy, [*(["x"] if further else []), *trained])
-        gradients.update({f"{site}.{name}": found[name] for name in trained})
-        return found.get("x")
-
     def _trains(self, i: int) -> bool:
         return any(layer.trained for site, layer in self.sites.items() if site.startswith(f"layers.{i}."))
 
@@ -336,11 +230,6 @@ class Llama:
                 f"token ids lie from 0 to {self.shape.vocabulary - 1}, but {ids.min()} to {ids.max()} came."
             )
         return ids.astype(np.int64)
-
-
-def place(matrix: str) -> str:
-    """Where a matrix of `Decoder` stands in its layer: ``attn.q`` for ``q``."""
-    return f"{'attn' if matrix in ('q', 'k', 'v', 'o') else 'mlp'}.{matrix}"
 
 
 def pattern(shape: Decoder, targets: str) -> str:
