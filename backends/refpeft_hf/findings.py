@@ -91,6 +91,8 @@ LACKING = {
     "adaption_prompt.attention": {"peft-adaption-float32": SINGLE},
     "glora.linear": {"peft-glora-base": HALVES},
     "xlora.linear": {"peft-xlora-rounding": HALVES},
+    "osf.linear": {"peft-xlora-rounding": HALVES},
+    "nn.layer_norm": {"torch-layer-norm-backward": HALVES},
 }
 """Operation -> page -> dtypes that it covers: float64 where peft computes in float32 inside, 16 bits where it rounds on the way.
 

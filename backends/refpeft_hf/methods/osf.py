@@ -4,6 +4,8 @@ The problem's weight is the frozen part alone, so that the layer's start of U di
 side is longer than the other, and takes them from the start where not; here they are always kept.
 """
 
+import copy
+
 import torch
 
 from refpeft_hf.declared import implements
@@ -11,8 +13,8 @@ from refpeft_hf.layers import ADAPTER, around_linear, merged, named
 
 
 def layer_of(weight, bias, high_u, high_v):
-    """peft's layer for these shapes, the frozen directions with it."""
-    layer = around_linear(weight, bias, "OSFConfig", effective_rank=1)
+    """A layer of peft's for these shapes, which its hooks ask for the frozen directions when gradients come."""
+    layer = copy.deepcopy(around_linear(weight, bias, "OSFConfig", effective_rank=1))
     layer._osf_U_high[ADAPTER], layer._osf_V_high[ADAPTER] = high_u, high_v
     return layer
 
