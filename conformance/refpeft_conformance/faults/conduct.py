@@ -42,6 +42,7 @@ def _(problem, run):
         "lora.scaling": "a number has no axes",
         "nf4.offset": "a number has no axes",
         "nvfp4.scale": "a number has no axes",
+        "q[48]_*.dequantize": "its one axis is never of size 1",
     },
 )
 def _(problem, run):
@@ -66,7 +67,12 @@ def _(problem, run):
     "output left in float32",
     dtypes=("bfloat16", "float16"),
     explains=False,
-    equivalent={"nvfp4.scale": "its output is float32"},
+    equivalent={
+        "nvfp4.scale": "its output is float32",
+        "q4_1.quantize": "its outputs are codes and float32 numbers",
+        "llm_int8.quantize": "its outputs are codes and float32 numbers",
+        "codebook.quantize": "its outputs are codes and float32 numbers",
+    },
 )
 def _(problem, run):
     return {n: a.astype(np.float32) if a.dtype.kind not in "iub" else a for n, a in run(problem).items()}

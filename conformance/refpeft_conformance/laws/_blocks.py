@@ -99,8 +99,8 @@ def block_laws(
 
     @law(f"{family}.dequantize", f"{scales} for twice the weights give twice the weights")
     def _(subject, problem, observed):
-        """Where the weight is normal in its dtype: below, rounding is absolute and doubling shows it."""
+        """Where the weight is above its dtype's smallest normal number: below, rounding is absolute and doubling shows it."""
         doubled = problem.replace(inputs=problem.inputs | {scales: twice(problem.inputs[scales])})
         once, again = (subject.run(p)["y"].astype(float) for p in (problem, doubled))
-        normal = (np.abs(once) >= as_format(problem.dtype).tiny) & np.isfinite(again)
+        normal = (np.abs(once) > as_format(problem.dtype).tiny) & np.isfinite(again)
         equal("twice the weights", again[normal], 2.0 * once[normal], observed)
