@@ -91,6 +91,7 @@ def merged(layer, weight, **parameters):
 
 @functools.lru_cache(maxsize=256)
 def _several(o: int, i: int, bias: bool, dtype, r: int, count: int):
+    """A layer with one adapter, and copies of that in its place: ``add_adapter`` looks at all others each time."""
     layer = copy.deepcopy(built("Linear", (i, o, bias), (), dtype, "LoraConfig", None, (("r", r),)))
     first = layer.lora_A.pop(ADAPTER), layer.lora_B.pop(ADAPTER)
     for k in map(str, range(count)):
@@ -102,6 +103,9 @@ def _several(o: int, i: int, bias: bool, dtype, r: int, count: int):
     return layer.requires_grad_(False)
 
 
-def several(weight, bias, r: int, count: int):
-    """peft's LoRA layer with several adapters, named by their numbers and all active."""
-    return _several(*weight.shape, bias is not None, weight.dtype, r, count)
+def several(weight, bias, a, b):
+    """peft's LoRA layer with an adapter for each of a (k, r, i), named by its number and active; and its tensors by name."""
+    layer = _several(*weight.shape, bias is not None, weight.dtype, a.shape[1], a.shape[0])
+    tensors = {"base_layer.weight": weight} | ({} if bias is None else {"base_layer.bias": bias})
+    factors = {"lora_A": a, "lora_B": b}
+    return layer, tensors | {f"{n}.{k}.weight": t for n, stack in factors.items() for k, t in enumerate(stack)}

@@ -9,10 +9,7 @@ from refpeft_hf.layers import several
 @implements("lora.batched")
 def batched(x, adapter, weight, a, b, scaling, bias=None):
     """``peft.tuners.lora.layer.Linear`` with ``adapter_names``."""
-    layer = several(weight, bias, a.shape[1], a.shape[0])
+    layer, tensors = several(weight, bias, a, b)
     layer.scaling = {str(k): scale for k, scale in enumerate(scaling)}
-    tensors = {"base_layer.weight": weight} | ({} if bias is None else {"base_layer.bias": bias})
-    for k in range(len(a)):
-        tensors |= {f"lora_A.{k}.weight": a[k], f"lora_B.{k}.weight": b[k]}
     names = [str(k) for k in adapter.tolist()]
     return torch.func.functional_call(layer, tensors, (x,), {"adapter_names": names})

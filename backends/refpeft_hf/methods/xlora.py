@@ -38,11 +38,8 @@ def sequence(array):
 @implements("xlora.linear")
 def linear(x, weight, a, b, gates, bias=None, *, scaling):
     """Every adapter with the same scale."""
-    layer = several(weight, bias, a.shape[1], a.shape[0])
+    layer, tensors = several(weight, bias, a, b)
     layer.scaling = dict.fromkeys(layer.scaling, scaling)
-    tensors = {"base_layer.weight": weight} | ({} if bias is None else {"base_layer.bias": bias})
-    for k in range(len(a)):
-        tensors |= {f"lora_A.{k}.weight": a[k], f"lora_B.{k}.weight": b[k]}
     tensors = {f"target.{n}": t for n, t in tensors.items()}
     y = torch.func.functional_call(Gated(layer), tensors, (sequence(x), sequence(gates)))
     return y.reshape(*x.shape[:-1], len(weight))
