@@ -92,6 +92,7 @@ LACKING = {
     "glora.linear": {"peft-glora-base": HALVES},
     "xlora.linear": {"peft-xlora-rounding": HALVES},
     "osf.linear": {"peft-xlora-rounding": HALVES},
+    "psoft.linear": {"peft-psoft-rounding": HALVES},
     "nn.layer_norm": {"torch-layer-norm-backward": HALVES},
 }
 """Operation -> page -> dtypes that it covers: float64 where peft computes in float32 inside, 16 bits where it rounds on the way.
