@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import cupy
 import cupyx.scipy.special
+import numpy as np
 from cupy.lib.stride_tricks import sliding_window_view
 
-from refpeft.numerics.formats import FLOAT32, as_format
+from refpeft.numerics.formats import FLOAT32, FORMATS, as_format
 from refpeft.numerics.primitives import register_array
 
 
@@ -81,7 +82,12 @@ def circular_matmul(a, b):
 
 
 def round_to(x, format):
+    """To a dtype of the device; to a format without one in steps of its own, of which a log2 off by an ulp changes nothing."""
     format = as_format(format)
+    if format.name not in FORMATS:
+        exponent = np.floor(np.log2(np.maximum(np.absolute(x), 2.0**format.emin)))
+        step = 2.0 ** (exponent - format.precision + 1)
+        return np.rint(x / step) * step
     narrowed = x.astype(format.dtype)
     return narrowed if format.precision >= FLOAT32.precision else narrowed.astype(cupy.float32)
 

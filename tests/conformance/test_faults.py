@@ -63,9 +63,10 @@ def test_a_faulty_torch_is_caught(operation, dtype, fault):
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_the_wrapper_without_a_fault_passes(operation):
-    """What kills a faulty backend is the fault, not the wrapper around it."""
+    """What kills a faulty backend is the fault, not the wrapper around it; conduct, which takes longest, of every fifth."""
     backend = Faulty(plugins.backend("torch"), HONEST)
-    for check in checks_of(find(operation), "float32"):
+    left_out = ("golden",) if operation in OPERATIONS[::5] else ("golden", "conduct")
+    for check in (c for c in checks_of(find(operation), "float32") if c.kind not in left_out):
         profile = "quick" if check.kind == "laws" else "sample"
         verdict = run(check, Subject(backend), profile=profile, random_seed=3, shrinking=False)
         assert verdict.verdict == "PASS", verdict.message
