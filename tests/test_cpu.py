@@ -17,7 +17,8 @@ from refpeft_cpu import nf4 as tuned
 def small_pieces(monkeypatch):
     """Three threads, and pieces of a few blocks."""
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    monkeypatch.setattr(four_bit, "CHUNK", 128)
+    monkeypatch.setattr(four_bit, "ENCODED", 128)
+    monkeypatch.setattr(four_bit, "DECODED", 128)
     monkeypatch.setattr(four_bit, "LEAST", 256)
     monkeypatch.setattr(qlora, "GROUP", 60)
 

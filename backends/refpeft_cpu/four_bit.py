@@ -15,8 +15,8 @@ from refpeft.numerics.formats import as_format
 from refpeft.ops._blocks import FLOOR
 from refpeft_cpu.threads import share_out
 
-CHUNK = 2**16
-"""Elements at a time: they and what is made of them stay in the cache."""
+ENCODED, DECODED = 2**18, 2**16
+"""Elements at a time: they and what is made of them stay in the cache, and a call's cost is spread over many."""
 LEAST = 2**18
 """Elements that make another thread worth its start."""
 LEAST_DIVISOR = np.float32(FLOOR)
@@ -43,19 +43,18 @@ class Format(NamedTuple):
 def quantize(weight, blocksize, format: Format):
     """Full blocks are multiplied by the reciprocal of their maximum; the partial one at the end is divided by its own."""
     n = weight.size
-    full, step = n // blocksize, max(1, CHUNK // blocksize)
+    full, step = n // blocksize, max(1, ENCODED // blocksize)
     packed, absmax = np.empty((n + 1) // 2, np.uint8), np.empty(-(-n // blocksize), np.float32)
 
     def encode(first, last):
-        v, passed = np.empty((step, blocksize), np.float32), np.empty(step * blocksize, bool)
+        v, room = np.empty((step, blocksize), np.float32), Room(step * blocksize)
         for start in range(first, last, step):
             stop = min(start + step, last)
             x = weight[start * blocksize : stop * blocksize].astype(np.float32, copy=False).reshape(-1, blocksize)
             maxima, scaled = absmax[start:stop], np.abs(x, out=v[: stop - start])
             np.max(_bits(scaled), axis=1, out=_bits(maxima))
             np.multiply(x, (1 / np.maximum(maxima, LEAST_DIVISOR))[:, None], out=scaled)
-            ranks = _ranks(scaled.reshape(-1), passed, format)
-            packed[start * blocksize // 2 : stop * blocksize // 2] = _pack(ranks, format)
+            _pack(scaled.reshape(-1), format, room, packed[start * blocksize // 2 : stop * blocksize // 2])
 
     share_out(encode, full, max(1, LEAST // blocksize))
     rest = weight[full * blocksize :].astype(np.float32)
@@ -63,7 +62,7 @@ def quantize(weight, blocksize, format: Format):
         absmax[-1] = np.max(np.abs(rest))
         divisor = max(absmax[-1], LEAST_DIVISOR)
         even = np.pad(rest / divisor, (0, rest.size % 2))
-        packed[full * blocksize // 2 :] = _pack(_ranks(even, np.empty(even.size, bool), format), format)
+        _pack(even, format, Room(even.size), packed[full * blocksize // 2 :])
         if format.floored:
             absmax[-1] = divisor
     return packed, absmax
@@ -74,26 +73,33 @@ def _bits(x):
     return x.view(np.int32)
 
 
-def _ranks(v, passed, format):
-    """How many bounds each element has passed, as bytes; ``passed`` is room for as many answers."""
-    (first, bound), *rest = format.bounds
-    passed, ranks = passed[: v.size], first(v, bound).view(np.uint8)
+class Room:
+    """Memory for what is made of a chunk, taken once: fresh memory costs more than the work that is done in it."""
+
+    def __init__(self, size: int):
+        self.ranks, self.passed = np.empty(size, np.uint8), np.empty(size, bool)
+        self.low = np.empty(size // 2, "<u2")
+
+
+def _pack(v, format, room, packed):
+    """The codes of v, two a byte, the first in the high half: a little-endian word of two ranks has it in its low byte."""
+    ranks, passed, low = room.ranks[: v.size], room.passed[: v.size], room.low[: v.size // 2]
+    (passes, bound), *rest = format.bounds
+    passes(v, bound, out=ranks.view(bool))
     for passes, bound in rest:
-        ranks += passes(v, bound, out=passed).view(np.uint8)
-    return ranks
-
-
-def _pack(ranks, format):
-    """Two codes a byte, the first in the high half: a little-endian word has it in its low byte."""
+        passes(v, bound, out=passed)
+        np.add(ranks, passed.view(np.uint8), out=ranks)
     words = ranks.view("<u2")
-    pairs = (words << 4 | words >> 8).astype(np.uint8)
-    return pairs if format.codes is None else format.codes[pairs]
+    np.right_shift(words, 8, out=low)
+    np.left_shift(words, 4, out=words)
+    np.bitwise_or(words, low, out=words)
+    packed[...] = words if format.codes is None else format.codes[words & 255]
 
 
 def decoded(packed, absmax, n, blocksize, dtype, pairs):
     """The n weights: one look-up for two in a table of `pairs_of` codewords, and one product each."""
     packed, absmax = np.ascontiguousarray(packed), np.ascontiguousarray(absmax)
-    y, step = np.empty(n, as_format(dtype).dtype), max(1, CHUNK // blocksize)
+    y, step = np.empty(n, as_format(dtype).dtype), max(1, DECODED // blocksize)
 
     def decode(first, last):
         room = np.empty((step, blocksize), np.float32)
