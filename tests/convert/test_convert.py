@@ -319,8 +319,9 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(tmp_path):
         time.sleep(instants.uniform(0, 0.2))
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert (tmp_path / "killed").exists() is (process.returncode == 0), seed
-        if process.returncode == 0:
+        whole = (tmp_path / "killed").exists()
+        assert whole or process.returncode != 0, seed
+        if whole:
             break
     else:
         ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
