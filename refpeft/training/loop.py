@@ -152,11 +152,11 @@ def train(
 
 
 def _enter(out: Path, run: dict[str, Any]) -> None:
-    """Make the run's folder, or find in it the same run, not yet complete."""
+    """Make the run's folder, or find in it the same run, not yet complete; a kill may have left a temporary file behind."""
     out.mkdir(parents=True, exist_ok=True)
     text, record = json.dumps(run, indent=2, sort_keys=True), out / "run.json"
     if not record.exists():
-        if any(out.iterdir()):
+        if any(path.suffix != ".tmp" for path in out.iterdir()):
             raise FormatError(f"{out} holds something that is not a run; name a new folder.")
         atomic_write(record, text.encode())
     elif record.read_text() != text:

@@ -113,6 +113,8 @@ def test_wrong_runs_are_refused_in_a_sentence(model, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "something").write_text("")
     run = tmp_path / "run"
+    run.mkdir()
+    (run / ".0123456789abcdef.tmp").write_text("what a kill left behind is no obstacle")
     assert refpeft(*training(model, run)).exit_code == 0
     for arguments, said in (
         (training(model, run), "holds this run, complete; name a new folder to train again"),
