@@ -11,13 +11,12 @@ from __future__ import annotations
 import json
 import os
 import platform
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 import numpy as np
-from intervals import interval
+from intervals import alternating, interval, seconds
 
 from refpeft import plugins
 from refpeft.files import atomic_write
@@ -73,20 +72,6 @@ def require_equal(what: str, ours: np.ndarray, theirs: np.ndarray) -> None:
     """Raise UsageError unless the two are equal, bit for bit."""
     if ours.tobytes() != theirs.tobytes():
         raise click.UsageError(f"the {what} differ from bitsandbytes': there is nothing to time.")
-
-
-def alternating(ours: Callable, theirs: Callable, rounds: int) -> dict:
-    """Seconds of each and their ratio, after one round that does not count."""
-    times = [(seconds(ours), seconds(theirs)) for _ in range(rounds + 1)][1:]
-    own, peer = ([t[k] for t in times] for k in (0, 1))
-    return {"ours": interval(own), "theirs": interval(peer), "ratio": interval([t / o for o, t in times])}
-
-
-def seconds(function: Callable) -> float:
-    """Seconds that a call takes."""
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 def report(row: dict) -> None:

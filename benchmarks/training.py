@@ -12,14 +12,13 @@ from __future__ import annotations
 import json
 import platform
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 import numpy as np
-from intervals import interval
+from intervals import alternating, seconds
 
 SIZES = {
     "S1": (2, 64, 64, 8),
@@ -52,10 +51,7 @@ def main(sizes: str, rounds: int, out: Path | None) -> None:
         first, second = ours(), theirs()
         if abs(first - second) > 1e-4 * abs(first):
             raise click.UsageError(f"{name}: the losses {first} and {second} differ: there is nothing to time.")
-        times = [(seconds(ours), seconds(theirs)) for _ in range(rounds + 1)][1:]
-        own, peer = ([t[k] for t in times] for k in (0, 1))
-        row = {"size": name, "ours": interval(own), "theirs": interval(peer)}
-        row |= {"ratio": interval([t / o for o, t in times]), "limit": products(*SIZES[name]) / rate}
+        row = {"size": name} | alternating(ours, theirs, rounds) | {"limit": products(*SIZES[name]) / rate}
         rows.append(row)
         low, median, high = row["ratio"]
         click.echo(
@@ -135,13 +131,6 @@ def product_rate() -> float:
     """Multiplications with addition a second, the best of several products of 1536 by 1536."""
     a, b = np.random.default_rng(0).normal(size=(2, 1536, 1536)).astype(np.float32)
     return 1536**3 / min(seconds(lambda: a @ b) for _ in range(8))
-
-
-def seconds(function: Callable) -> float:
-    """Seconds that a call takes."""
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from refpeft.errors import FormatError
+from refpeft.files import read_json
 from refpeft.formats import gguf, safetensors
 from refpeft.formats.safetensors_header import short
-from refpeft.memory.models import read_json
 
 PIECE = 1 << 15
 """About as many elements are in memory at a time."""

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refpeft.errors import CapabilityError, FormatError
-from refpeft.files import atomic_write
+from refpeft.files import atomic_write, read_json
 from refpeft.formats import safetensors
 from refpeft.methods import Method
 from refpeft.methods.dora import DoRA
@@ -187,13 +187,7 @@ def _config(folder: Path) -> dict[str, Any]:
     for name in (CONFIG, TENSORS):
         if not (folder / name).is_file():
             raise FormatError(f"{folder} has no {name}, expected an adapter of peft.")
-    try:
-        config = json.loads((folder / CONFIG).read_text("utf-8"))
-    except (ValueError, RecursionError):
-        config = None
-    if not isinstance(config, dict):
-        raise FormatError(f"{folder / CONFIG} must be a JSON object, got something else.")
-    return config
+    return read_json(folder / CONFIG)
 
 
 def _method(folder: Path, config: dict[str, Any]) -> Method:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
 
 from refpeft.errors import FormatError
+from refpeft.files import read_json
 from refpeft.formats.safetensors_header import short
 from refpeft.memory.decoder import Decoder
 
@@ -76,24 +76,6 @@ def read(model: str) -> Decoder:
     with open(path, "rb") as file:
         is_gguf = file.read(4) == b"GGUF"
     return from_gguf(path) if is_gguf else from_config(read_json(path), path)
-
-
-def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises
-    ------
-    FormatError
-        If the file is something else.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            value = json.load(file)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise FormatError(f"{os.fspath(path)} must be a JSON object, got something else.")
-    return value
 
 
 def from_config(config: Mapping[str, Any], where: str) -> Decoder:

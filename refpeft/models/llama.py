@@ -68,6 +68,10 @@ class Llama(Sites):
     ):
         if shape.fused or shape.centred or not shape.gated or shape.positions:
             raise CapabilityError(f"{shape.name}: a decoder of Llama's type is expected, but its shape is another's.")
+        if shape.biased:
+            raise CapabilityError(
+                f"{shape.name}: {', '.join(sorted(shape.biased))} have biases, which are not computed yet."
+            )
         self.shape, self.eps = shape, eps
         self._frequencies = rope.inverse_frequencies(shape.head_size, base)
         chosen = plugins.backend(backend)

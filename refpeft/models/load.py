@@ -11,23 +11,26 @@ from typing import Any
 import numpy as np
 
 from refpeft.errors import CapabilityError, FormatError
+from refpeft.files import read_json
 from refpeft.formats import gguf, safetensors
+from refpeft.formats.peft import MODULES
 from refpeft.memory import models
 from refpeft.models.llama import Llama, place
 from refpeft.numerics.formats import as_format
 
-_SITES = {
-    "attn.norm": ("input_layernorm", "attn_norm"),
-    "attn.q": ("self_attn.q_proj", "attn_q"),
-    "attn.k": ("self_attn.k_proj", "attn_k"),
-    "attn.v": ("self_attn.v_proj", "attn_v"),
-    "attn.o": ("self_attn.o_proj", "attn_output"),
-    "mlp.norm": ("post_attention_layernorm", "ffn_norm"),
-    "mlp.gate": ("mlp.gate_proj", "ffn_gate"),
-    "mlp.up": ("mlp.up_proj", "ffn_up"),
-    "mlp.down": ("mlp.down_proj", "ffn_down"),
+_NORMS = {"attn.norm": "input_layernorm", "mlp.norm": "post_attention_layernorm"}
+_GGUF = {
+    "attn.norm": "attn_norm",
+    "attn.q": "attn_q",
+    "attn.k": "attn_k",
+    "attn.v": "attn_v",
+    "attn.o": "attn_output",
+    "mlp.norm": "ffn_norm",
+    "mlp.gate": "ffn_gate",
+    "mlp.up": "ffn_up",
+    "mlp.down": "ffn_down",
 }
-"""Names within a layer: ours, Hugging Face's, GGUF's."""
+"""Names within a layer, and GGUF's."""
 
 
 def load(path: str | os.PathLike[str], *, dtype: str = "float32", backend: str = "torch", device: str = "") -> Llama:
@@ -70,10 +73,14 @@ def load(path: str | os.PathLike[str], *, dtype: str = "float32", backend: str =
 
 
 def _folder(path: Path) -> tuple[dict[str, float], Any]:
-    config = models.read_json(path / "config.json")
+    config = read_json(path / "config.json")
     scaling = config.get("rope_scaling")
     if scaling is not None and scaling.get("rope_type", scaling.get("type")) != "default":
         raise CapabilityError(f"{path}: positions are scaled by {json.dumps(scaling)}, which is not read yet.")
+    if config.get("sliding_window") is not None:
+        raise CapabilityError(
+            f"{path}: attention slides over {config['sliding_window']} tokens, which is not computed yet."
+        )
     files = sorted(path.glob("*.safetensors"))
     if not files:
         raise FormatError(f"{path}: there is no safetensors file, expected the model's weights.")
@@ -101,9 +108,10 @@ def _names(layers: int, tied: bool, folder: bool) -> Iterator[tuple[str, str]]:
     yield "norm", ("model.norm.weight", "output_norm.weight")[which]
     if not tied:
         yield "head", ("lm_head.weight", "output.weight")[which]
+    layer, names = ("model.layers", _NORMS | MODULES) if folder else ("blk", _GGUF)
     for i in range(layers):
-        for name, theirs in _SITES.items():
-            yield f"layers.{i}.{name}", f"{('model.layers', 'blk')[which]}.{i}.{theirs[which]}.weight"
+        for name, theirs in names.items():
+            yield f"layers.{i}.{name}", f"{layer}.{i}.{theirs}.weight"
 
 
 def _halves(rows: np.ndarray, heads: int) -> np.ndarray:

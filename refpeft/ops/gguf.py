@@ -12,7 +12,7 @@ import numpy as np
 from refpeft.errors import DomainError
 from refpeft.numerics.primitives import positions, round_to, take, topk
 from refpeft.operation import operation
-from refpeft.ops._blocks import DTYPES, Dtype, f32, largest, require_finite
+from refpeft.ops._blocks import DTYPES, Dtype, count_held, f32, largest, require_finite
 
 SIZE = 32
 COUNTS = (32, 64, 96, 160, 1024)
@@ -38,7 +38,7 @@ def reciprocal(d):
 
 def count_up_to(v, bounds):
     """How many of ``bounds`` are at most v: the integer part of v, for bounds 1, 2, 3, ..."""
-    return sum(np.where(v >= bound, 1, 0) for bound in bounds)
+    return count_held(v >= bound for bound in bounds)
 
 
 def pack(codes):

@@ -7,7 +7,7 @@ import numpy as np
 from refpeft.numerics.primitives import round_to, take
 from refpeft.operation import operation
 from refpeft.ops import _e2m1
-from refpeft.ops._blocks import COUNTS, DTYPES, Dtype, f32, in_blocks, largest, require_finite
+from refpeft.ops._blocks import COUNTS, DTYPES, Dtype, count_held, f32, in_blocks, largest, require_finite
 from refpeft.ops._hard_blocks import hard_blocks
 
 BLOCKSIZE = 32
@@ -50,13 +50,8 @@ def quantize(weight):
     """
     blocks = in_blocks(weight, BLOCKSIZE)
     absmax = largest(blocks)
-    scales = _count_up_to(absmax)
+    scales = count_held(absmax >= power for power in POWERS)
     return _e2m1.pack(_e2m1.encode(blocks / take(E8M0, scales)), weight.shape[0]), scales.reshape(-1)
-
-
-def _count_up_to(absmax):
-    """How many of the powers are at most absmax: the scale's code."""
-    return sum(np.where(absmax >= power, 1, 0) for power in POWERS)
 
 
 @quantize.refuses

@@ -17,7 +17,7 @@ import numpy as np
 
 from refpeft import plugins
 from refpeft.errors import AttributeValueError, FormatError
-from refpeft.files import atomic_write
+from refpeft.files import atomic_write, read_json
 from refpeft.formats import peft
 from refpeft.methods import Method
 from refpeft.models import Llama
@@ -160,7 +160,7 @@ def _enter(out: Path, run: dict[str, Any]) -> None:
             raise FormatError(f"{out} holds something that is not a run; name a new folder.")
         atomic_write(record, text.encode())
     elif record.read_text() != text:
-        before = json.loads(record.read_text())
+        before = read_json(record)
         name = next(n for n in sorted(before | run) if before.get(n) != run.get(n))
         raise FormatError(
             f"{out} holds another run: {name} is {before.get(name)!r} there, but {run.get(name)!r} is asked for."

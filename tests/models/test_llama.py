@@ -210,6 +210,8 @@ def test_wrong_calls_say_what_was_expected(tmp_path):
         model.logits(np.array([[0, 19]]))
     with pytest.raises(ShapeError, match=r"integers of shape \(n, s\), but float64 of shape \(2,\) came"):
         model.logits(np.zeros(2))
+    with pytest.raises(CapabilityError, match="k, q have biases, which are not computed yet"):
+        Llama(replace(TINY, biased=frozenset("qk")), weights(TINY), eps=1e-5)
     with pytest.raises(FormatError, match="There is no model"):
         load(tmp_path / "nothing")
     (tmp_path / "config.json").write_text(
