@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from refpeft.errors import CapabilityError, DomainError, FormatError, ShapeError
+from refpeft.formats import safetensors
 from refpeft.memory.decoder import Decoder
 from refpeft.methods import LoRA, methods
 from refpeft.models import Llama, load
@@ -214,6 +215,7 @@ def test_wrong_calls_say_what_was_expected(tmp_path):
         Llama(replace(TINY, biased=frozenset("qk")), weights(TINY), eps=1e-5)
     with pytest.raises(FormatError, match="There is no model"):
         load(tmp_path / "nothing")
+    safetensors.save(tmp_path / "model.safetensors", {"lm_head.weight": np.ones((8, 8), np.float32)})
     (tmp_path / "config.json").write_text(
         '{"model_type": "llama", "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1,'
         ' "intermediate_size": 8, "vocab_size": 8, "rope_scaling": {"rope_type": "yarn"}}'
