@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -298,35 +299,43 @@ def test_memory_stays_under_twice_the_largest_tensor(tmp_path, backend):
     assert (after - before) * 1024 < 2 * 4 * largest
 
 
-@pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX's")
 def finished(partial) -> int:
     """How many tensors a conversion has finished; none where its folder is not there yet, or no more."""
     return sum(name.endswith(".safetensors") for _, _, names in os.walk(partial) for name in names)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX's")
 def test_killed_again_and_again_it_ends_with_the_same_bytes(tmp_path):
-    """SIGKILL at random instants of the work: DIR is not there, and at last it is, bit for bit as if nothing had happened."""
+    """SIGKILL twice at random instants of the work: DIR is not there, and at last it is, bit for bit as if nothing had happened.
+
+    Where a kill comes too late, the conversion is whole, and all begins anew.
+    """
     model = save_model(tmp_path / "dense", small(count=24, o=128, i=512))
     arguments = [model, "--double-quant", "--shard", "1MB", "--out", tmp_path / "killed", "--json"]
     command = [*PROGRAM, *map(str, arguments)]
     partial, seed = tmp_path / "killed.partial", random.randrange(1 << 30)
-    instants = random.Random(seed)
-    for _ in range(2):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    instants, kills = random.Random(seed), 0
+    for _ in range(20):
         had = finished(partial)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while process.poll() is None and finished(partial) <= had:
             time.sleep(0.002)
-        time.sleep(instants.uniform(0, 0.2))
+        time.sleep(instants.uniform(0, 0.1))
         process.send_signal(signal.SIGKILL)
         process.wait()
-        whole = (tmp_path / "killed").exists()
-        assert whole or process.returncode != 0, seed
-        if whole:
+        if (tmp_path / "killed").exists():
+            assert not partial.exists(), seed
+            shutil.rmtree(tmp_path / "killed")
+            kills = 0
+        else:
+            assert process.returncode == -signal.SIGKILL, seed
+            kills += 1
+        if kills == 2:
             break
-    else:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        assert ended.returncode == 0, (seed, ended.stderr)
-        assert json.loads(ended.stdout)[0]["resumed"] >= 1, seed
+    assert kills == 2, seed
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, (seed, ended.stderr)
+    assert json.loads(ended.stdout)[0]["resumed"] >= 1, seed
     assert run(model, "--double-quant", "--shard", "1MB", "--out", tmp_path / "whole").exit_code == 0
     assert tree(tmp_path / "killed") == tree(tmp_path / "whole"), seed
     assert sorted(os.listdir(tmp_path)) == ["dense", "killed", "whole"], seed

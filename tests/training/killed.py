@@ -7,6 +7,7 @@ It prints how many kills there were, and stops with an error where a resumed run
 """
 
 import os
+import select
 import signal
 import sys
 import time
@@ -126,7 +127,7 @@ def lines(folder, stride):
 
 
 def chain(folder, steps):
-    """One run whose process is killed again and again, sooner or later after it began."""
+    """One run that is killed again and again: in every other life soon after it began, else soon after its first step."""
     shapes, sizes = {"a": (150, 128), "b": (4099,)}, {"budget": 3 * 2**13, "page_size": 2**13}
     truth, random, kills, complete, done = unpaged(shapes, steps), np.random.default_rng(), 0, 0, False
     while not done:
@@ -138,7 +139,9 @@ def chain(folder, steps):
             go_on(parameters, optimizer, steps, tell)
 
         child, heard = forked(work)
-        time.sleep(random.uniform(0.01, 0.1 + 0.005 * kills))
+        if kills % 2:
+            select.select([heard], [], [])
+        time.sleep(random.uniform(0, 0.01 + 0.002 * kills))
         os.kill(child, signal.SIGKILL)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         assert code in (0, -signal.SIGKILL), f"the run failed with status {code}"

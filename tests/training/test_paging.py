@@ -158,7 +158,7 @@ def test_steps_walk_there_and_back():
     assert optimizer.table.fetched - fetched == count - 3
 
 
-@pytest.mark.parametrize(("way", "amount"), [("lines", 13), ("chain", 8)])
+@pytest.mark.parametrize(("way", "amount"), [("lines", 13), ("chain", 40)])
 def test_a_killed_run_goes_on_from_the_last_complete_step(way, amount, tmp_path):
     """By SIGKILL: before lines all through a step and its commit, and at random instants until the run is done."""
     if not hasattr(__import__("os"), "fork"):
@@ -166,7 +166,7 @@ def test_a_killed_run_goes_on_from_the_last_complete_step(way, amount, tmp_path)
     command = [sys.executable, str(Path(__file__).parent / "killed.py"), way, str(tmp_path / "run"), str(amount)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
-    assert int(run.stdout) >= 1
+    assert int(run.stdout) >= 5
 
 
 def test_a_commit_syncs_pages_then_the_record_then_the_folder(tmp_path, monkeypatch):
