@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import refpeft
-from refpeft import plugins
+from refpeft import catalogue, plugins
 from refpeft.numerics.formats import as_format
 from refpeft.ops import dynamic8, fp4, nf4
-from refpeft_cpu import four_bit, qlora, threads
+from refpeft_cpu import chunks, qlora, threads
 from refpeft_cpu import nf4 as tuned
 
 
@@ -17,9 +17,8 @@ from refpeft_cpu import nf4 as tuned
 def small_pieces(monkeypatch):
     """Three threads, and pieces of a few blocks."""
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    monkeypatch.setattr(four_bit, "ENCODED", 128)
-    monkeypatch.setattr(four_bit, "DECODED", 128)
-    monkeypatch.setattr(four_bit, "LEAST", 256)
+    monkeypatch.setattr(chunks, "CHUNK", 128)
+    monkeypatch.setattr(chunks, "LEAST", 256)
     monkeypatch.setattr(qlora, "GROUP", 60)
 
 
@@ -41,6 +40,54 @@ def test_codes_maxima_and_values_are_the_references_bits(n, dtype, format, varia
             np.testing.assert_array_equal(ours, theirs)
         options = {"n": n, "blocksize": blocksize, "dtype": dtype}
         np.testing.assert_array_equal(dequantize(*found, **options)[0][0], format.dequantize(*found, **options))
+
+
+WEIGHT = np.random.default_rng(1).normal(size=(40, 48)).astype(np.float32)
+CODEBOOK = np.sort(np.random.default_rng(2).uniform(-1, 1, 256)).astype(np.float32)
+CALLS = [
+    ("mxfp4", (WEIGHT.reshape(-1)[:1801],), {}, {"n": 1801}),
+    ("nvfp4", (WEIGHT.reshape(-1)[:1801], np.float32(2.0**-9)), {}, {"n": 1801}),
+    ("q4_0", (WEIGHT.reshape(-1),), {}, {}),
+    ("q4_1", (WEIGHT.reshape(-1),), {}, {}),
+    ("q8_0", (WEIGHT.reshape(-1),), {}, {}),
+    ("llm_int8", (WEIGHT,), {"axis": "rows"}, {"axis": "rows"}),
+    ("llm_int8", (WEIGHT,), {"axis": "columns"}, {"axis": "columns"}),
+    ("codebook", (WEIGHT.reshape(-1)[:1801], CODEBOOK[::17]), {"blocksize": 64}, {"blocksize": 64}),
+    ("codebook", (WEIGHT.reshape(-1)[:1801], CODEBOOK), {"blocksize": 64}, {"blocksize": 64}),
+]
+
+
+@pytest.mark.parametrize(("family", "inputs", "attributes", "decoding"), CALLS)
+@pytest.mark.parametrize("dtype", nf4.DTYPES)
+def test_the_other_formats_have_the_references_bits(family, inputs, attributes, decoding, dtype):
+    """Codes, scales and values, of several chunks and threads; with a block of zeros and one of subnormal numbers."""
+    quantize, dequantize = (catalogue()[f"{family}.{name}"] for name in ("quantize", "dequantize"))
+    weight, *others = inputs
+    weight = weight.astype(as_format(dtype).dtype)
+    weight[: len(weight) // 5], weight[-(len(weight) // 8) :] = 0, weight[-(len(weight) // 8) :] * 2.0**-130
+    forward = plugins.backend("cpu").implementation(quantize.name).forward
+    found = forward(weight, *others, **attributes)[0]
+    expected = quantize.forward(weight.astype(np.float64), *others, **attributes)
+    for ours, theirs in zip(found, expected):
+        np.testing.assert_array_equal(ours, theirs)
+    extra = others if family in ("nvfp4", "codebook") else []
+    forward = plugins.backend("cpu").implementation(dequantize.name).forward
+    y = forward(*found, *extra, **decoding, dtype=dtype)[0][0]
+    np.testing.assert_array_equal(y, dequantize.forward(*found, *extra, **decoding, dtype=dtype))
+
+
+@pytest.mark.parametrize("variant", ["paper", "bitsandbytes-cpu"])
+def test_eight_bit_moments_go_through_several_chunks(variant):
+    """As through one, to the last bit, padding included; and they conform."""
+    random = np.random.default_rng(0)
+    p, grad = (random.normal(size=1801).astype(np.float32) for _ in range(2))
+    m, v = (random.integers(0, 256, 1801).astype(np.uint8) for _ in range(2))
+    inputs = {"p": p, "grad": grad, "m": m, "v": v}
+    inputs |= {name: random.random(8).astype(np.float32) for name in ("m_absmax", "v_absmax")}
+    attributes = {"lr": 0.1, "step": 3, "decay": 0.01, "variant": variant}
+    outputs = plugins.backend("cpu").implementation("adam8bit.step").forward(**inputs, **attributes)[0]
+    names = [output.name for output in catalogue()["adam8bit.step"].outputs]
+    refpeft.assert_conforms("adam8bit.step", dict(zip(names, outputs)), **inputs, **attributes)
 
 
 @pytest.mark.parametrize("signed", [True, False])

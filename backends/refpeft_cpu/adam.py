@@ -7,7 +7,7 @@ import numpy as np
 
 def step(p, grad, m, v, *, lr, step, beta1=0.9, beta2=0.999, eps=1e-8, residuals=True):
     """p - lr u."""
-    next_m, next_v, u = _moments(grad, m, v, lr, step, beta1, beta2, eps)
+    next_m, next_v, u = moments(grad, m, v, lr, step, beta1, beta2, eps)
     np.subtract(p.reshape(-1), u, out=u)
     return tuple(array.reshape(p.shape) for array in (u, next_m, next_v)), None
 
@@ -16,7 +16,7 @@ def decayed_step(
     p, grad, m, v, *, lr, step, beta1=0.9, beta2=0.999, eps=1e-8, decay=0.01, variant="before", residuals=True
 ):
     """(1 - lr decay) p - lr u, or the decay of both."""
-    next_m, next_v, u = _moments(grad, m, v, lr, step, beta1, beta2, eps)
+    next_m, next_v, u = moments(grad, m, v, lr, step, beta1, beta2, eps)
     left = 1 - lr * decay
     if variant == "before":
         np.subtract(left * p.reshape(-1), u, out=u)
@@ -26,7 +26,7 @@ def decayed_step(
     return tuple(array.reshape(p.shape) for array in (u, next_m, next_v)), None
 
 
-def _moments(grad, m, v, lr, step, beta1, beta2, eps):
+def moments(grad, m, v, lr, step, beta1, beta2, eps):
     """m', v' and lr u = lr / (1 - b1ᵗ) m' / (sqrt(v') / sqrt(1 - b2ᵗ) + eps), along one axis."""
     grad, m, v = (array.reshape(-1) for array in (grad, m, v))
     next_m = grad - m

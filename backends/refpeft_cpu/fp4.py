@@ -6,8 +6,9 @@ import numpy as np
 
 from refpeft.ops.fp4 import ASCENDING, CODEBOOK, MIDPOINTS, STEPS
 from refpeft_cpu import four_bit
+from refpeft_cpu.decoding import decoded, pairs_of
 
-PAIRS = four_bit.pairs_of(CODEBOOK)
+PAIRS = pairs_of(CODEBOOK)
 
 
 def _codes(ascending) -> np.ndarray:
@@ -37,4 +38,4 @@ def quantize(weight, *, blocksize, variant, residuals=True):
 
 def dequantize(packed, absmax, *, n, blocksize, dtype, residuals=True):
     """Every weight, rounded to ``dtype``."""
-    return (four_bit.decoded(packed, absmax, n, blocksize, dtype, PAIRS),), None
+    return (decoded(packed, PAIRS, absmax, n, blocksize, dtype),), None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from refpeft.ops.nf4 import CODEBOOK, MIDPOINTS
-from refpeft_cpu import four_bit
+from refpeft_cpu import decoding, four_bit
 
 BOUNDS = tuple((np.greater, np.float32(m)) for m in MIDPOINTS)
-PAIRS = four_bit.pairs_of(CODEBOOK)
+PAIRS = decoding.pairs_of(CODEBOOK)
 
 
 def quantize(weight, *, blocksize, variant, residuals=True):
@@ -23,4 +23,4 @@ def dequantize(packed, absmax, *, n, blocksize, dtype, residuals=True):
 
 def decoded(packed, absmax, n, blocksize, dtype):
     """The n weights."""
-    return four_bit.decoded(packed, absmax, n, blocksize, dtype, PAIRS)
+    return decoding.decoded(packed, PAIRS, absmax, n, blocksize, dtype)
