@@ -222,11 +222,10 @@ def _agrees(operation, dtype, seed, examples):
     from refpeft import plugins
     from refpeft_conformance.agreement import agree
     from refpeft_conformance.subject import Subject
-    from refpeft_hf.findings import FROZEN
 
-    frozen = FROZEN.get(operation, ())
     subject = Subject(plugins.backend("peft-apart"))
-    found = agree(subject, operation, dtype, examples=examples, seed=seed, frozen=frozen)
+    found = agree(subject, operation, dtype, examples=examples, seed=seed)
+    frozen = subject.backend.implementation(operation).frozen
     return asdict(found) | {"frozen": frozen, "versions": subject.backend.versions()}
 
 

@@ -23,8 +23,8 @@ class Implementation:
         ``forward(*inputs, residuals=True, **attributes) -> (outputs, residuals)``. Inputs are the backend's own
         arrays in the signature's order, None for absent ones; outputs a tuple. Residuals are the backend's own affair.
     vjp : callable or None
-        ``vjp(residuals, cotangents, wanted) -> gradients``: a tuple, one for each input name in ``wanted``. What is not
-        wanted costs nothing. Residuals are consumed once. None for forward only.
+        ``vjp(residuals, cotangents, wanted) -> gradients``: a tuple, one for each input name in ``wanted``, None for one that
+        is ``frozen``. What is not wanted costs nothing. Residuals are consumed once. None for forward only.
     source : str
         ``"own"``; ``"shared"`` where it is the reference's source on the backend's arrays.
     outside : callable
@@ -34,6 +34,8 @@ class Implementation:
     lacks : mapping of str to str
         Dtypes in which it does not take the operation, though the backend has them, each with the reason; their checks are then
         UNSUPPORTED for that reason.
+    frozen : tuple of str
+        Inputs to which it gives no gradient, out of `refpeft.methods.fixed_inputs`. They are printed in the certificate.
     missing : str
         Why there is none on this device after all; its checks are then UNSUPPORTED for that reason. Empty where there is one.
     """
@@ -43,7 +45,19 @@ class Implementation:
     source: str = "own"
     outside: Callable[[Mapping[str, tuple[int, ...]], Mapping[str, Any]], str] = lambda shapes, attributes: ""
     lacks: Mapping[str, str] = field(default_factory=dict)
+    frozen: tuple[str, ...] = ()
     missing: str = ""
+
+
+def withholding(vjp: Callable, frozen: Sequence[str]) -> Callable:
+    """``vjp``, which is never asked for the gradient to a frozen input: None is given in its place."""
+
+    def withheld(residuals, cotangents, wanted):
+        asked = [name for name in wanted if name not in frozen]
+        given = dict(zip(asked, vjp(residuals, cotangents, asked))) if asked else {}
+        return tuple(given.get(name) for name in wanted)
+
+    return withheld
 
 
 class Backend(ABC):
@@ -126,11 +140,23 @@ class Backend(ABC):
         Raises
         ------
         CapabilityError
-            If the backend does not have it.
+            If the backend does not have it, or declares an input frozen that is trained, or that it has not.
         """
         known = self.operations()
         if operation not in known:
             raise CapabilityError(
                 f"backend {self.name!r} does not implement {operation}; it has {', '.join(sorted(known))}."
             )
+        if known[operation].frozen:
+            self._require_fixed(operation, known[operation].frozen)
         return known[operation]
+
+    def _require_fixed(self, operation: str, frozen: tuple[str, ...]) -> None:
+        from refpeft.methods import fixed_inputs
+
+        fixed = fixed_inputs(operation)
+        if not isinstance(frozen, tuple) or not set(frozen) <= set(fixed):
+            raise CapabilityError(
+                f"backend {self.name!r} declares {operation} frozen in {frozen!r}: expected a tuple out of {fixed}, "
+                "the inputs that no method trains."
+            )

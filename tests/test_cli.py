@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import click
 import numpy as np
@@ -18,6 +19,7 @@ from refpeft.formats import safetensors
 from refpeft.golden import answer
 from refpeft.numerics.precision import standard_precision
 from refpeft.oracle import oracle
+from refpeft.reference import ReferenceBackend, as_implementation
 
 PROGRAM = (sys.executable, "-c", "from refpeft.cli import main; main()")
 
@@ -146,7 +148,18 @@ def test_verbose_backends_count_operations(monkeypatch):
     reference = plugins.backend("reference")
     monkeypatch.setattr(plugins, "backends", lambda: {"reference": reference})
     row = json.loads(run("backends", "--json", "--verbose").stdout)[0]
-    assert (row["devices"], row["operations"]) == (["cpu"], len(catalogue()))
+    assert (row["devices"], row["operations"], row["frozen"]) == (["cpu"], len(catalogue()), {})
+
+
+def test_verbose_backends_tell_what_is_frozen(monkeypatch):
+    """By operation; a declaration of what is trained makes the backend a broken one."""
+    found = as_implementation(catalogue()["lora.linear"])
+    for frozen, shown in ((("weight",), {"lora.linear": ["weight"]}), (("a",), None)):
+        backend = ReferenceBackend()
+        monkeypatch.setattr(backend, "operations", lambda frozen=frozen: {"lora.linear": replace(found, frozen=frozen)})
+        monkeypatch.setattr(plugins, "backends", lambda backend=backend: {"reference": backend})
+        row = json.loads(run("backends", "--json", "-v").stdout)[0]
+        assert (row["frozen"], row["status"]) == (shown, "available" if shown else "broken")
 
 
 def test_a_backend_that_raises_is_shown_as_broken(monkeypatch):

@@ -723,9 +723,12 @@ def test_description_becomes_the_backend(describing):
         precision__float32__splits="4",
         precision__float32__flush_to_zero="true",
         precision__float32__elementary_ulps="8",
+        frozen__lora__linear="weight",
+        frozen__hra__linear="u",
         color="blue",
     )
     assert backend.unavailable() is None
+    assert {name: i.frozen for name, i in backend.operations().items()} == {"nn.linear": (), "lora.linear": ("weight",)}
     assert (backend.name, backend.versions(), backend.deterministic) == (
         "cuda-lora",
         {"cuda-lora": "2.1 (sm_90)"},
@@ -773,6 +776,25 @@ def test_bad_description_is_refused(describing, case):
     assert reason in backend.unavailable()
     with pytest.raises(RefpeftError):
         backend.operations()
+
+
+def test_a_program_may_not_freeze_what_is_trained(describing):
+    """Nor what an operation does not have; the sentence says what may be frozen."""
+    backend = describing(operations="lora.linear", frozen__lora__linear="weight, a")
+    with pytest.raises(CapabilityError, match=r"lora.linear frozen in \('weight', 'a'\): expected a tuple out of"):
+        backend.implementation("lora.linear")
+
+
+def test_a_program_is_never_asked_for_a_frozen_gradient(example, monkeypatch):
+    """None stands in its place, and the others are those of the program."""
+    a, b = np.ones((1, 2), np.float32), np.zeros((1, 1), np.float32)
+    with ProcessBackend(example("python")) as backend:
+        monkeypatch.setitem(backend._described.frozen, "lora.linear", ("weight",))
+        lora = backend.implementation("lora.linear")
+        (y,), residuals = lora.forward(X, WEIGHT, a, b, scaling=1.0)
+        dx, dweight = lora.vjp(residuals, [np.ones_like(y)], ("x", "weight"))
+        assert dweight is None
+        assert np.array_equal(dx, WEIGHT)
 
 
 def test_what_a_newer_program_offers_is_left_out(describing):

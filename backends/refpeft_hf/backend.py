@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 from dataclasses import replace
 
+from refpeft.backend import withholding
 from refpeft_torch.backend import TorchBackend
 
 
@@ -52,12 +53,15 @@ class PeftApartBackend(PeftBackend):
     @functools.cached_property
     def _implementations(self):
         from refpeft_hf.declared import first
-        from refpeft_hf.findings import covered, lacking
+        from refpeft_hf.findings import FROZEN, covered, lacking
 
-        return {
-            n: replace(i, outside=first(i.outside, covered(n)), lacks=lacking(n))
-            for n, i in super()._implementations.items()
-        }
+        def apart(name, found):
+            frozen = FROZEN.get(name, ())
+            vjp = withholding(found.vjp, frozen) if frozen else found.vjp
+            outside = first(found.outside, covered(name))
+            return replace(found, vjp=vjp, outside=outside, lacks=lacking(name), frozen=frozen)
+
+        return {name: apart(name, found) for name, found in super()._implementations.items()}
 
 
 class BitsandbytesBackend(_Library):

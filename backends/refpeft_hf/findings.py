@@ -93,6 +93,9 @@ LACKING = {
     "xlora.linear": {"peft-xlora-rounding": HALVES},
     "osf.linear": {"peft-xlora-rounding": HALVES},
     "psoft.linear": {"peft-psoft-rounding": HALVES},
+    "hra.linear": {"peft-merge-first": HALVES},
+    "miss_bat.linear": {"peft-merge-first": HALVES},
+    "shira.linear": {"peft-merge-first": HALVES},
     "nn.layer_norm": {"torch-layer-norm-backward": HALVES},
 }
 """Operation -> page -> dtypes that it covers: float64 where peft computes in float32 inside, 16 bits where it rounds on the way.

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from refpeft import plugins
-from refpeft.backend import Backend, Implementation
+from refpeft.backend import Backend, Implementation, withholding
 from refpeft.errors import CapabilityError, RefpeftError
 from refpeft.formats.safetensors import Archive, dumps
 from refpeft.operation import Operation, find
@@ -135,6 +135,7 @@ class ProcessBackend(Backend):
         return self._description
 
     def _implementation(self, operation: Operation, has_vjp: bool) -> Implementation:
+        frozen = self._described.frozen[operation.name]
         names = [a.name for a in operation.signature.inputs]
 
         def forward(*inputs, residuals=True, **attributes):
@@ -147,7 +148,7 @@ class ProcessBackend(Backend):
             given = dict(zip(operation.cotangents, map(np.asarray, cotangents)))
             return self._compute(operation, "gradient", wanted, arrays, given, attributes)
 
-        return Implementation(forward, vjp if has_vjp else None)
+        return Implementation(forward, withholding(vjp, frozen) if has_vjp else None, frozen=frozen)
 
     def _compute(
         self,

@@ -37,6 +37,8 @@ class Description:
     precisions : dict of str to Precision
         By dtype.
     deterministic : bool
+    frozen : dict of str to tuple of str
+        Inputs without a gradient, by operation.
     unknown : tuple of str
         A sentence for each operation or dtype that this refpeft does not know; a program may be newer.
     """
@@ -46,6 +48,7 @@ class Description:
     operations: dict[str, bool]
     precisions: dict[str, Precision]
     deterministic: bool
+    frozen: dict[str, tuple[str, ...]]
     unknown: tuple[str, ...] = ()
 
 
@@ -157,6 +160,7 @@ def description(answer: Archive) -> Description:
         operations,
         {dtype: _precision(dtype, said) for dtype in dtypes},
         _value("deterministic", said.get("deterministic", "true"), _boolean, "true or false"),
+        {name: tuple(_items(said.get(f"frozen.{name}", ""))) for name in operations},
         (*new_operations, *new_dtypes),
     )
 

@@ -48,13 +48,13 @@ class Agreement:
     normwise: dict[str, float] = field(default_factory=dict)
     disagreements: list[str] = field(default_factory=list)
 
-    def hold(self, subject: Subject, problem: Problem, frozen: tuple[str, ...]) -> None:
-        """Compare all results of a problem but the gradients to ``frozen`` inputs."""
+    def hold(self, subject: Subject, problem: Problem) -> None:
+        """Compare all results of a problem."""
         results = subject.run(problem)
         self.problems += 1
         for shape in shapes_of(problem):
             self.shapes[shape] = self.shapes.get(shape, 0) + 1
-        for comparison in subject.compare(problem, results, [n for n in results if n[1:] not in frozen or n[0] != "d"]):
+        for comparison in subject.compare(problem, results):
             name = comparison.name
             self.shares[name] = max(self.shares.get(name, 0.0), float(np.max(comparison.share, initial=0.0)))
             self.normwise[name] = max(self.normwise.get(name, 0.0), _normwise(comparison, problem.dtype))
@@ -84,15 +84,7 @@ def _prime(n: int) -> bool:
     return n > 1 and all(n % k for k in range(2, n))
 
 
-def agree(
-    subject: Subject,
-    operation: str,
-    dtype: str = "float64",
-    *,
-    examples: int,
-    seed: int = 0,
-    frozen: tuple[str, ...] = (),
-) -> Agreement:
+def agree(subject: Subject, operation: str, dtype: str = "float64", *, examples: int, seed: int = 0) -> Agreement:
     """Hold a backend to the reference on ``examples`` random problems of an operation.
 
     Parameters
@@ -100,8 +92,6 @@ def agree(
     subject : Subject
     operation, dtype : str
     examples, seed : int
-    frozen : tuple of str
-        Inputs to which the backend gives no gradient.
 
     Returns
     -------
@@ -121,7 +111,7 @@ def agree(
     @given(problems(operation, dtype=dtype, gradients=subject.backend.implementation(operation).vjp is not None))
     def search(problem):
         try:
-            found.hold(subject, problem, frozen)
+            found.hold(subject, problem)
         except Outside as reason:
             found.outside[str(reason)] = found.outside.get(str(reason), 0) + 1
             reject()

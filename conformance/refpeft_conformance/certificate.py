@@ -86,6 +86,7 @@ def build(outcome: Outcome, folder: Path) -> dict:
             "deterministic": backend.deterministic,
             "precision": {d: p.describe() for d in FORMATS if (p := backend.precision(d)) is not None},
             "source": {n: backend.implementation(n).source for n in ran},
+            "frozen": {n: list(frozen) for n in ran if (frozen := backend.implementation(n).frozen)},
         },
         "environment": {
             "python": platform.python_version(),

@@ -14,7 +14,7 @@ from refpeft.formats import safetensors
 from refpeft.problem import Problem
 from refpeft_conformance.checks import Check, checks_of, weights
 from refpeft_conformance.subject import Subject
-from refpeft_conformance.verdict import Observation, Outside, Verdict, Violation
+from refpeft_conformance.verdict import NoGradient, Observation, Outside, Verdict, Violation
 from refpeft_conformance.worker import in_flight
 
 FORMAT = "refpeft-counterexample/1"
@@ -127,7 +127,7 @@ class Counterexample:
         Raises
         ------
         CapabilityError
-            If the backend says that it does not take the problem.
+            If the backend says that it does not take the problem, or gives no such gradient.
         """
         check = self.find_check()
         in_flight(self.problem)
@@ -137,6 +137,10 @@ class Counterexample:
             raise CapabilityError(
                 f"backend {subject.backend.name!r} does not take the problem: {turned_away}."
             ) from turned_away
+        except NoGradient as withheld:
+            raise CapabilityError(
+                f"{self.check} cannot be asked of {subject.backend.name!r}: {withheld}."
+            ) from withheld
         except Violation as violation:
             return violation.message, _same(violation.outputs, self.outputs)
         return "", False

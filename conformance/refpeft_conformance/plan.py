@@ -148,6 +148,8 @@ def require_answers(plan: Plan) -> None:
         ask(backend, method)
     for dtype in FORMATS:
         ask(backend, "precision", dtype)
+    for name in filter(plan.selects, catalogue().keys() & backend.operations()):
+        ask(backend, "implementation", name)
 
 
 def ask(backend: Backend, method: str, *arguments):

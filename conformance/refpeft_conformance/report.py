@@ -106,6 +106,7 @@ def _operation(certificate: dict, name: str, records: list[dict]) -> dict:
         "name": name,
         "passes": name in certificate["passed_operations"],
         "source": certificate["subject"]["source"][name],
+        "frozen": certificate["subject"].get("frozen", {}).get(name, []),
         "dtypes": {d: _counts([r for r in records if r["dtype"] == d]) for d in dtypes},
         "rows": certificate["operations"][name],
         "claims": _claims(records),

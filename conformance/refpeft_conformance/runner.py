@@ -19,7 +19,17 @@ from refpeft.problem import Problem
 from refpeft_conformance.checks import Check
 from refpeft_conformance.shrink import shrink
 from refpeft_conformance.subject import Subject
-from refpeft_conformance.verdict import ERROR, FAIL, PASS, UNSUPPORTED, Observation, Outside, Verdict, Violation
+from refpeft_conformance.verdict import (
+    ERROR,
+    FAIL,
+    PASS,
+    UNSUPPORTED,
+    NoGradient,
+    Observation,
+    Outside,
+    Verdict,
+    Violation,
+)
 from refpeft_conformance.worker import in_flight
 
 PROFILES = {"sample": 3, "quick": 8, "standard": 30, "thorough": 100}
@@ -113,6 +123,9 @@ def run(
             if shrinking and not isinstance(violation.__cause__, TimeoutError):
                 problem, minimal = shrink(problem, _told_apart(check, subject, problem))
                 violation = _violation(check, subject, problem) or violation
+    except NoGradient as withheld:
+        observed.examples = 0
+        return verdict(UNSUPPORTED, str(withheld))
     except Exception as error:
         return verdict(ERROR, f"the harness failed: {type(error).__name__}: {error}\n{traceback.format_exc()}")
     return verdict(FAIL, violation.message, problem=problem, outputs=violation.outputs, minimal=minimal)

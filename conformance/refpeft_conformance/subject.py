@@ -15,8 +15,15 @@ from refpeft.oracle import Comparison, compare
 from refpeft.problem import Problem
 from refpeft.provenance import poisoned
 from refpeft_conformance.intact import disturbance
-from refpeft_conformance.verdict import Observation, Outside, Violation
+from refpeft_conformance.verdict import NoGradient, Observation, Outside, Violation
 from refpeft_conformance.worker import said, timed
+
+
+class Results(dict):
+    """What a backend gave, by name; a gradient that is not there is one that it declares not to give."""
+
+    def __missing__(self, name):
+        raise NoGradient(f"the backend gives no gradient to {name.removeprefix('d')}")
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,21 @@ class Subject:
             raise Violation(f"outside must return a reason or an empty string, but returned {type(reason).__name__}")
         return reason
 
+    def frozen(self, problem: Problem) -> tuple[str, ...]:
+        """Inputs of the problem to which the backend declares to give no gradient."""
+        frozen = self.backend.implementation(problem.operation.name).frozen
+        return tuple(name for name in problem.wanted if name in frozen)
+
+    def wanted(self, problem: Problem) -> tuple[str, ...]:
+        """Inputs whose gradients the backend is asked for."""
+        frozen = self.frozen(problem)
+        return tuple(name for name in problem.wanted if name not in frozen)
+
+    def due(self, problem: Problem) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and dtype of all that the backend has to return."""
+        withheld = {"d" + name for name in self.frozen(problem)}
+        return {name: spec for name, spec in problem.result_specs.items() if name not in withheld}
+
     def forward(self, problem: Problem, arrays: list, *, residuals: bool) -> tuple:
         """The backend's forward, as (outputs, residuals).
 
@@ -128,7 +150,7 @@ class Subject:
             raise Violation(f"vjp must return {len(wanted)} gradients, a tuple")
         return parts
 
-    def call(self, problem: Problem, arrays: list) -> dict:
+    def call(self, problem: Problem, arrays: list) -> Results:
         """Forward, and vjp if the problem has cotangents, on the backend's own arrays.
 
         Raises
@@ -136,15 +158,15 @@ class Subject:
         Violation
             If the backend raises, or returns another number of results.
         """
-        operation, cotangents = problem.operation, self.cotangents(problem)
+        operation, cotangents, wanted = problem.operation, self.cotangents(problem), self.wanted(problem)
         outputs, residuals = self.forward(problem, arrays, residuals=bool(cotangents))
         if len(outputs) != len(operation.outputs):
             raise Violation(f"the backend returned {len(outputs)} outputs, where {len(operation.outputs)} are due")
-        gradients = self.vjp(problem, residuals, cotangents, problem.wanted) if cotangents else ()
-        named = dict(zip((o.name for o in operation.outputs), outputs))
-        return named | {"d" + n: g for n, g in zip(problem.wanted, gradients)}
+        gradients = self.vjp(problem, residuals, cotangents, wanted) if cotangents else ()
+        names = [o.name for o in operation.outputs] + ["d" + name for name in wanted]
+        return Results(zip(names, (*outputs, *gradients)))
 
-    def run(self, problem: Problem) -> dict[str, np.ndarray]:
+    def run(self, problem: Problem) -> Results:
         """Everything the problem asks for, as NumPy arrays of the right shape and dtype.
 
         Raises
@@ -152,8 +174,8 @@ class Subject:
         Violation
             If the backend raises, or a result has another shape or dtype.
         """
-        results = {name: self.host(a) for name, a in self.call(problem, self.arrays(problem)).items()}
-        for name, (shape, dtype) in problem.result_specs.items():
+        results = Results((name, self.host(a)) for name, a in self.call(problem, self.arrays(problem)).items())
+        for name, (shape, dtype) in self.due(problem).items():
             got = results[name]
             if got.shape != shape or got.dtype.name != dtype:
                 raise Violation(
@@ -196,4 +218,4 @@ class Subject:
         results = self.run(problem)
         outputs = [o.name for o in problem.operation.outputs]
         golden = answer(problem, self.precision(problem.dtype))
-        self.judge(problem, results, {n: g for n, g in golden.items() if (n not in outputs) == gradients}, observed)
+        self.judge(problem, results, {n: golden[n] for n in results if (n not in outputs) == gradients}, observed)

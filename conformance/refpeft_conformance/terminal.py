@@ -82,6 +82,8 @@ def certificate(content: dict, folder: Path) -> None:
                 str(row["near"]),
             )
     console.print(table)
+    for operation, frozen in content["subject"]["frozen"].items():
+        console.print(f"no gradient to  {operation}: {', '.join(frozen)}", highlight=False, markup=False)
     for operation, reasons in content["outside"].items():
         for reason, count in reasons.items():
             console.print(f"not taken  {operation}: {reason} ({count} problems)", highlight=False, markup=False)

@@ -32,6 +32,10 @@ class Outside(Exception):
     """A backend says that it does not take a problem; its reason is the message."""
 
 
+class NoGradient(Exception):
+    """A check needs a gradient that the backend declares not to give; which one is its message."""
+
+
 @dataclass
 class Observation:
     """What was measured over the examples of one check.

@@ -6,9 +6,17 @@ import click
 
 from refpeft.cli._output import as_json, report
 
+_LOADED = ("devices", "operations", "frozen")
+"""What only a loaded backend can say."""
+
 
 @click.command("backends")
-@click.option("--verbose", "-v", is_flag=True, help="Load each backend, to say which devices and operations it has.")
+@click.option(
+    "--verbose",
+    "-v",
+    is_flag=True,
+    help="Load each backend: its devices, how many operations it has, and which of their inputs get no gradient.",
+)
 @as_json
 def command(verbose, as_json):
     """List the backends, and plugins that are broken."""
@@ -19,11 +27,11 @@ def command(verbose, as_json):
     plugin_commands(), plugins.load_operations()
     rows += [_row(b.name, "broken", b.error, f"{b.distribution} {b.version}") for b in plugins.broken()]
     columns = ("name", "status", "reason", "summary", "versions", "distribution")
-    report(rows, (*columns[:3], "devices", "operations", *columns[3:]) if verbose else columns, as_json)
+    report(rows, (*columns[:3], *_LOADED, *columns[3:]) if verbose else columns, as_json)
 
 
 def _row(name, status, reason, distribution, **facts) -> dict:
-    empty: dict = {"summary": None, "versions": {}, "devices": None, "operations": None}
+    empty: dict = {"summary": None, "versions": {}, **dict.fromkeys(_LOADED)}
     return {"name": name, "status": status, "reason": reason, **empty, **facts, "distribution": distribution}
 
 
@@ -35,7 +43,9 @@ def _describe(backend, distribution: str | None, verbose: bool) -> dict:
         if reason is None:
             facts["versions"] = backend.versions()
             if verbose:
-                facts |= {"devices": list(backend.devices()), "operations": len(backend.operations())}
+                found = {name: backend.implementation(name).frozen for name in backend.operations()}
+                frozen = {name: list(inputs) for name, inputs in found.items() if inputs}
+                facts |= {"devices": list(backend.devices()), "operations": len(found), "frozen": frozen}
     except Exception as error:
         return _row(backend.name, "broken", f"{type(error).__name__}: {error}", distribution, summary=backend.summary)
     return _row(backend.name, "unavailable" if reason else "available", reason, distribution, **facts)

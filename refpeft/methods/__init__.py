@@ -6,6 +6,7 @@ operation computes the adapted layer, which of its inputs are trained, and how t
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import math
@@ -35,6 +36,8 @@ class Method:
         The operation that computes the adapted layer.
     trainable : tuple of str
         Its inputs that are trained.
+    fixed : tuple of str
+        Those that stay as they are: the base weight, and what is drawn or computed once beside it.
     paper : str
         arXiv or other identifier.
     peft : tuple of str
@@ -51,6 +54,7 @@ class Method:
 
     operation: ClassVar[str]
     trainable: ClassVar[tuple[str, ...]]
+    fixed: ClassVar[tuple[str, ...]] = ("weight",)
     paper: ClassVar[str]
     peft: ClassVar[tuple[str, ...]] = ()
     adapters: ClassVar[tuple[str, ...]] = ()
@@ -188,6 +192,18 @@ def methods() -> dict[str, type[Method]]:
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
     return dict(sorted(METHODS.items()))
+
+
+@functools.cache
+def fixed_inputs(operation: str) -> tuple[str, ...]:
+    """The inputs of an operation that methods of its family leave as they are, and that none of them trains.
+
+    Only to these may a backend give no gradient (`refpeft.backend.Implementation`).
+    """
+    family = operation.partition(".")[0]
+    own = [m for m in methods().values() if m.operation.partition(".")[0] == family]
+    fixed = {name for m in own for name in m.fixed} - {name for m in own for name in m.trainable}
+    return tuple(a.name for a in find(operation).differentiable if a.name in fixed)
 
 
 def dims_of(method: type[Method]) -> tuple[str, ...]:

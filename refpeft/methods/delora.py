@@ -26,6 +26,7 @@ class DeLoRA(Method):
 
     operation = "delora.linear"
     trainable = ("a", "b", "boundary")
+    fixed = ("weight", "norms")
     paper = "arXiv:2503.18225"
     peft = ("DELORA",)
 

@@ -24,6 +24,7 @@ class FRoD(Method):
 
     operation = "frod.linear"
     trainable = ("diagonal", "sparse")
+    fixed = ("u", "v")
     paper = "doi:10.1609/aaai.v40i31.39813"
     peft = ("FROD",)
     not_unmergeable = "the merged weight is made without the base weight; keep that, or the diagonal at the start."

@@ -20,6 +20,7 @@ class OSF(Method):
 
     operation = "osf.linear"
     trainable = ("u", "s", "v")
+    fixed = ("weight", "high_u", "high_v")
     paper = "arXiv:2504.07097"
     peft = ("OSF",)
 

@@ -121,6 +121,7 @@ class AdaptionPrompt(Method):
 
     operation = "adaption_prompt.attention"
     trainable = ("prompt", "gate")
+    fixed = ("weight_k", "weight_v")
     paper = "arXiv:2303.16199"
     peft = ("ADAPTION_PROMPT",)
     not_mergeable = "what it adds depends on the queries through a softmax, which no matrix does."

@@ -67,6 +67,7 @@ class CPT(Method):
 
     operation = "cpt.embed"
     trainable = ("delta",)
+    fixed = ("tokens",)
     paper = "arXiv:2410.17222"
     peft = ("CPT",)
     not_mergeable = INPUT

@@ -30,6 +30,7 @@ class PSOFT(Method):
 
     operation = "psoft.linear"
     trainable = ("skew", "alpha", "beta")
+    fixed = ("weight", "a", "b")
     paper = "arXiv:2505.11235"
     peft = ("PSOFT",)
 

@@ -26,6 +26,7 @@ class RandLoRA(Method):
 
     operation = "randlora.linear"
     trainable = ("lambdas", "gammas")
+    fixed = ("weight", "base_a", "base_b")
     paper = "arXiv:2502.00987"
     peft = ("RANDLORA",)
 

@@ -65,6 +65,7 @@ class TinyLoRA(Method):
 
     operation = "tinylora.linear"
     trainable = ("v",)
+    fixed = ("weight", "a", "b", "projections")
     paper = "arXiv:2602.04118"
     peft = ("TINYLORA",)
     identity = False
@@ -100,6 +101,7 @@ class UniLoRA(Method):
 
     operation = "unilora.linear"
     trainable = ("theta",)
+    fixed = ("weight", "scale_a", "scale_b")
     paper = "arXiv:2506.00799"
     peft = ("UNILORA",)
     identity = False
@@ -136,6 +138,7 @@ class AdaMSS(Method):
 
     operation = "adamss.linear"
     trainable = ("inner", "outer")
+    fixed = ("weight", "basis")
     paper = "the authors' package adamss, through peft 0.21"
     peft = ("ADAMSS",)
 

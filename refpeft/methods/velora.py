@@ -33,6 +33,7 @@ class VeLoRA(Method):
 
     operation = "velora.linear"
     trainable = ("a", "b")
+    fixed = ("weight", "v")
     paper = "arXiv:2405.17991"
     peft = ("LORA: velora_config",)
 

@@ -23,6 +23,7 @@ class VeRA(Method):
 
     operation = "vera.linear"
     trainable = ("lambda_d", "lambda_b")
+    fixed = ("weight", "a", "b")
     paper = "arXiv:2310.11454"
     peft = ("VERA",)
 

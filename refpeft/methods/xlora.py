@@ -23,6 +23,7 @@ class XLoRA(Method):
 
     operation = "xlora.gates"
     trainable = ("head", "head_bias")
+    fixed = ("weight", "a", "b")
     paper = "arXiv:2402.07148"
     peft = ("XLORA",)
     not_mergeable = "the gates are another for each token."

@@ -28,7 +28,7 @@ def _lane(operation, dtype, *, gradients: bool) -> Check:
             return
         results, expected = subject.run(problem), stored(problem)
         names = (
-            problem.wanted
+            subject.wanted(problem)
             if gradients
             else [o.name for o in operation.outputs if operation.kinds[o.name] != "discrete"]
         )

@@ -22,8 +22,8 @@ def checks(operation, dtype):
         if id(problem) not in stored:
             return subject.hold(problem, observed, gradients=False)
         results = subject.run(problem)
-        specs = problem.result_specs
-        golden = {name: Golden(*parts, specs[name][1]) for name, parts in stored[id(problem)][1].items()}
+        values = stored[id(problem)][1]
+        golden = {name: Golden(*values[name], dtype) for name, (_, dtype) in subject.due(problem).items()}
         if subject.precision(dtype) != standard_precision(dtype):
             declared = answer(problem, subject.precision(dtype))
             golden = {name: replace(g, budget=declared[name].budget) for name, g in golden.items()}

@@ -154,10 +154,12 @@ class Faulty(Backend):
         from refpeft.operation import find
 
         inner = self.inner.operations()
-        return {name: self._wrapped(find(name), i) if self._touches(find(name)) else i for name, i in inner.items()}
+        return {name: self._wrapped(find(name), i) if self._touches(find(name), i) else i for name, i in inner.items()}
 
-    def _touches(self, operation: Operation) -> bool:
-        return any(self.fault.applies(operation, dtype) for dtype in operation.dtypes)
+    def _touches(self, operation: Operation, inner: Implementation) -> bool:
+        """Whether the fault is one there: not in a gradient that the backend does not give."""
+        given = not {"d" + name for name in inner.frozen} & set(self.fault.needs)
+        return given and any(self.fault.applies(operation, dtype) for dtype in operation.dtypes)
 
     def _made(self, problem: Problem, run: Run) -> Results:
         """The faulty results, honest ones where the fault is none in this dtype."""
@@ -181,7 +183,10 @@ class Faulty(Backend):
             problem, device = residuals
             problem = problem.with_cotangents(dict(zip(operation.cotangents, map(host, cotangents))))
             results = self._made(problem, lambda p: self._honest(inner, p, device))
-            return tuple(self.inner.asarray(_typed(results["d" + n], problem, "d" + n), device) for n in wanted)
+            return tuple(
+                None if n in inner.frozen else self.inner.asarray(_typed(results["d" + n], problem, "d" + n), device)
+                for n in wanted
+            )
 
         return replace(inner, forward=forward, vjp=vjp if inner.vjp else None)
 
@@ -191,8 +196,9 @@ class Faulty(Backend):
         results = {o.name: self.inner.to_numpy(y) for o, y in zip(problem.operation.outputs, outputs)}
         if problem.cotangents:
             cotangents = [self.inner.asarray(problem.cotangents[n], device) for n in problem.operation.cotangents]
-            gradients = inner.vjp(residuals, cotangents, problem.wanted)
-            results |= {"d" + n: self.inner.to_numpy(g) for n, g in zip(problem.wanted, gradients)}
+            wanted = [n for n in problem.wanted if n not in inner.frozen]
+            gradients = inner.vjp(residuals, cotangents, wanted)
+            results |= {"d" + n: self.inner.to_numpy(g) for n, g in zip(wanted, gradients)}
         return results
 
 

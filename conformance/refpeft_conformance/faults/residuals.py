@@ -13,7 +13,7 @@ def _only_gradients(problem, run, other):
     if not problem.cotangents:
         return honest
     wrong = run(other)
-    return honest | {"d" + n: wrong["d" + n] for n in problem.wanted}
+    return honest | {"d" + n: wrong["d" + n] for n in problem.wanted if "d" + n in wrong}
 
 
 @fault("residuals", "stale residuals of another call", "x", "dx", "da")
