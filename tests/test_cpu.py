@@ -9,7 +9,7 @@ import refpeft
 from refpeft import catalogue, plugins
 from refpeft.numerics.formats import as_format
 from refpeft.ops import dynamic8, fp4, nf4
-from refpeft_cpu import chunks, qlora, threads
+from refpeft_cpu import chunks, memory, qlora, threads
 from refpeft_cpu import nf4 as tuned
 
 
@@ -139,6 +139,32 @@ def test_an_error_in_a_thread_is_raised():
 
     with pytest.raises(ValueError, match="from 0"):
         threads.share_out(work, 10, 1)
+
+
+def test_memory_is_used_again_only_when_no_view_of_it_is_left(monkeypatch):
+    """A view of a view keeps it; what comes back serves the next array of its size; small arrays are NumPy's own."""
+    monkeypatch.setattr(memory, "LARGE", 64)
+    first = memory.empty((4, 8), np.float32)
+    place, row = first.ctypes.data, first[1:].view(np.int32)[0]
+    del first
+    row[:] = 7
+    other = memory.empty((32,), np.float32)
+    other[:] = 0
+    assert other.ctypes.data != place and np.all(row == 7)
+    del row
+    assert memory.empty((16,), np.float64).ctypes.data == place
+    assert memory.empty((2, 3), np.float32).flags.owndata
+
+
+def test_no_more_memory_is_kept_than_the_limit(monkeypatch):
+    """Beyond it all that was kept before is let go, and what is larger than it is never kept."""
+    monkeypatch.setattr(memory, "LARGE", 64)
+    monkeypatch.setattr(memory, "KEPT", 200)
+    memory._unused.clear()
+    for size in (64, 100, 150, 1000):
+        memory.empty((size,), np.uint8)
+    assert {size: len(kept) for size, kept in memory._unused.items() if kept} == {150: 1}
+    memory._unused.clear()
 
 
 def test_it_is_a_backend_like_any_other():

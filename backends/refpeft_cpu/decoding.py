@@ -6,6 +6,7 @@ import numpy as np
 
 from refpeft.numerics.formats import as_format
 from refpeft_cpu.chunks import share_blocks
+from refpeft_cpu.memory import empty
 
 
 def decoded(codes, table, scales, n, blocksize, dtype):
@@ -22,7 +23,7 @@ def decoded(codes, table, scales, n, blocksize, dtype):
         Of the result.
     """
     codes, scales = np.ascontiguousarray(codes), np.ascontiguousarray(scales)
-    y, numbers = np.empty(n, as_format(dtype).dtype), table.itemsize // 4
+    y, numbers = empty((n,), as_format(dtype).dtype), table.itemsize // 4
 
     def decode(chunks, step):
         room, places = np.empty((step, blocksize), np.float32), np.empty(step * blocksize // numbers, np.intp)

@@ -11,6 +11,7 @@ import numpy as np
 from refpeft.numerics.formats import as_format
 from refpeft.ops.gguf import LEAST, SIZE
 from refpeft_cpu.chunks import blocks_of, largest, share_blocks
+from refpeft_cpu.memory import empty
 
 LOW_HALVES = np.uint64(0x0F0F0F0F0F0F0F0F)
 
@@ -100,7 +101,7 @@ def dequantize_q8_0(codes, d, *, dtype, residuals=True):
 
 def _decoded(integers, d, dtype, m=None):
     """d times the integers that ``integers(start, stop, out)`` writes for some blocks, plus m."""
-    y = np.empty((d.size, SIZE), as_format(dtype).dtype)
+    y = empty((d.size, SIZE), as_format(dtype).dtype)
 
     def decode(chunks, step):
         room, codes = np.empty((step, SIZE), np.float32), np.empty((step, SIZE), np.int8)

@@ -7,6 +7,7 @@ import numpy as np
 from refpeft.numerics.formats import as_format
 from refpeft.ops.llm_int8 import LEAST
 from refpeft_cpu.chunks import share_blocks
+from refpeft_cpu.memory import empty
 
 ONE_127TH = np.float32(1 / 127)
 
@@ -53,7 +54,7 @@ def _steps(absmax):
 
 def dequantize(codes, absmax, *, axis, dtype, residuals=True):
     """code absmax / 127, by a product with the reciprocal."""
-    y = np.empty(codes.shape, as_format(dtype).dtype)
+    y = empty(codes.shape, as_format(dtype).dtype)
     scale = absmax[:, None] if axis == "rows" else absmax[None]
 
     def decode(chunks, step):

@@ -1,0 +1,52 @@
+"""Memory for large results: what nobody holds any more is kept for the next result of its size.
+
+The system clears fresh memory page by page when it is first written to, and takes it back when the array is gone: of decoding a
+matrix that was a third of the time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+
+import numpy as np
+
+LARGE = 2**22
+"""Bytes of a result whose memory is kept."""
+KEPT = 2**28
+"""Bytes that lie here unused at most."""
+
+_unused: defaultdict[int, list[np.ndarray]] = defaultdict(list)
+"""By size. Lists are taken from and added to in one step each, whichever threads do it."""
+
+
+def empty(shape, dtype):
+    """As ``np.empty``; the memory of a large array comes back here when the array and all views of it are gone."""
+    dtype = np.dtype(dtype)
+    size = math.prod(shape) * dtype.itemsize
+    if size < LARGE:
+        return np.empty(shape, dtype)
+    try:
+        memory = _unused[size].pop()
+    except IndexError:
+        memory = np.empty(size, np.uint8)
+    return np.asarray(_Loan(memory)).view(dtype).reshape(shape)
+
+
+class _Loan:
+    """What an array holds while it, or a view of it, is there."""
+
+    def __init__(self, memory: np.ndarray):
+        self.memory, self.__array_interface__ = memory, memory.__array_interface__
+
+    def __del__(self):
+        _give_back(self.memory)
+
+
+def _give_back(memory: np.ndarray) -> None:
+    """Keep it, and let go of all else where that would be too much."""
+    if memory.size > KEPT:
+        return
+    if sum(size * len(kept) for size, kept in list(_unused.items())) + memory.size > KEPT:
+        _unused.clear()
+    _unused[memory.size].append(memory)
