@@ -35,6 +35,8 @@ COMMANDS = (
     "convert",
     "train",
     "evaluate",
+    "merge",
+    "generate",
     "explain",
     "oracle",
     "backends",

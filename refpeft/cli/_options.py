@@ -22,7 +22,7 @@ def pairs(option: str, texts) -> dict[str, str]:
     return found
 
 
-def size(option: str, text: str) -> int:
+def as_bytes(option: str, text: str) -> int:
     """Bytes from 48GB (10**9 bytes each), 47.5GiB (2**30) or a number alone."""
     found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?) ?([A-Za-z]*)", text.strip(), re.ASCII)
     bytes = int(float(found[1]) * _UNITS[found[2]]) if found is not None and found[2] in _UNITS else 0

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-
 import click
 
-from refpeft.cli._options import size
-from refpeft.cli._output import as_json, report
+from refpeft.cli._options import as_bytes
+from refpeft.cli._output import as_json, bar, report
 
 
 @click.command("convert")
@@ -28,23 +26,24 @@ def command(model, out, kind, double, blocksize, dtype, quantise, keep, shard, b
 
     Interrupted, the same command goes on where it was. DIR appears when it is whole.
     """
-    from dataclasses import asdict
-
     from refpeft import plugins
-    from refpeft.convert.folder import Settings, convert
+    from refpeft.convert.folder import rewrite
+    from refpeft.convert.quantise import Quantise, Settings
     from refpeft.convert.select import KEEP, QUANTISE, selected
     from refpeft.convert.source import open_model
     from refpeft.errors import CapabilityError
 
-    settings = Settings(kind=kind, blocksize=blocksize, double=double, dtype=dtype, shard=size("--shard", shard))
+    settings = Settings(kind=kind, blocksize=blocksize, double=double, dtype=dtype)
+    size = as_bytes("--shard", shard)
     runner = plugins.backend(backend) if backend else _quick(kind)
     if runner.unavailable():
         raise CapabilityError(f"backend {backend!r} cannot run here: {runner.unavailable()}")
     source = open_model(model)
-    chosen = selected(source.tensors, quantise or QUANTISE, keep or KEEP)
-    with _bar(sum(t.elements for t in source.tensors.values())) as advance:
-        written = convert(source, chosen, out, settings, restart=restart, backend=runner, advance=advance)
-    row = {"out": out, **asdict(written)}
+    work = Quantise(selected(source.tensors, quantise or QUANTISE, keep or KEEP), settings, runner)
+    with bar("converting", source.elements) as advance:
+        resumed, after = rewrite(source, work, out, shard=size, restart=restart, advance=advance)
+    row = {"out": out, "tensors": len(source.tensors), "quantised": len(work.chosen), "resumed": resumed}
+    row |= {"bytes_before": source.bytes, "bytes_after": after}
     report([row], tuple(row), as_json)
 
 
@@ -54,15 +53,3 @@ def _quick(kind: str):
 
     known = plugins.backends()
     return known["cpu"] if "cpu" in known and f"{kind}.quantize" in known["cpu"].operations() else known["reference"]
-
-
-@contextmanager
-def _bar(total: int):
-    """What a conversion tells of its progress: a bar on standard error where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("converting", total=total)
-        yield lambda elements: progress.advance(task, elements)

@@ -7,7 +7,7 @@ import os
 
 import click
 
-from refpeft.cli._options import pairs, size
+from refpeft.cli._options import as_bytes, pairs
 from refpeft.cli._output import as_json, report
 
 
@@ -68,7 +68,7 @@ def command(context, model, method, rank, options, targets, quantised, gpu, plot
         context.exit(_claims(model, as_json))
     if model is None:
         raise click.UsageError("memory needs a MODEL, as llama-7b; 'refpeft memory --help' says which.")
-    limit = None if gpu is None else size("--gpu", gpu)
+    limit = None if gpu is None else as_bytes("--gpu", gpu)
     decoder = read(model)
     trained = _trained(decoder, method, rank, options, targets)
     planned = Run(**run, quantised=quantised or ("nf4-double" if method == "qlora" else "none"))

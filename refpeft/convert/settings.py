@@ -1,9 +1,16 @@
-"""What ``config.json`` says of a 4-bit checkpoint, so that transformers loads it with bitsandbytes."""
+"""What ``config.json`` says of dtypes, and of a 4-bit checkpoint, so that transformers loads it with bitsandbytes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+
+def with_dtype(config: Mapping[str, Any], dtype: str | None) -> dict[str, Any]:
+    """The configuration with the dtype of its tensors, under the name that it has for it; as it is where there is none."""
+    if dtype is None:
+        return dict(config)
+    return {**config, **({key: dtype for key in ("dtype", "torch_dtype") if key in config} or {"torch_dtype": dtype})}
 
 
 def with_quantisation(
@@ -25,10 +32,8 @@ def with_quantisation(
     """
     stated = dtype or config.get("dtype") or config.get("torch_dtype") or "float32"
     modules = sorted({"lm_head", *(name.removesuffix(".weight") for name in kept)})
-    named = {key: stated for key in ("dtype", "torch_dtype") if key in config} or {"torch_dtype": stated}
     return {
-        **config,
-        **named,
+        **with_dtype(config, stated),
         "quantization_config": {
             "quant_method": "bitsandbytes",
             "load_in_4bit": True,

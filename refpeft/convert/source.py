@@ -60,6 +60,16 @@ class Source:
     weights: tuple[Path, ...]
     beside: tuple[Path, ...] = ()
 
+    @property
+    def elements(self) -> int:
+        """How many all tensors have."""
+        return sum(t.elements for t in self.tensors.values())
+
+    @property
+    def bytes(self) -> int:
+        """How many all tensors take."""
+        return sum(t.elements * t.dtype.itemsize for t in self.tensors.values())
+
 
 def open_model(model: str | os.PathLike[str]) -> Source:
     """A safetensors file, a Hugging Face folder, its weights in one file or several, or a GGUF file.

@@ -154,7 +154,7 @@ def save(folder: str | os.PathLike[str], adapter: Adapter, base: str = "") -> No
     layout = require_layout(adapter.method)
     tensors, modules = {}, []
     for site, arrays in adapter.arrays.items():
-        module = _module(site)
+        module = module_of(site)
         modules.append(f"model.{module}")
         for ours, theirs in layout.tensors.items():
             tensors[f"base_model.model.model.{module}.{theirs}"] = np.asarray(arrays[ours])
@@ -213,7 +213,7 @@ def _method(folder: Path, config: dict[str, Any]) -> Method:
         raise FormatError(f"{folder / CONFIG}: rank and alpha are needed as numbers: {error}.") from error
 
 
-def _module(site: str) -> str:
+def module_of(site: str) -> str:
     """``layers.0.self_attn.q_proj`` for ``layers.0.attn.q``."""
     layer, _, place = site.partition(".")[2].partition(".")
     if not site.startswith("layers.") or not layer.isdigit() or place not in MODULES:

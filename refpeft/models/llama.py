@@ -84,7 +84,7 @@ class Llama(Sites):
         plain = [name for name in arrays if name not in self._norms and name != "embedding"]
         self.sites |= {name: Layer("nn.linear", {"weight": arrays[name]}) for name in plain}
 
-    def logits(self, ids: np.ndarray, cache: list | None = None):
+    def logits(self, ids: np.ndarray, cache: list | None = None, last: bool = False):
         """Logits (n, s, v) of token ids (n, s), as the backend's array.
 
         Parameters
@@ -92,8 +92,10 @@ class Llama(Sites):
         ids : (n, s) int64
         cache : list, optional
             Keys and values of the tokens before, empty at first; those of ``ids`` are put behind them.
+        last : bool
+            Whether only those behind the last token are wanted, (n, 1, v).
         """
-        return self._forward(self._checked(ids), keep=False, cache=cache)[0]
+        return self._forward(self._checked(ids), keep=False, cache=cache, last=last)[0]
 
     def loss(self, ids: np.ndarray, mask: np.ndarray | None = None, checkpointing: bool = False):
         """The mean cross-entropy of each next token, and its gradients.
@@ -124,13 +126,13 @@ class Llama(Sites):
             dx = self._run.vjp(ending["norm"], dx, ["x"])["x"]
         for i in range(self.shape.layers - 1, first - 1, -1):
             dx = self._block_vjp(i, blocks[i], dx, gradients, i > first)
-        return float(self._run.backend.to_numpy(loss)), gradients
+        return float(self.host(loss)), gradients
 
     def score(self, ids: np.ndarray, mask: np.ndarray | None = None) -> float:
         """The loss alone; as for `loss`, without what its gradients would take."""
         ids = self._checked(ids)
         loss, _ = self._cross_entropy(self._forward(ids[:, :-1], keep=False)[0], ids[:, 1:], mask, keep=False)
-        return float(self._run.backend.to_numpy(loss))
+        return float(self.host(loss))
 
     def _cross_entropy(self, logits, target, mask, *, keep: bool):
         inputs = {"logits": logits, "target": self.asarray(target)}
@@ -138,7 +140,7 @@ class Llama(Sites):
             inputs["mask"] = self.asarray(np.asarray(mask))
         return self._run.forward("nn.cross_entropy", inputs, keep)
 
-    def _forward(self, ids, *, keep: bool, cache: list | None = None, checkpointing: bool = False):
+    def _forward(self, ids, *, keep: bool, cache: list | None = None, checkpointing: bool = False, last: bool = False):
         offset = cache[0][0].shape[-2] if cache else 0
         x, _ = self._run.forward("nn.embedding", {"ids": self.asarray(ids), "weight": self._table}, keep=False)
         tables = self._tables(offset, ids.shape[1])
@@ -147,6 +149,7 @@ class Llama(Sites):
             y, calls = self._block(i, x, tables, keep and not checkpointing, cache)
             blocks.append(Block(x if checkpointing else None, calls))
             x = y
+        x = x[:, -1:] if last else x
         x, norm = self._run.forward("nn.rms_norm", {"x": x, "weight": self._norms["norm"]}, keep, eps=self.eps)
         logits, head = self._linear("head", x, keep)
         return logits, (blocks, {"norm": norm, "head": head})
@@ -213,9 +216,8 @@ class Llama(Sites):
         """How many tokens came before, and keys and values with theirs in front."""
         before = cache[i][0].shape[-2] if len(cache) > i else 0
         if before:
-            backend = self._run.backend
             k, v = (
-                self.asarray(np.concatenate([backend.to_numpy(old), backend.to_numpy(new)], axis=-2))
+                self.asarray(np.concatenate([self.host(old), self.host(new)], axis=-2))
                 for old, new in zip(cache[i], (k, v))
             )
         cache[i : i + 1] = [(k, v)]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -58,6 +59,16 @@ class Sites:
     def backend(self) -> str:
         """Its name."""
         return self._run.backend.name
+
+    def host(self, array) -> np.ndarray:
+        """An array of the model's backend as NumPy's."""
+        return np.asarray(self._run.backend.to_numpy(array))
+
+    def twin(self) -> Self:
+        """The same model over the same arrays, to which a method can be attached without this one's knowing."""
+        twin = copy(self)
+        twin.sites = dict(self.sites)
+        return twin
 
     def asarray(self, array: np.ndarray):
         """An array of the model's backend; numbers as the model's dtype."""
@@ -116,15 +127,14 @@ class Sites:
 
     def arrays(self) -> dict[str, dict[str, np.ndarray]]:
         """What is trained, by site, as host arrays: what `attach` takes."""
-        host = self._run.backend.to_numpy
         return {
-            site: {n: np.asarray(host(layer.arrays[n])) for n in layer.trained}
+            site: {n: self.host(layer.arrays[n]) for n in layer.trained}
             for site, layer in self.sites.items()
             if layer.trained
         }
 
     def _weight(self, site: str) -> np.ndarray:
-        return np.asarray(self._run.backend.to_numpy(self.sites[site].arrays["weight"])).astype(np.float64)
+        return self.host(self.sites[site].arrays["weight"]).astype(np.float64)
 
     def _linear(self, site: str, x, keep: bool):
         layer = self.sites[site]

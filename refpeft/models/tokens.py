@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refpeft.errors import CapabilityError, FormatError
+from refpeft.files import read_json
 from refpeft.formats import gguf
 
 if TYPE_CHECKING:
@@ -38,6 +39,17 @@ def tokenizer(model: str | os.PathLike[str]) -> Tokenizer:
     if not (path / "tokenizer.json").is_file():
         raise FormatError(f"{path} has no tokenizer.json, expected one beside the weights.")
     return tokenizers.Tokenizer.from_file(str(path / "tokenizer.json"))
+
+
+def ending(model: str | os.PathLike[str]) -> frozenset[int]:
+    """The tokens with which a model ends its text; none where it does not say."""
+    path = Path(model)
+    if not path.is_dir():
+        found = gguf.scan(path).metadata.get("tokenizer.ggml.eos_token_id")
+    else:
+        said = [read_json(path / name) for name in ("generation_config.json", "config.json") if (path / name).is_file()]
+        found = next((c["eos_token_id"] for c in said if c.get("eos_token_id") is not None), None)
+    return frozenset(int(i) for i in (found if isinstance(found, list) else [] if found is None else [found]))
 
 
 def _from_gguf(tokenizers, path: Path) -> Tokenizer:

@@ -17,8 +17,8 @@ import pytest
 from click.testing import CliRunner
 
 from refpeft.cli import main
-from refpeft.convert import folder
-from refpeft.convert.folder import Settings
+from refpeft.convert.folder import rewrite
+from refpeft.convert.quantise import Quantise, Settings
 from refpeft.convert.select import selected
 from refpeft.convert.source import PIECE, open_model
 from refpeft.formats import safetensors
@@ -345,25 +345,24 @@ def test_finished_tensors_are_not_done_twice(tmp_path, monkeypatch):
     """Interrupted at each tensor in turn, a conversion writes each of them once, and joins each file once."""
     model = save_model(tmp_path / "dense", small(count=5))
     source = open_model(model)
-    chosen = selected(source.tensors)
-    done, real = [], folder._write_part
-    settings = Settings(shard=10_000)
+    work = Quantise(selected(source.tensors), Settings())
+    done, real = [], Quantise.write
 
-    def interrupted(path, name, *rest):
+    def interrupted(self, path, name, tensor):
         if len(done) == stop:
             raise KeyboardInterrupt
-        real(path, name, *rest)
+        real(self, path, name, tensor)
         done.append(name)
 
-    monkeypatch.setattr(folder, "_write_part", interrupted)
+    monkeypatch.setattr(Quantise, "write", interrupted)
     for stop in range(len(source.tensors)):  # noqa: B007 - read by ``interrupted``
         with pytest.raises(KeyboardInterrupt):
-            folder.convert(source, chosen, tmp_path / "out", settings)
+            rewrite(source, work, tmp_path / "out", shard=10_000)
         assert not (tmp_path / "out").exists()
     stop = None
-    written = folder.convert(source, chosen, tmp_path / "out", settings)
+    resumed, _ = rewrite(source, work, tmp_path / "out", shard=10_000)
     assert sorted(done) == sorted(source.tensors)
-    assert written.resumed == len(done) - 1
+    assert resumed == len(done) - 1
     assert not (tmp_path / "out.partial").exists()
 
 
@@ -440,7 +439,7 @@ def test_another_plan_is_not_mixed_with_a_begun_one(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(folder, "_join", killed)
+        patch.setattr("refpeft.convert.folder._join", killed)
         assert run(model, "--out", tmp_path / "a").exit_code == 130
     left, other = ["a.partial", "dense"], ("--blocksize", 128)
     refused(run(model, "--out", tmp_path / "a", *other), "--restart begins anew", left=left, folder=tmp_path)

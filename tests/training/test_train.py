@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,22 +22,10 @@ TEXT = "In the beginning there was a matrix, and the matrix was without rank. " 
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """A random Llama of transformers with a byte-level tokenizer, in a folder."""
-    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
-    tokenizers = pytest.importorskip("tokenizers")
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=256, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2,
-    )  # fmt: skip
-    folder = tmp_path_factory.mktemp("model")
-    transformers.LlamaForCausalLM(config).save_pretrained(folder)
-    letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    words = tokenizers.Tokenizer(tokenizers.models.BPE({c: i for i, c in enumerate(letters)}, []))
-    words.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    words.decoder = tokenizers.decoders.ByteLevel()
-    words.save(str(folder / "tokenizer.json"))
+def model(tiny_llama, tmp_path_factory):
+    """A random Llama with a text beside it."""
+    folder = tmp_path_factory.mktemp("model") / "llama"
+    shutil.copytree(tiny_llama, folder)
     (folder / "text.txt").write_text(TEXT)
     return folder
 

@@ -1,0 +1,113 @@
+"""``refpeft merge``: every merged weight is the exact sum, rounded; the rest is as it was, and nothing is left to compute."""
+
+from __future__ import annotations
+
+import json
+import os
+from fractions import Fraction
+
+import ml_dtypes
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from refpeft.cli import main
+from refpeft.formats import peft, safetensors
+from refpeft.methods import LoRA
+from refpeft.methods.dora import DoRA
+from refpeft.models import load
+
+IDS = np.random.default_rng(0).integers(0, 256, (2, 9))
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, ["merge", *map(str, arguments)])
+
+
+def adapter(folder, method, sites=(("layers.0.attn.q", 32, 32), ("layers.1.mlp.down", 32, 48))):
+    """A random one."""
+    random, arrays = np.random.default_rng(1), {}
+    for site, o, i in sites:
+        arrays[site] = {"a": random.normal(size=(2, i)), "b": random.normal(size=(o, 2))}
+        if isinstance(method, DoRA):
+            arrays[site]["magnitude"] = random.uniform(1, 2, o)
+        arrays[site] = {n: a.astype(np.float32) for n, a in arrays[site].items()}
+    peft.save(folder, peft.Adapter(method, arrays))
+    return folder, arrays
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_a_merged_weight_is_the_exact_sum_rounded(tiny_llama, tmp_path, dtype):
+    """In the model's dtype, in rational arithmetic; every other tensor has its bits, and the configuration its dtype."""
+    folder, arrays = adapter(tmp_path / "adapter", LoRA(rank=2, alpha=3))
+    result = run(
+        tiny_llama, "--adapter", folder, "--out", tmp_path / "out", "--json", *(["--dtype", dtype] if dtype else [])
+    )
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)[0]["merged"] == 2
+    kind = np.dtype(ml_dtypes.bfloat16 if dtype else np.float32)
+    before, after = (safetensors.scan(f / "model.safetensors") for f in (tiny_llama, tmp_path / "out"))
+    adapted = {f"model.{peft.module_of(site)}.weight": given for site, given in arrays.items()}
+    assert before.names() == after.names()
+    for name in before:
+        weight, merged = np.array(before[name]).astype(kind), np.array(after[name])
+        assert merged.dtype == kind
+        if name not in adapted:
+            assert merged.tobytes() == weight.tobytes()
+            continue
+        a, b = adapted[name]["a"], adapted[name]["b"]
+        for o, i in np.random.default_rng(2).integers(0, weight.shape, (200, 2)):
+            exact = Fraction(float(weight[o, i])) + Fraction(3, 2) * sum(
+                Fraction(float(b[o, k])) * Fraction(float(a[k, i])) for k in range(2)
+            )
+            step = np.spacing(np.abs(merged[o, i])).astype(np.float64)
+            assert abs(exact - Fraction(float(merged[o, i]))) * 2 <= Fraction(float(step)) * Fraction(1 + 2.0**-15)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert dtype is None or dtype in (config.get("dtype"), config.get("torch_dtype"))
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (tiny_llama / "tokenizer.json").read_bytes()
+
+
+@pytest.mark.parametrize("method", [LoRA(rank=2, alpha=3), DoRA(rank=2, alpha=3)])
+def test_the_merged_model_is_the_adapted_one_and_peft_merges_alike(tiny_llama, tmp_path, method):
+    """Logits to the rounding of the weights to float32; peft's own merge is as near."""
+    transformers, theirs = pytest.importorskip("transformers"), pytest.importorskip("peft")
+    folder, arrays = adapter(tmp_path / "adapter", method)
+    assert run(tiny_llama, "--adapter", folder, "--out", tmp_path / "out").exit_code == 0
+    model = load(tiny_llama, dtype="float64", backend="reference")
+    model.attach(",".join(arrays), method, arrays=arrays)
+    merged = load(tmp_path / "out", dtype="float64", backend="reference")
+    assert {layer.operation for layer in merged.sites.values()} == {"nn.linear"}
+    np.testing.assert_allclose(merged.logits(IDS), model.logits(IDS), rtol=0, atol=2.0**-20)
+    base = transformers.AutoModelForCausalLM.from_pretrained(tiny_llama)
+    theirs.PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained(tmp_path / "peft")
+    ours, other = (safetensors.scan(f / "model.safetensors") for f in (tmp_path / "out", tmp_path / "peft"))
+    for name in ours:
+        np.testing.assert_allclose(np.array(ours[name]), np.array(other[name]), rtol=2.0**-20, atol=2.0**-20)
+
+
+def test_what_cannot_be_merged_is_said_and_leaves_nothing(tiny_llama, tmp_path):
+    """A site that the model lacks, one of another shape, a sum beyond the dtype, a folder that is there, a dtype that is not."""
+    missing, _ = adapter(tmp_path / "missing", LoRA(rank=2), [("layers.9.attn.q", 32, 32)])
+    other, _ = adapter(tmp_path / "other", LoRA(rank=2), [("layers.0.attn.q", 32, 31)])
+    good, arrays = adapter(tmp_path / "good", LoRA(rank=2))
+    huge = {site: {n: a * np.float32(2.0**20) for n, a in given.items()} for site, given in arrays.items()}
+    peft.save(tmp_path / "huge", peft.Adapter(LoRA(rank=2), huge))
+    there, out = sorted(os.listdir(tmp_path)), ("--out", tmp_path / "out")
+    for arguments, said in (
+        (
+            ["--adapter", missing, *out],
+            "a tensor 'model.layers.9.self_attn.q_proj.weight', which the model does not have.",
+        ),
+        (["--adapter", other, *out], "lora.merge"),
+        (["--adapter", tmp_path / "huge", *out, "--dtype", "float16"], "has an element that is not finite in float16."),
+        (["--adapter", good, "--out", tmp_path / "good"], "exists already, expected the name of a new folder."),
+        (
+            ["--adapter", good, *out, "--dtype", "int8"],
+            "dtype must be one of float32, bfloat16, float16, but 'int8' came.",
+        ),
+    ):
+        result = run(tiny_llama, *arguments)
+        assert (result.exit_code, result.stdout) == (2, ""), result.output
+        assert said in result.stderr, result.stderr
+        assert result.stderr.count("\n") == 1
+        assert sorted(os.listdir(tmp_path)) == there
