@@ -80,11 +80,23 @@ def test_pefts_merges_pass(operation, dtype):
     assert found.verdict == "PASS", found.message
 
 
-@pytest.mark.parametrize("operation", ["nf4.quantize", "nf4.double_quantize"])
+BITSANDBYTES = ["nf4.quantize", "nf4.double_quantize", "fp4.quantize", "dynamic8.quantize"]
+BITSANDBYTES += ["dynamic8.dequantize", "codebook.dequantize", "llm_int8.quantize", "llm_int8.dequantize"]
+
+
+@pytest.mark.parametrize("operation", BITSANDBYTES)
 def test_bitsandbytes_formats_pass(operation):
     """Bit for bit under the variant that is its reading."""
     found = verdict("bitsandbytes", operation, "outputs equal as numbers")
     assert found.verdict == "PASS", found.message
+
+
+@pytest.mark.parametrize("operation", ["adam.step", "adamw.step", "lion.step", "sgd.step", "adam8bit.step"])
+def test_bitsandbytes_optimizers_pass(operation):
+    """Its steps for the CPU, in float32, and its inputs are as they were: the wrapper hands in copies."""
+    for claim in ("outputs within budget on random inputs", "inputs are left as they were"):
+        found = verdict("bitsandbytes", operation, claim)
+        assert found.verdict == "PASS", found.message
 
 
 def test_what_peft_does_not_take_is_declared():
@@ -115,6 +127,14 @@ def test_what_peft_does_not_take_is_declared():
         ("peft", "hra.linear", "gradients within budget on random inputs", "float32", "dweight"),
         ("peft", "lokr.merge", "column-major inputs give the same answer", "float32", "view size is not compatible"),
         ("bitsandbytes", "nf4.double_dequantize", "strided inputs give the same answer", "float32", "absmax"),
+        ("bitsandbytes", "dynamic8.dequantize", "strided inputs give the same answer", "float32", "y["),
+        (
+            "bitsandbytes",
+            "llm_int8.quantize",
+            "outputs within budget on subnormal inputs",
+            "float32",
+            "got 0; off by 1",
+        ),
         ("bitsandbytes", "nf4.dequantize", "outputs within budget on subnormal inputs", "bfloat16", "0; off by"),
     ],
 )
@@ -189,7 +209,7 @@ def test_the_suite_reports_each_finding_unaided(backend, operation, claim, dtype
             ["y - (x Wᵀ + bias) is -bias: True", "merged and unmerged layer agree: False"],
         ),
         ("bitsandbytes_strides.py", ["dequantize_4bit, codes with a stride: off by 4"]),
-        ("bitsandbytes_subnormals.py", ["torch.bfloat16: the first value is -0"]),
+        ("bitsandbytes_subnormals.py", ["torch.bfloat16: the first value is -0", "maximum 1.17549e-38: [0, 0]"]),
         ("torch_kron.py", ["transposed: RuntimeError", "contiguous True: RuntimeError"]),
     ],
 )

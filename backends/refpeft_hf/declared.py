@@ -15,7 +15,7 @@ Reason = Callable[[Mapping[str, tuple[int, ...]], Mapping], str]
 _DECLARED: dict[str, dict[str, Implementation]] = {}
 
 
-def implements(operation: str, *outside: Reason, gradients: bool = True):
+def implements(operation: str, *outside: Reason, gradients: bool = True, lacks: Mapping[str, str] | None = None):
     """Declare the decorated torch function as the library's implementation of ``operation``.
 
     Parameters
@@ -25,13 +25,15 @@ def implements(operation: str, *outside: Reason, gradients: bool = True):
         (shapes of the present inputs, attributes) -> why the library does not take such a call, empty where it does.
     gradients : bool
         False where the library computes without autograd, as its merges do.
+    lacks : mapping of str to str
+        Dtypes in which it does not have the operation, each with the reason.
     """
 
     def declare(function):
         found = implementation(function)
         package = function.__module__.rpartition(".")[0]
         _DECLARED.setdefault(package, {})[operation] = replace(
-            found, vjp=found.vjp if gradients else None, outside=first(*outside)
+            found, vjp=found.vjp if gradients else None, outside=first(*outside), lacks=lacks or {}
         )
         return function
 

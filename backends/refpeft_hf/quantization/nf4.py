@@ -24,14 +24,18 @@ def quantize(weight, *, blocksize, variant):
 @implements("nf4.dequantize")
 def dequantize(packed, absmax, *, n, blocksize, dtype):
     """``dequantize_4bit``."""
-    dtype = getattr(torch, dtype)
+    return decoded(packed, absmax, n, blocksize, dtype, "nf4")
+
+
+def decoded(packed, absmax, n, blocksize, dtype, kind):
+    """A matrix of one row."""
     state = F.QuantState(
         absmax=absmax,
         shape=torch.Size((1, n)),
-        code=F.get_4bit_type("nf4", device=packed.device),
+        code=F.get_4bit_type(kind, device=packed.device),
         blocksize=blocksize,
-        quant_type="nf4",
-        dtype=dtype,
+        quant_type=kind,
+        dtype=getattr(torch, dtype),
     )
     return F.dequantize_4bit(packed.unsqueeze(1), state).reshape(-1)
 
