@@ -28,18 +28,22 @@ class Calls:
         self.backend = backend
 
     def forward(self, name: str, inputs: Mapping[str, Any], keep: bool = True, **attributes) -> tuple[Any, Call]:
-        """The operation's output, and the call; without residuals where it is not to be kept."""
+        """The operation's output, a tuple where it has several, and the call; without residuals where it is not to be kept."""
         operation = find(name)
         arrays = [inputs.get(a.name) for a in operation.signature.inputs]
         attributes = operation.check_attributes(attributes)
         forward = self.backend.implementation(name).forward
-        (output, *_), residuals = forward(*arrays, residuals=keep, **attributes)
-        return output, Call(name, residuals)
+        outputs, residuals = forward(*arrays, residuals=keep, **attributes)
+        return outputs[0] if len(outputs) == 1 else tuple(outputs), Call(name, residuals)
 
     def vjp(self, call: Call, cotangent, wanted: Sequence[str]) -> dict[str, Any]:
-        """Gradients to the inputs that are wanted, by name; where none is, nothing is computed."""
+        """Gradients to the inputs that are wanted, by name; where none is, nothing is computed.
+
+        The cotangent of several outputs is a tuple.
+        """
         if not wanted:
             return {}
         implementation = self.backend.implementation(call.operation)
         assert implementation.vjp is not None, f"{call.operation} has no gradient"
-        return dict(zip(wanted, implementation.vjp(call.residuals, (cotangent,), wanted)))
+        cotangents = cotangent if isinstance(cotangent, tuple) else (cotangent,)
+        return dict(zip(wanted, implementation.vjp(call.residuals, cotangents, wanted)))

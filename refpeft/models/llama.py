@@ -5,8 +5,11 @@
                      x = x + D swiglu(G n, U n)                        n = norm(x)
     logits = H norm(x)
 
-Every step is an operation of the catalogue, called through a backend, so that a model runs on any that is certified. The matrices
-are *sites*, ``layers.0.attn.q`` and so on, at which a method's layer can take the plain one's place.
+Every step is an operation of the catalogue, called through a backend, so that a model runs on any that is certified. Methods
+stand at *sites*, see `refpeft.models.sites`: at matrices, in attention, behind sublayers, in front of the tokens.
+
+A prefix's keys are not turned, and the input's tokens are counted from behind it, as transformers has it with a cache; a prompt's
+tokens are tokens, counted from 0. Neither is predicted, and the first of the input is not predicted from them.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from refpeft.memory.decoder import Decoder
 from refpeft.models.calls import Call, Calls
 from refpeft.models.sites import Layer, Sites, place
 from refpeft.numerics.formats import as_format
-from refpeft.ops import rope
+from refpeft.ops import prompt, rope
 
 
 class Block(NamedTuple):
@@ -42,11 +45,11 @@ class Llama(Sites):
     weights : mapping of str to array
         ``embedding``, ``norm``, ``head`` unless it is tied, and for each layer ``layers.0.attn.norm``, ``.attn.q``, ``.attn.k``,
         ``.attn.v``, ``.attn.o``, ``.mlp.norm``, ``.mlp.gate``, ``.mlp.up``, ``.mlp.down``: NumPy arrays of one dtype, matrices as
-        (o, i).
+        (o, i). A matrix may have a bias, ``layers.0.attn.q.bias``.
     eps : float
         Of the norms.
-    base : float
-        Of the rotary frequencies.
+    frequencies : (d / 2,) array, optional
+        Of the rotary positions; plain ones of base 10,000 if they are not given, see `refpeft.ops.rope.inverse_frequencies`.
     backend, device : str
         On what it runs.
 
@@ -62,18 +65,14 @@ class Llama(Sites):
         weights: Mapping[str, np.ndarray],
         *,
         eps: float,
-        base: float = 10000.0,
+        frequencies: np.ndarray | None = None,
         backend: str = "reference",
         device: str = "",
     ):
         if shape.fused or shape.centred or not shape.gated or shape.positions:
             raise CapabilityError(f"{shape.name}: a decoder of Llama's type is expected, but its shape is another's.")
-        if shape.biased:
-            raise CapabilityError(
-                f"{shape.name}: {', '.join(sorted(shape.biased))} have biases, which are not computed yet."
-            )
         self.shape, self.eps = shape, eps
-        self._frequencies = rope.inverse_frequencies(shape.head_size, base)
+        self._frequencies = rope.inverse_frequencies(shape.head_size) if frequencies is None else frequencies
         chosen = plugins.backend(backend)
         dtype = as_format(weights["embedding"].dtype.name).dtype
         super().__init__(Calls(chosen), device or chosen.devices()[0], dtype)
@@ -81,8 +80,18 @@ class Llama(Sites):
         arrays.setdefault("head", arrays["embedding"])
         self._norms = {n: a for n, a in arrays.items() if n.endswith("norm")}
         self._table = arrays["embedding"]
-        plain = [name for name in arrays if name not in self._norms and name != "embedding"]
-        self.sites |= {name: Layer("nn.linear", {"weight": arrays[name]}) for name in plain}
+        for name, array in arrays.items():
+            if name not in self._norms and name != "embedding" and not name.endswith(".bias"):
+                bias = {"bias": arrays[f"{name}.bias"]} if f"{name}.bias" in arrays else {}
+                self.sites[name] = Layer("nn.linear", {"weight": array} | bias)
+        self.kinds = dict.fromkeys(self.sites, "linear") | {"prompt": "prompt"}
+        self.weights = {"prompt": self._table}
+        scale = {"scale": shape.head_size**-0.5}
+        for layer in (f"layers.{i}" for i in range(shape.layers)):
+            self.sites[f"{layer}.attention"] = Layer("nn.attention", {}, attributes=scale)
+            self.kinds |= {f"{layer}.attention": "attention"} | dict.fromkeys(_behind(layer), "sublayer")
+            self.weights |= {site: arrays[matrix] for site, matrix in _behind(layer).items()}
+            self.weights[f"{layer}.attention"] = arrays[f"{layer}.attn.k"]
 
     def logits(self, ids: np.ndarray, cache: list | None = None, last: bool = False):
         """Logits (n, s, v) of token ids (n, s), as the backend's array.
@@ -95,7 +104,9 @@ class Llama(Sites):
         last : bool
             Whether only those behind the last token are wanted, (n, 1, v).
         """
-        return self._forward(self._checked(ids), keep=False, cache=cache, last=last)[0]
+        ids = self._checked(ids)
+        self._encode(keep=False)
+        return self._forward(ids, keep=False, cache=cache, last=last)[0][:, -ids.shape[1] :]
 
     def loss(self, ids: np.ndarray, mask: np.ndarray | None = None, checkpointing: bool = False):
         """The mean cross-entropy of each next token, and its gradients.
@@ -115,26 +126,36 @@ class Llama(Sites):
             By ``SITE.ARRAY``, of what is trained.
         """
         ids = self._checked(ids)
-        logits, (blocks, ending) = self._forward(ids[:, :-1], keep=True, checkpointing=checkpointing)
+        encoding = self._encode(keep=True)
+        logits, (prompting, blocks, ending) = self._forward(ids[:, :-1], keep=True, checkpointing=checkpointing)
         loss, call = self._cross_entropy(logits, ids[:, 1:], mask, keep=True)
         one = self.asarray(np.ones(()))
         dlogits = self._run.vjp(call, one, ["logits"])["logits"]
         gradients: dict[str, Any] = {}
-        first = next((i for i in range(self.shape.layers) if self._trains(i)), self.shape.layers)
+        prompted = "prompt" in self.sites
+        first = 0 if prompted else next((i for i in range(self.shape.layers) if self._trains(i)), self.shape.layers)
         dx = self._linear_vjp("head", ending["head"], dlogits, gradients, first < self.shape.layers)
         if first < self.shape.layers:
             dx = self._run.vjp(ending["norm"], dx, ["x"])["x"]
         for i in range(self.shape.layers - 1, first - 1, -1):
-            dx = self._block_vjp(i, blocks[i], dx, gradients, i > first)
-        return float(self.host(loss)), gradients
+            dx = self._block_vjp(i, blocks[i], dx, gradients, i > first or prompted)
+        if prompted:
+            self._vjp("prompt", prompting, dx, gradients, [])
+        return float(self.host(loss)), self._encode_vjp(encoding, gradients)
 
     def score(self, ids: np.ndarray, mask: np.ndarray | None = None) -> float:
         """The loss alone; as for `loss`, without what its gradients would take."""
         ids = self._checked(ids)
+        self._encode(keep=False)
         loss, _ = self._cross_entropy(self._forward(ids[:, :-1], keep=False)[0], ids[:, 1:], mask, keep=False)
         return float(self.host(loss))
 
     def _cross_entropy(self, logits, target, mask, *, keep: bool):
+        virtual = logits.shape[1] - target.shape[1]
+        if virtual:
+            mask = prompt.extend_mask(np.ones(target.shape, bool) if mask is None else np.asarray(mask), virtual)
+            mask[:, :virtual] = False
+            target = prompt.extend_labels(target, virtual, ignore=0)
         inputs = {"logits": logits, "target": self.asarray(target)}
         if mask is not None:
             inputs["mask"] = self.asarray(np.asarray(mask))
@@ -143,7 +164,10 @@ class Llama(Sites):
     def _forward(self, ids, *, keep: bool, cache: list | None = None, checkpointing: bool = False, last: bool = False):
         offset = cache[0][0].shape[-2] if cache else 0
         x, _ = self._run.forward("nn.embedding", {"ids": self.asarray(ids), "weight": self._table}, keep=False)
-        tables = self._tables(offset, ids.shape[1])
+        prompting = None
+        if "prompt" in self.sites and not offset:
+            x, prompting = self._call("prompt", {"x": x}, keep)
+        tables = self._tables(offset, x.shape[1])
         blocks = []
         for i in range(self.shape.layers):
             y, calls = self._block(i, x, tables, keep and not checkpointing, cache)
@@ -151,8 +175,8 @@ class Llama(Sites):
             x = y
         x = x[:, -1:] if last else x
         x, norm = self._run.forward("nn.rms_norm", {"x": x, "weight": self._norms["norm"]}, keep, eps=self.eps)
-        logits, head = self._linear("head", x, keep)
-        return logits, (blocks, {"norm": norm, "head": head})
+        logits, head = self._call("head", {"x": x}, keep)
+        return logits, (prompting, blocks, {"norm": norm, "head": head})
 
     def _block(self, i: int, x, tables, keep: bool, cache: list | None = None):
         """One block, and its calls."""
@@ -165,8 +189,14 @@ class Llama(Sites):
             return y
 
         def linear(name, x):
-            y, calls[name] = self._linear(f"{site}.{name}", x, keep)
+            y, calls[name] = self._call(f"{site}.{name}", {"x": x}, keep)
             return y
+
+        def sublayer(name, h):
+            """What stands behind one takes its output, and adds to it."""
+            if f"{site}.{name}" in self.sites:
+                h, calls[name] = self._call(f"{site}.{name}", {"x": h, "residual": h}, keep)
+            return h
 
         def turned(name, x):
             y, calls[name] = self._run.forward("nn.rope", {"x": x, **tables}, keep, layout="halves")
@@ -179,15 +209,15 @@ class Llama(Sites):
         offset = 0
         if cache is not None:
             offset, k, v = self._cached(cache, i, k, v)
-        y, calls["attention"] = self._run.forward(
-            "nn.attention", {"q": q, "k": k, "v": v}, keep, scale=shape.head_size**-0.5, causal=True, offset=offset
+        y, calls["attention"] = self._call(
+            f"{site}.attention", {"q": q, "k": k, "v": v}, keep, causal=True, offset=offset
         )
-        x = x + linear("attn.o", _joined(y))
+        x = x + sublayer("attn.out", linear("attn.o", _joined(y)))
         n = norm("mlp.norm", x)
         y, calls["swiglu"] = self._run.forward(
             "nn.swiglu", {"gate": linear("mlp.gate", n), "up": linear("mlp.up", n)}, keep
         )
-        return x + linear("mlp.down", y), calls
+        return x + sublayer("mlp.out", linear("mlp.down", y)), calls
 
     def _block_vjp(self, i: int, block: Block, dy, gradients: dict, below: bool):
         """The gradient to the block's input, if anything below is trained; those of its sites go into ``gradients``."""
@@ -199,15 +229,28 @@ class Llama(Sites):
         def linear(name, dy, further=True):
             return self._linear_vjp(f"{site}.{name}", calls[name], dy, gradients, further)
 
-        branch = vjp(calls["swiglu"], linear("mlp.down", dy), ["gate", "up"])
+        def sublayer(name, dy):
+            if name not in calls:
+                return dy
+            found = self._vjp(f"{site}.{name}", calls[name], dy, gradients, ["x", "residual"])
+            return found["x"] + found["residual"]
+
+        branch = vjp(calls["swiglu"], linear("mlp.down", sublayer("mlp.out", dy)), ["gate", "up"])
         dn = linear("mlp.gate", branch["gate"]) + linear("mlp.up", branch["up"])
         dx = dy + vjp(calls["mlp.norm"], dn, ["x"])["x"]
-        d = vjp(calls["attention"], _heads(linear("attn.o", dx), shape.heads), ["q", "k", "v"])
-        turned = {n: vjp(calls[f"turn.{n}"], d[n], ["x"])["x"] for n in ("q", "k")} | {"v": d["v"]}
-        parts = [linear(f"attn.{n}", _joined(turned[n]), below) for n in ("q", "k", "v")]
+        dheads = _heads(linear("attn.o", sublayer("attn.out", dx)), shape.heads)
+        inner = [n for n in ("q", "k", "v") if below or self.sites[f"{site}.attn.{n}"].trained]
+        d = self._vjp(f"{site}.attention", calls["attention"], dheads, gradients, inner)
+        for n in set(inner) - {"v"}:
+            d[n] = vjp(calls[f"turn.{n}"], d[n], ["x"])["x"]
+        parts = [linear(f"attn.{n}", _joined(d[n]), below) for n in inner]
         if not below:
             return None
         return dx + vjp(calls["attn.norm"], parts[0] + parts[1] + parts[2], ["x"])["x"]
+
+    def _linear_vjp(self, site: str, call: Call, dy, gradients: dict, further: bool):
+        """The gradient to x where it goes further; those of what is trained go into ``gradients``."""
+        return self._vjp(site, call, dy, gradients, ["x"] if further else []).get("x")
 
     def _trains(self, i: int) -> bool:
         return any(layer.trained for site, layer in self.sites.items() if site.startswith(f"layers.{i}."))
@@ -224,7 +267,10 @@ class Llama(Sites):
         return before, k, v
 
     def _tables(self, offset: int, count: int) -> dict[str, Any]:
-        angles = rope.angles(np.arange(offset, offset + count), self._frequencies)
+        """Cosines and sines for tokens behind ``offset`` others, and behind the prefix."""
+        prefix = self.sites["layers.0.attention"].arrays.get("prefix_k") if self.shape.layers else None
+        start = offset + (0 if prefix is None else prefix.shape[-2])
+        angles = rope.angles(np.arange(start, start + count), self._frequencies)
         return {"cos": self.asarray(np.cos(angles)), "sin": self.asarray(np.sin(angles))}
 
     def _checked(self, ids) -> np.ndarray:
@@ -241,6 +287,11 @@ class Llama(Sites):
 def pattern(shape: Decoder, targets: str) -> str:
     """The sites in every layer of matrices that ``targets`` names, see `Decoder.select`."""
     return ",".join(f"layers.*.{place(m.site)}" for m in shape.select(targets))
+
+
+def _behind(layer: str) -> dict[str, str]:
+    """The sites behind a layer's sublayers, and the matrix that each ends with."""
+    return {f"{layer}.attn.out": f"{layer}.attn.o", f"{layer}.mlp.out": f"{layer}.mlp.down"}
 
 
 def _heads(x, count: int):

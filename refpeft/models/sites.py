@@ -1,30 +1,50 @@
-"""Sites: the matrices of a model, by name, at each of which a method's layer can take the plain one's place."""
+"""Sites: places in a model, by name, at each of which a method's layer can stand.
+
+=====================  ==========  ==========================================================================
+site                   kind        what stands there in the plain model
+=====================  ==========  ==========================================================================
+``layers.0.attn.q``    linear      ``nn.linear``; likewise k, v, o, ``mlp.gate``, ``mlp.up``, ``mlp.down``, ``head``
+``layers.0.attention`` attention   ``nn.attention``
+``layers.0.attn.out``  sublayer    nothing; likewise ``mlp.out``: behind the last matrix of a sublayer
+``prompt``             prompt      nothing: in front of the embedded tokens
+=====================  ==========  ==========================================================================
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
 
 from refpeft.errors import CapabilityError, ShapeError
 from refpeft.methods import Method
+from refpeft.models import encoders
 from refpeft.models.calls import Call, Calls
+from refpeft.models.encoders import ENCODED, GIVEN, Encoder
 from refpeft.operation import find, matches
+
+KINDS = {
+    "linear": ("x", "weight"),
+    "attention": ("q", "k", "v"),
+    "sublayer": ("x", "down", "up"),
+    "prompt": ("x", "prompt"),
+}
+"""Kind of a site, and the first inputs of an operation that can stand there."""
 
 
 @dataclass
 class Layer:
-    """What is computed at a site: y = operation(x, weight, *arrays).
+    """What is computed at a site: y = operation(x, *arrays).
 
     Attributes
     ----------
     operation : str
-        ``nn.linear``, or a method's ``*.linear``.
+        ``nn.linear``, or a method's ``*.linear``, and so on.
     arrays : dict of str to array
-        Everything but x: the frozen weight, and what is trained.
+        What it takes beside what comes from below: the frozen weight, and what is trained.
     trained : tuple of str
         Those of them that get gradients.
     attributes : dict
@@ -49,11 +69,20 @@ class Sites:
     Attributes
     ----------
     sites : dict of str to Layer
+    kinds : dict of str to str
+        The kind of every site, of those too at which nothing stands.
+    weights : dict of str to array
+        For sites that are not linear: the matrix that a method which stands there takes its sizes and its start from.
+    encoder : Encoder or None
+        What computes the arrays of a reparametrised prompt or prefix.
     """
 
     def __init__(self, run: Calls, device: str, dtype: np.dtype):
         self._run, self._device, self._dtype = run, device, dtype
         self.sites: dict[str, Layer] = {}
+        self.kinds: dict[str, str] = {}
+        self.weights: dict[str, Any] = {}
+        self.encoder: Encoder | None = None
 
     @property
     def backend(self) -> str:
@@ -83,69 +112,146 @@ class Sites:
         random: np.random.Generator | None = None,
         arrays: Mapping[str, Mapping[str, np.ndarray]] | None = None,
     ) -> None:
-        """Put a method's layer at every site that matches, in place of what is there.
+        """Put a method's layer at every site of its kind that matches, in place of what is there.
 
         Parameters
         ----------
         pattern : str
-            Shell patterns between commas, as ``layers.*.attn.q,layers.*.attn.v``.
+            Shell patterns between commas, as ``layers.*.attn.q,layers.*.attn.v``; ``*`` for all sites of the kind.
         method : Method
-            One whose operation is a layer of its own, as `refpeft.methods.LoRA`.
+            As `refpeft.methods.LoRA`. One with an encoder, as `refpeft.methods.PTuning`, has one for all sites.
         random : numpy.random.Generator, optional
             What its parameters are drawn from, at each site in turn.
         arrays : mapping of site to mapping of str to array, optional
-            The parameters themselves, where they are not to be drawn.
+            The parameters themselves, where they are not to be drawn; an encoder's under ``encoder``.
 
         Raises
         ------
         CapabilityError
-            If the method's operation takes something else than x, a weight and its parameters.
+            If the method's operation stands at no kind of site.
         ShapeError
             If no site matches, or the arrays are not those of the sites that do.
         """
-        inputs = [a.name for a in find(method.operation).signature.inputs]
-        if inputs[:2] != ["x", "weight"]:
-            raise CapabilityError(f"{method.operation} is not a linear layer: it takes {', '.join(inputs)}.")
-        chosen = [site for site in self.sites if matches(site, pattern)]
-        if not chosen:
-            raise ShapeError(f"{pattern!r} matches none of the sites, which are {', '.join(self.sites)}.")
+        operation = _standing(method)
+        chosen = self._matching(pattern, operation)
+        random = np.random.default_rng() if random is None else random
+        if method.operation in ENCODED:
+            self._encode_with(method, chosen, random, arrays)
+            return
         if arrays is None:
-            random = np.random.default_rng() if random is None else random
             arrays = {site: method.init(random, self._weight(site)) for site in chosen}
-        if set(arrays) != set(chosen):
-            came = ", ".join(arrays) or "none"
-            raise ShapeError(f"arrays for {', '.join(chosen)} are needed, but for {came} they came.")
+        _require_for(chosen, arrays)
+        attributes = {n: v for n, v in method.attributes().items() if n in find(operation).attributes}
         for site in chosen:
             given = {name: self.asarray(a) for name, a in arrays[site].items()}
-            base = {n: a for n, a in self.sites[site].arrays.items() if n in ("weight", "bias")}
-            self.sites[site] = Layer(method.operation, base | given, method.trainable, method.attributes())
+            self._place(site, Layer(operation, given, method.trainable, attributes))
 
     @property
     def trained(self) -> dict[str, Any]:
         """What is trained, by ``SITE.ARRAY``: the arrays themselves, for an optimizer to step."""
-        return {f"{site}.{n}": layer.arrays[n] for site, layer in self.sites.items() for n in layer.trained}
+        encoder = self.encoder
+        found = {f"encoder.{n}": encoder.arrays[n] for n in encoder.trained} if encoder else {}
+        own = {site: layer for site, layer in self.sites.items() if not (encoder and site in encoder.sites)}
+        return found | {f"{site}.{n}": layer.arrays[n] for site, layer in own.items() for n in layer.trained}
 
     def arrays(self) -> dict[str, dict[str, np.ndarray]]:
-        """What is trained, by site, as host arrays: what `attach` takes."""
+        """What was trained, by site, as host arrays, as `attach` takes them; in place of an encoder, what it gives."""
+        self._encode(keep=False)
         return {
             site: {n: self.host(layer.arrays[n]) for n in layer.trained}
             for site, layer in self.sites.items()
             if layer.trained
         }
 
+    def _matching(self, pattern: str, operation: str) -> list[str]:
+        """The sites that match, of those at which the operation can stand."""
+        kind = next((k for k, first in KINDS.items() if _inputs(operation)[: len(first)] == first), None)
+        known = [site for site, its in self.kinds.items() if its == kind]
+        if kind is None or (kind == "linear") != operation.endswith(".linear"):
+            raise CapabilityError(
+                f"{operation} stands at no site of a model: it takes {', '.join(_inputs(operation))}."
+            )
+        if chosen := [site for site in known if matches(site, pattern)]:
+            return chosen
+        raise ShapeError(f"{pattern!r} matches none of the sites for {operation}, which are {', '.join(known)}.")
+
+    def _place(self, site: str, layer: Layer) -> None:
+        """Put a layer at a site, over the weight and bias that are there."""
+        there = self.sites[site].arrays if site in self.sites else {}
+        arrays = {n: a for n, a in there.items() if n in ("weight", "bias")} | layer.arrays
+        first = KINDS[self.kinds[site]]
+        needed = [a.name for a in find(layer.operation).signature.inputs if not a.optional and a.name not in first]
+        if missing := [n for n in needed if n not in arrays]:
+            raise CapabilityError(f"{layer.operation} also takes {', '.join(missing)}, which a model does not give it.")
+        self.sites[site] = replace(layer, arrays=arrays)
+
+    def _encode_with(self, method: Method, chosen: list[str], random, arrays) -> None:
+        """Have the sites' arrays encoded."""
+        if arrays is None:
+            arrays = {"encoder": encoders.init(method, random, self._weight(chosen[0]), len(chosen))}
+        _require_for(["encoder"], arrays)
+        given = {name: self.asarray(a) for name, a in arrays["encoder"].items()}
+        self.encoder = Encoder(method.operation, given, method.trainable, tuple(chosen), getattr(method, "size", 0))
+        operation = ENCODED[method.operation]
+        for site in chosen:
+            self.sites[site] = Layer(operation, {}, GIVEN[operation])
+
+    def _encode(self, keep: bool) -> list[Call]:
+        """Give the encoder's sites what it computes now; its calls."""
+        if self.encoder is None:
+            return []
+        given, calls = self.encoder.forward(self._run, keep)
+        for site, arrays in given.items():
+            self.sites[site] = replace(self.sites[site], arrays=arrays)
+        return calls
+
+    def _encode_vjp(self, calls: list[Call], gradients: dict[str, Any]) -> dict[str, Any]:
+        """The gradients with the encoder's in place of those to what it gave."""
+        if self.encoder is None:
+            return gradients
+        own = self.encoder.vjp(self._run, calls, gradients, lambda g: self.asarray(np.stack([*map(self.host, g)])))
+        return {n: g for n, g in gradients.items() if n.rpartition(".")[0] not in self.encoder.sites} | own
+
     def _weight(self, site: str) -> np.ndarray:
-        return self.host(self.sites[site].arrays["weight"]).astype(np.float64)
+        weight = self.weights[site] if site in self.weights else self.sites[site].arrays["weight"]
+        return self.host(weight).astype(np.float64)
 
-    def _linear(self, site: str, x, keep: bool):
+    def _call(self, site: str, inputs: Mapping[str, Any], keep: bool, **attributes):
+        """The output of what stands at a site."""
         layer = self.sites[site]
-        return self._run.forward(layer.operation, {"x": x, **layer.arrays}, keep, **layer.attributes)
+        return self._run.forward(layer.operation, {**inputs, **layer.arrays}, keep, **layer.attributes, **attributes)
 
-    def _linear_vjp(self, site: str, call: Call, dy, gradients: dict, further: bool):
-        """The gradient to x where it goes further; those of what is trained go into ``gradients``."""
+    def _vjp(self, site: str, call: Call, dy, gradients: dict, wanted: Sequence[str]) -> dict[str, Any]:
+        """The gradients to the inputs that are wanted; those to what is trained go into ``gradients``."""
         trained = self.sites[site].trained
-        found = self._run.vjp(call, dy, [*(["x"] if further else []), *trained])
+        found = self._run.vjp(call, dy, [*wanted, *trained])
         gradients.update({f"{site}.{name}": found[name] for name in trained})
-        return found.get("x")
+        return found
+
+
+def _standing(method: Method) -> str:
+    """The operation that stands at a site for a method.
+
+    A block that has its norms in front has none behind its sublayers, so that what is left of Houlsby's adapter there is
+    h + A(h).
+    """
+    if getattr(method, "frozen", 0):
+        raise CapabilityError(
+            f"{type(method).__name__} freezes tokens of its own, which training a model does not do yet."
+        )
+    if getattr(method, "placement", "") == "houlsby":
+        return "adapter.bottleneck"
+    return ENCODED.get(method.operation, method.operation)
+
+
+def _inputs(operation: str) -> tuple[str, ...]:
+    return tuple(a.name for a in find(operation).signature.inputs)
+
+
+def _require_for(chosen: Sequence[str], arrays: Mapping) -> None:
+    if set(arrays) != set(chosen):
+        came = ", ".join(arrays) or "none"
+        raise ShapeError(f"arrays for {', '.join(chosen)} are needed, but for {came} they came.")
 
 
 def place(matrix: str) -> str:

@@ -86,6 +86,37 @@ def inverse_frequencies(size: int, base: float = 10000.0) -> np.ndarray:
     return base ** (-np.arange(0, size, 2) / size)
 
 
+def interpolated(frequencies, factor: float) -> np.ndarray:
+    """frequencies / factor: positions drawn together by ``factor`` (Chen et al. 2023, arXiv:2306.15595, equation 4)."""
+    return np.asarray(frequencies) / factor
+
+
+def llama3(frequencies, *, factor: float, low: float, high: float, context: int) -> np.ndarray:
+    """Llama 3.1's: slow pairs are interpolated, fast ones are not, and those between in part, as Hugging Face computes it.
+
+    With r = context f / 2 pi the turns of a pair over the context, and s = (r - low) / (high - low) between 0 and 1,
+
+        f' = (1 - s) f / factor + s f
+
+    Parameters
+    ----------
+    frequencies : (d / 2,)
+        f.
+    factor : float
+    low, high : float
+        Turns below which a pair is interpolated, and above which it is not.
+    context : int
+        Tokens that the model was trained on before.
+
+    Returns
+    -------
+    frequencies : (d / 2,) float64
+    """
+    f = np.asarray(frequencies, np.float64)
+    s = np.clip((context * f / (2 * np.pi) - low) / (high - low), 0, 1)
+    return (1 - s) * f / factor + s * f
+
+
 def angles(positions, frequencies) -> np.ndarray:
     """position * frequency, in radians: its cosine and sine are the tables of `rope`.
 

@@ -1,0 +1,18 @@
+"""Small models that transformers saves."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def save(config, folder):
+    """A random model of a configuration, its weights large enough to have opinions, saved."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise, gain = torch.randn_like(parameter), "norm" in name and name.endswith("weight")
+            parameter.copy_(parameter * 8 if parameter.ndim > 1 else gain + 0.1 * noise)
+    model.save_pretrained(folder)
+    return folder
