@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refpeft.errors import RefpeftError
+from refpeft.errors import DomainError, RefpeftError
 from refpeft.numerics.bounded import Bounded
 from refpeft.numerics.doubledouble import DoubleDouble
 from refpeft.numerics.formats import as_format, round_to_format, store, ulp
@@ -173,8 +173,13 @@ def _answer(problem: Problem, precision: Precision) -> dict[str, Golden]:
     golden: dict[str, Golden] = {}
     if "proven" in needs:
         model = rounding_model(precision)
-        with np.errstate(all="ignore"):
-            bounded = interpret(problem, lambda a: Bounded.input(a, model), lambda s: Bounded.scalar(s, model))
+        try:
+            with np.errstate(all="ignore"):
+                bounded = interpret(problem, lambda a: Bounded.input(a, model), lambda s: Bounded.scalar(s, model))
+        except DomainError as undecided:
+            raise BudgetError(
+                f"{problem.operation.name}: no error budget exists in {problem.dtype}: {undecided}"
+            ) from undecided
     if "perturbed" in needs:
         perturbed = spread(lambda array, scalar: interpret(problem, array, scalar), precision)
     if needs & {"exact", "discrete"}:

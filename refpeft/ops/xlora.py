@@ -116,17 +116,17 @@ def top(gates, *, chosen: int, softmax: bool = False):
     -------
     kept : (*n, k)
     """
-    left = _left(gates, chosen)
-    return _softmax_of(gates, np.logical_and(left, gates != 0)) if softmax else np.where(left, gates, 0.0)
+    left = largest(gates, chosen)
+    return softmax_over(gates, np.logical_and(left, gates != 0)) if softmax else np.where(left, gates, 0.0)
 
 
 @top.vjp
 def _(dkept, gates, *, chosen, softmax=False):
     """Through what is left; with ``softmax``, p o (dp - p . dp)."""
-    left = _left(gates, chosen)
+    left = largest(gates, chosen)
     if not softmax:
         return np.where(left, dkept, 0.0)
-    p = _softmax_of(gates, np.logical_and(left, gates != 0))
+    p = softmax_over(gates, np.logical_and(left, gates != 0))
     return p * (dkept - np.sum(p * dkept, axis=-1, keepdims=True))
 
 
@@ -152,18 +152,18 @@ def _softmax(logits):
     return e / np.sum(e, axis=-1, keepdims=True)
 
 
-def _left(gates, chosen):
-    """(*n, k) bool: the largest of each token."""
+def largest(gates, chosen):
+    """(*n, k) bool: the ``chosen`` largest gates of each token."""
     k, flat = gates.shape[-1], rows(gates)
     places = topk(flat, chosen) + k * np.expand_dims(positions(flat, 0), 1)
     ones = np.ones(places.shape)
     return (scatter_add(ones, places, flat.shape[0] * k) > 0).reshape(gates.shape)
 
 
-def _softmax_of(gates, left):
+def softmax_over(gates, left):
     """The softmax of what is left, zero elsewhere and where nothing is."""
-    largest = np.max(np.where(left, gates, -(2.0**15)), axis=-1, keepdims=True)
-    e = np.where(left, np.exp(np.where(left, gates - largest, 0.0)), 0.0)
+    most = np.max(np.where(left, gates, -(2.0**15)), axis=-1, keepdims=True)
+    e = np.where(left, np.exp(np.where(left, gates - most, 0.0)), 0.0)
     total = np.sum(e, axis=-1, keepdims=True)
     return e / np.where(total > 0, total, 1.0)
 
@@ -173,10 +173,10 @@ def bounded_logits(random, arrays, attributes):
     """Head and bias over the power of two that brings what adds up to a logit to `LARGEST` at most."""
     size = {n: np.abs(a) for n, a in arrays.items()}
     logits = plus(size["hidden"] @ size["head"].T, size.get("head_bias"))
-    largest = np.max(logits, initial=0.0) / attributes["temperature"]
-    if not largest > LARGEST:
+    most = np.max(logits, initial=0.0) / attributes["temperature"]
+    if not most > LARGEST:
         return {}
-    factor = 2.0 ** -np.ceil(np.log2(largest / LARGEST))
+    factor = 2.0 ** -np.ceil(np.log2(most / LARGEST))
     return {n: factor * arrays[n] for n in ("head", "head_bias") if n in arrays}
 
 
