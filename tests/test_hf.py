@@ -199,6 +199,13 @@ def test_the_suite_reports_each_finding_unaided(backend, operation, claim, dtype
             "peft_xlora_rounding.py",
             ["X-LoRA: y must be 0.00130463, is 0.00195312", "OSF: ds must be 0.00130463, is 0.00195312"],
         ),
+        (
+            "peft_one_expert.py",
+            [
+                "experts 2, in 3, out 3: the first expert, whose weight is zero, computes B A transposed",
+                "computes B A itself",
+            ],
+        ),
         ("peft_merge_first.py", ["ShiraConfig: in bfloat16 y is off by 100%", "MissConfig: in bfloat16 y is off by"]),
         (
             "peft_base_gradient.py",

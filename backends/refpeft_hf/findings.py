@@ -53,7 +53,13 @@ def _no_wavelet(shapes, attributes) -> bool:
     return attributes["wavelet"] in ("db3", "coif4", "coif5")
 
 
+def _one_expert(shapes, attributes) -> bool:
+    return shapes["weight"][0] == 1 and attributes["layout"] == "in_out"
+
+
 COVERED = {
+    "lora.experts": {"peft-one-expert": _one_expert},
+    "lora.experts_merge": {"peft-one-expert": _one_expert},
     "lora.conv1d": {"peft-lora-conv": _conv},
     "lora.conv2d": {"peft-lora-conv": _conv},
     "lora.conv3d": {"peft-lora-conv": _conv},
@@ -93,6 +99,7 @@ LACKING = {
     "xlora.linear": {"peft-xlora-rounding": HALVES},
     "osf.linear": {"peft-xlora-rounding": HALVES},
     "psoft.linear": {"peft-psoft-rounding": HALVES},
+    "lora.experts": {"peft-merge-first": HALVES},
     "hra.linear": {"peft-merge-first": HALVES},
     "miss_bat.linear": {"peft-merge-first": HALVES},
     "shira.linear": {"peft-merge-first": HALVES},
