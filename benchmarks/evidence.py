@@ -1,11 +1,11 @@
 """The long runs behind the kit's claims, of which the tests sample a part.
 
-=========== ==============================================================================================
+=========== ====================================================================================================================
 ``kills``   makes every fault of the kit to torch, wherever it applies, and records the check that caught it
 ``shrinks`` shrinks what caught it to a counterexample, and replays that in a new process
 ``alarms``  runs honest implementations of every operation, which differ in their arithmetic, and counts violations
-``agrees``  runs peft apart from its findings, in float64, on random shapes, and compares each result with the reference
-=========== ==============================================================================================
+``agrees``  runs peft or adapters apart from its findings, in float64, on random shapes, and compares results with the reference
+=========== ====================================================================================================================
 
 Each works by operation and dtype, and keeps one row for each in ``benchmarks/results``: running a part replaces its rows only.
 """
@@ -205,25 +205,27 @@ def _alarms(operation, dtype, seed, examples, profile, seconds):
 @click.option("--jobs", default=1, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--examples", default=60, show_default=True, help="Problems per operation.")
-def agrees(operations, jobs, seed, examples):
-    """Run peft; each output and gradient must lie within its float64 budget, and near in the norm."""
+@click.option("--library", type=click.Choice(["peft", "adapters"]), default="peft", show_default=True)
+def agrees(operations, jobs, seed, examples, library):
+    """Run a library; each output and gradient must lie within its float64 budget, and near in the norm."""
     from refpeft import plugins
 
-    taken = plugins.backend("peft-apart").operations()
+    taken = plugins.backend(f"{library}-apart").operations()
     cases = [
         case for case in _selected(operations, "float64") if case[0] in taken and "float64" not in taken[case[0]].lacks
     ]
-    _gather("agrees", _agrees, cases, (seed, examples), jobs)
+    name = {"peft": "agrees", "adapters": "agrees-adapters"}[library]
+    _gather(name, _agrees, cases, (seed, examples, library), jobs)
 
 
-def _agrees(operation, dtype, seed, examples):
+def _agrees(operation, dtype, seed, examples, library):
     from dataclasses import asdict
 
     from refpeft import plugins
     from refpeft_conformance.agreement import agree
     from refpeft_conformance.subject import Subject
 
-    subject = Subject(plugins.backend("peft-apart"))
+    subject = Subject(plugins.backend(f"{library}-apart"))
     found = agree(subject, operation, dtype, examples=examples, seed=seed)
     frozen = subject.backend.implementation(operation).frozen
     return asdict(found) | {"frozen": frozen, "versions": subject.backend.versions()}
@@ -278,7 +280,7 @@ def _keep(name: str, row: dict) -> None:
     path = RESULTS / f"{name}.json"
     others = json.loads(path.read_text())["rows"] if path.exists() else []
     rows = sorted([r for r in others if key(r) != key(row)] + [row], key=key)
-    summary, lines = json.dumps(summaries.OF[name](rows), indent=1), ",\n".join(map(json.dumps, rows))
+    summary, lines = json.dumps(summaries.OF[name.partition("-")[0]](rows), indent=1), ",\n".join(map(json.dumps, rows))
     RESULTS.mkdir(exist_ok=True)
     atomic_write(path, f'{{"summary": {summary},\n"rows": [\n{lines}\n]}}\n'.encode())
 

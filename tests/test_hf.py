@@ -1,7 +1,9 @@
-"""peft and bitsandbytes as backends: certified apart from what docs/findings says of them, and each finding is there."""
+"""peft, adapters and bitsandbytes as backends: certified apart from what docs/findings says of them, and each finding is there."""
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import runpy
 import warnings
 from pathlib import Path
@@ -14,7 +16,7 @@ from refpeft_conformance.agreement import agree
 from refpeft_conformance.checks import checks_of
 from refpeft_conformance.runner import run
 from refpeft_conformance.subject import Subject
-from refpeft_hf.findings import COVERED, FROZEN, LACKING
+from refpeft_hf import adapterhub_findings, findings
 
 pytest.importorskip("torch")
 pytest.importorskip("bitsandbytes")
@@ -22,6 +24,10 @@ pytest.importorskip("hypothesis")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     pytest.importorskip("peft")
+    if adapters_there := importlib.util.find_spec("adapters") is not None:
+        importlib.import_module("adapters")
+
+needs_adapters = pytest.mark.skipif(not adapters_there, reason="adapters is not installed")
 
 FINDINGS = Path(__file__).resolve().parents[1] / "docs" / "findings"
 
@@ -34,7 +40,7 @@ def verdict(backend: str, operation: str, claim: str, dtype: str = "float32", pr
 
 def test_peft_offers_what_the_catalogue_has():
     """Every operation that a library implements is one of the catalogue; more than ninety are peft's."""
-    for backend in ("peft", "peft-apart", "bitsandbytes"):
+    for backend in ("peft", "peft-apart", "bitsandbytes", *(("adapters", "adapters-apart") if adapters_there else ())):
         assert plugins.backend(backend).operations().keys() <= catalogue().keys()
     assert len(plugins.backend("peft").operations()) > 90
 
@@ -69,6 +75,28 @@ def test_peft_passes_apart_from_its_findings(operation, dtype):
     """Outputs and gradients to every tensor lie within the proven budget."""
     for what in ("outputs", "gradients"):
         found = verdict("peft-apart", operation, f"{what} within budget on random inputs", dtype)
+        assert found.verdict == "PASS", found.message
+
+
+@needs_adapters
+@pytest.mark.parametrize(
+    ("operation", "dtype"),
+    [
+        ("adapter.bottleneck", "bfloat16"),
+        ("adapter.sublayer", "float64"),
+        ("adapter.fusion", "float32"),
+        ("compacter.linear", "float64"),
+        ("ia3.linear", "float32"),
+        ("lora.batched", "bfloat16"),
+        ("prefix.attention", "float64"),
+        ("prefix.encode", "float16"),
+        ("vera.linear", "float64"),
+    ],
+)
+def test_adapters_passes_apart_from_its_findings(operation, dtype):
+    """Outputs and gradients to every tensor lie within the proven budget."""
+    for what in ("outputs", "gradients"):
+        found = verdict("adapters-apart", operation, f"{what} within budget on random inputs", dtype)
         assert found.verdict == "PASS", found.message
 
 
@@ -126,6 +154,18 @@ def test_what_peft_does_not_take_is_declared():
         ("peft", "trainable_tokens.linear", "gradients within budget on random inputs", "float32", "dbias"),
         ("peft", "hra.linear", "gradients within budget on random inputs", "float32", "dweight"),
         ("peft", "lokr.merge", "column-major inputs give the same answer", "float32", "view size is not compatible"),
+        *(
+            pytest.param("adapters", operation, claim, dtype, message, marks=needs_adapters)
+            for operation, claim, dtype, message in (
+                ("dora.linear", "the magnitude scales y without its bias", "float32", "is 0.0 but must be"),
+                ("dora.merge", "outputs within budget on random inputs", "float64", "off by"),
+                ("xlora.linear", "one open gate is that adapter's LoRA", "float32", "where the budgets leave"),
+                ("ia3.linear", "outputs within budget on random inputs", "float32", "y is float32[1, 1, 1]"),
+                ("adapter.fusion", "equal inputs give equal bits", "float32", "differs between two runs"),
+                ("compacter.phm", "outputs within budget on long inputs", "bfloat16", "off by"),
+                ("vera.linear", "gradients within budget on cancelling inputs", "bfloat16", "off by"),
+            )
+        ),
         ("bitsandbytes", "nf4.double_dequantize", "strided inputs give the same answer", "float32", "absmax"),
         ("bitsandbytes", "dynamic8.dequantize", "strided inputs give the same answer", "float32", "y["),
         (
@@ -218,11 +258,38 @@ def test_the_suite_reports_each_finding_unaided(backend, operation, claim, dtype
         ("bitsandbytes_strides.py", ["dequantize_4bit, codes with a stride: off by 4"]),
         ("bitsandbytes_subnormals.py", ["torch.bfloat16: the first value is -0", "maximum 1.17549e-38: [0, 0]"]),
         ("torch_kron.py", ["transposed: RuntimeError", "contiguous True: RuntimeError"]),
+        *(
+            pytest.param(f"adapters_{script}.py", lines, marks=needs_adapters)
+            for script, lines in {
+                "average": ["0.500 in Average('first', 'second'), 0.500 with weights [1, 0]", "gives torch.float32"],
+                "compacter": ["normal: deviation 0.26", "has no attribute 'weight'", "must be 6.1e-05, is 0"],
+                "dora": [
+                    "alpha / r = 1, bias 0: y off by 1e-17, merged off by 1e-17, after reset the weight off by 0.0",
+                    "alpha / r = 4, bias 0: y off by 0.",
+                    "bias 1: y off by 1,",
+                    "a zero row gives nan",
+                ],
+                "eject": ["2 heads of keys: off by 0", "1 heads of keys: shape '[480]' is invalid"],
+                "fusion": ["weights [0.48", "after a thousand: [0.11", "with residual_before by 1"],
+                "glow": ["GLOW: The size of tensor a"],
+                "hooks": ["given the norms of layers [2, 2, 2]"],
+                "ia3": ["bias 1: merged and unmerged layer differ by 1", "x (3, 8): y (3, 3, 8)"],
+                "mtl_lora": ["linear: cannot assign", "float16: NaN at the start: True", "(1, 8, 8)"],
+                "reft": [
+                    "NoReftConfig, torch.bfloat16: mat1 and mat2",
+                    "of 5 tokens: off by 0",
+                    "of 2 tokens: off by 2",
+                ],
+                "stack": ["second alone by 0e+00", "8 inputs and 16 outputs: mat1"],
+                "vera": ["256 elements, 272 of VeRA are trained, must be 20", "no attribute 'lora_A'"],
+            }.items()
+        ),
     ],
 )
-def test_each_finding_is_there_without_refpeft(script, lines, capsys):
+def test_each_finding_is_there_without_refpeft(script, lines, capsys, caplog):
     """The script beside the page shows it; it imports nothing of refpeft."""
     assert "refpeft" not in (FINDINGS / script).read_text()
+    caplog.set_level(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         runpy.run_path(str(FINDINGS / script))
@@ -254,8 +321,11 @@ def test_a_backend_that_disagrees_is_found():
 
 def test_every_covered_call_has_its_page():
     """`peft-apart` turns calls away for a page that exists, on operations that peft has."""
-    covered = {o: set(pages) for table in (COVERED, LACKING) for o, pages in table.items()}
-    assert covered.keys() | FROZEN.keys() <= plugins.backend("peft").operations().keys()
-    for pages in covered.values():
-        for page in pages:
-            assert (FINDINGS / f"{page}.md").is_file()
+    for backend, known in {"peft": findings, "adapters": adapterhub_findings}.items():
+        if backend == "adapters" and not adapters_there:
+            continue
+        covered = {o: set(pages) for table in (known.COVERED, known.LACKING) for o, pages in table.items()}
+        assert covered.keys() | known.FROZEN.keys() <= plugins.backend(backend).operations().keys()
+        for pages in covered.values():
+            for page in pages:
+                assert (FINDINGS / f"{page}.md").is_file()

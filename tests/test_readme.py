@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,16 @@ def test_every_operation_stands_in_a_table_or_belongs_to_a_method():
     """What is covered is what the catalogue has."""
     families = {cls.operation.partition(".")[0] for cls in methods().values()}
     assert [n for n in refpeft.catalogue() if n.partition(".")[0] not in families and f"`{n}`" not in README] == []
+
+
+def test_the_configurations_of_adapters_that_are_not_here_are_named():
+    """Every configuration that the installed adapters lists is some method's, or stands in the README among the missing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        listed = pytest.importorskip("adapters").ADAPTER_CONFIG_MAP.values()
+    here = {name.partition(":")[0] for cls in methods().values() for name in cls.adapters}
+    said = re.search(r"adapters 1.3, these are not:\s([A-Za-z,\s]*)\.", README).group(1)
+    assert {type(how).__name__ for how in listed} - here == set(re.split(r",\s", said))
 
 
 def test_the_types_of_peft_that_are_not_here_are_named():

@@ -1,8 +1,9 @@
-"""What refpeft is told about peft and bitsandbytes before they are imported."""
+"""What refpeft is told about peft, AdapterHub's adapters and bitsandbytes before they are imported."""
 
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.metadata
 import importlib.util
 from dataclasses import replace
@@ -16,11 +17,12 @@ class _Library(TorchBackend):
 
     family: str
     package: str
+    extra = "hf"
 
     def unavailable(self):
         for package in ("torch", self.package):
             if importlib.util.find_spec(package) is None:
-                return f"{package} is not installed; pip install 'refpeft[hf]' brings it."
+                return f"{package} is not installed; pip install 'refpeft[{self.extra}]' brings it."
         return None
 
     def devices(self):
@@ -44,24 +46,50 @@ class PeftBackend(_Library):
     family = "refpeft_hf.methods"
 
 
-class PeftApartBackend(PeftBackend):
-    """peft without the calls that ``docs/findings`` covers: what is right apart from them."""
+class _Apart(_Library):
+    """A library without the calls that ``docs/findings`` covers: what is right apart from them."""
 
-    name = "peft-apart"
-    summary = "peft apart from the calls that docs/findings covers"
+    known: str
 
     @functools.cached_property
     def _implementations(self):
         from refpeft_hf.declared import first
-        from refpeft_hf.findings import FROZEN, covered, lacking
+        from refpeft_hf.findings import covered, lacking
+
+        known = importlib.import_module(self.known)
 
         def apart(name, found):
-            frozen = FROZEN.get(name, ())
+            frozen = known.FROZEN.get(name, ())
             vjp = withholding(found.vjp, frozen) if frozen else found.vjp
-            outside = first(found.outside, covered(name))
-            return replace(found, vjp=vjp, outside=outside, lacks=lacking(name), frozen=frozen)
+            outside = first(found.outside, covered(name, known.COVERED))
+            return replace(found, vjp=vjp, outside=outside, lacks=lacking(name, known.LACKING), frozen=frozen)
 
         return {name: apart(name, found) for name, found in super()._implementations.items()}
+
+
+class PeftApartBackend(_Apart, PeftBackend):
+    """peft apart from what is known of it."""
+
+    name = "peft-apart"
+    summary = "peft apart from the calls that docs/findings covers"
+    known = "refpeft_hf.findings"
+
+
+class AdaptersBackend(_Library):
+    """AdapterHub's layers, called with the problem's tensors as their parameters."""
+
+    name = package = "adapters"
+    summary = "AdapterHub's adapters: its own layers, autograd and merges"
+    family = "refpeft_hf.adapterhub"
+    extra = "adapterhub"
+
+
+class AdaptersApartBackend(_Apart, AdaptersBackend):
+    """adapters apart from what is known of it."""
+
+    name = "adapters-apart"
+    summary = "AdapterHub's adapters apart from the calls that docs/findings covers"
+    known = "refpeft_hf.adapterhub_findings"
 
 
 class BitsandbytesBackend(_Library):

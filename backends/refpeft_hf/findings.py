@@ -121,14 +121,14 @@ FROZEN = {
 """Operation -> frozen inputs to which peft gives no gradient (``peft-base-gradient.md``), as no training asks for one."""
 
 
-def lacking(operation: str) -> dict[str, str]:
+def lacking(operation: str, known: Mapping = LACKING) -> dict[str, str]:
     """Dtype -> the page that covers it."""
-    return {d: f"docs/findings/{page}.md" for page, dtypes in LACKING.get(operation, {}).items() for d in dtypes}
+    return {d: f"docs/findings/{page}.md" for page, dtypes in known.get(operation, {}).items() for d in dtypes}
 
 
-def covered(operation: str) -> Reason:
+def covered(operation: str, known: Mapping = COVERED) -> Reason:
     """The page that covers a call, as a reason to turn it away."""
-    pages: Mapping = COVERED.get(operation, {})
+    pages: Mapping = known.get(operation, {})
     return lambda shapes, attributes: next(
         (f"docs/findings/{page}.md" for page, covers in pages.items() if covers(shapes, attributes)), ""
     )

@@ -28,6 +28,7 @@ class DoRA(Method):
     trainable = ("a", "b", "magnitude")
     paper = "arXiv:2402.09353"
     peft = ("LORA: use_dora",)
+    adapters = ("DoRAConfig",)
     not_unmergeable = "a merged row has lost its norm; keep refpeft.ops.dora.norms and call refpeft.ops.dora.unmerge."
 
     def validate(self):

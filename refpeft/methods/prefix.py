@@ -29,6 +29,7 @@ class PTuningV2(Method):
     trainable: ClassVar[tuple[str, ...]] = ("prefix_k", "prefix_v")
     paper = "arXiv:2110.07602"
     peft: ClassVar[tuple[str, ...]] = ("PREFIX_TUNING",)
+    adapters: ClassVar[tuple[str, ...]] = ("PrefixTuningConfig: flat",)
     not_mergeable = SOFTMAX
     identity = False
 
@@ -63,7 +64,7 @@ class PrefixTuning(PTuningV2):
     trainable = ("embedding", "w1", "b1", "w2", "b2")
     paper = "arXiv:2101.00190"
     peft = ("PREFIX_TUNING: prefix_projection",)
-    adapters: ClassVar[tuple[str, ...]] = ("PrefixTuningConfig",)
+    adapters = ("PrefixTuningConfig",)
 
     def validate(self):
         super().validate()
@@ -92,6 +93,7 @@ class Cartridge(PTuningV2):
 
     paper = "arXiv:2506.06266"
     peft = ("CARTRIDGE",)
+    adapters = ()
 
     def validate(self):
         super().validate()

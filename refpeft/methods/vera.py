@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from refpeft.methods import Method, method
 from refpeft.ops import pvera, vera
 
@@ -26,6 +28,7 @@ class VeRA(Method):
     fixed = ("weight", "a", "b")
     paper = "arXiv:2310.11454"
     peft = ("VERA",)
+    adapters: ClassVar[tuple[str, ...]] = ("VeraConfig",)
 
     def init(self, random, weight):
         return vera.init(random, *weight.shape, rank=self.rank, start=self.start)
@@ -41,6 +44,7 @@ class PVeRA(VeRA):
     operation = "pvera.linear"
     paper = "arXiv:2512.07703"
     peft = ("PVERA",)
+    adapters = ()
 
     def init(self, random, weight):
         return pvera.init(random, *weight.shape, rank=self.rank, start=self.start)

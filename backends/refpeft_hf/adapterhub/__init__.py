@@ -1,0 +1,1 @@
+"""AdapterHub's methods, one file for each of its families."""

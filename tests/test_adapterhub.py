@@ -1,0 +1,65 @@
+"""AdapterHub's adapters trains as many numbers as the methods count."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+
+from refpeft.methods import methods
+
+pytest.importorskip("torch")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    adapters = pytest.importorskip("adapters")
+
+WIDTH, LAYERS, RANK = 32, 2, 4
+MODEL, KEYS, WEIGHT = (WIDTH, LAYERS), (LAYERS, WIDTH, 4, 4), (WIDTH, WIDTH)
+COUNTED = [
+    ("houlsby", {"reduction": 4}, "DoubleSeqBnConfig", {"reduction_factor": 4}, MODEL),
+    ("pfeiffer", {"reduction": 4}, "SeqBnConfig", {"reduction_factor": 4}, MODEL),
+    ("parallel_adapter", {}, "ParBnConfig", {}, MODEL),
+    ("scaled_parallel_adapter", {}, "ParBnConfig", {"scaling": "learned"}, MODEL),
+    ("adapter_plus", {"reduction": 8}, "AdapterPlusConfig", {"reduction_factor": 8, "stochastic_depth": 0.0}, MODEL),
+    ("compacter", {"reduction": 8}, "CompacterConfig", {"reduction_factor": 8}, MODEL),
+    ("prefix", {"tokens": 5, "hidden": 6}, "PrefixTuningConfig", {"prefix_length": 5, "bottleneck_size": 6}, KEYS),
+    ("ptuning_v2", {"tokens": 5}, "PrefixTuningConfig", {"prefix_length": 5, "flat": True}, KEYS),
+    ("prompt", {"tokens": 5}, "PromptTuningConfig", {"prompt_length": 5}, (WIDTH,)),
+    ("lora", {"rank": RANK}, "LoRAConfig", {"r": RANK}, WEIGHT),
+    ("dora", {"rank": RANK}, "DoRAConfig", {"r": RANK}, WEIGHT),
+    ("ia3", {}, "IA3Config", {"intermediate_lora": False}, WEIGHT),
+    ("vera", {"rank": RANK}, "VeraConfig", {"r": RANK}, WEIGHT),
+]
+"""A method, AdapterHub's configuration of it, and what its count is asked of; by weights, of which there are two in a layer."""
+
+
+def trained(config: str, options: dict) -> int:
+    """How many numbers of a model of two layers are trained."""
+    from transformers import BertConfig, BertModel
+
+    how = BertConfig(
+        hidden_size=WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        intermediate_size=2 * WIDTH,
+        vocab_size=9,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = BertModel(how)
+        adapters.init(model)
+        model.add_adapter("adapter", config=getattr(adapters, config)(**options))
+        model.train_adapter("adapter")
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize(("name", "fields", "config", "options", "asked"), COUNTED, ids=lambda value: str(value))
+def test_as_many_numbers_are_trained_as_counted(name, fields, config, options, asked):
+    """But for VeRA, of whose vectors it trains the squares: `docs/findings/adapters-vera.md`."""
+    sites = 2 * LAYERS if asked is WEIGHT else 1
+    found, counted = trained(config, options), sites * methods()[name](**fields).count(*asked)
+    if name == "vera":
+        assert counted == sites * (RANK + WIDTH)
+        assert found == sites * (RANK**2 + WIDTH**2)
+    else:
+        assert found == counted
