@@ -6,6 +6,7 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import sys
 from dataclasses import replace
 
 from refpeft.backend import withholding
@@ -21,7 +22,7 @@ class _Library(TorchBackend):
 
     def unavailable(self):
         for package in ("torch", self.package):
-            if importlib.util.find_spec(package) is None:
+            if package not in sys.modules and importlib.util.find_spec(package) is None:
                 return f"{package} is not installed; pip install 'refpeft[{self.extra}]' brings it."
         return None
 
