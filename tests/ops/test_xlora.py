@@ -96,3 +96,25 @@ def test_pefts_choice_agrees_in_float64(peft_xlora, chosen, softmax):
     kept.backward(torch.from_numpy(dkept))
     got = {"kept": kept.detach(), "dgates": given.grad[:, :, 0]}
     refpeft.assert_conforms("xlora.top", got, gates=gates, dkept=dkept, chosen=chosen, softmax=softmax)
+
+
+def test_several_active_adapters_are_gates_of_one(peft_xlora):
+    """peft's own layer with three adapters set active at once, of unlike scales, which belong to their B here."""
+    import peft
+    import torch
+
+    torch.manual_seed(0)
+    options = {"target_modules": ["0"], "r": 2, "init_lora_weights": False}
+    model = torch.nn.Sequential(torch.nn.Linear(5, 7)).double()
+    model = peft.get_peft_model(model, peft.LoraConfig(lora_alpha=1, **options), adapter_name="0")
+    for name, alpha in (("1", 2), ("2", 4)):
+        model.add_adapter(name, peft.LoraConfig(lora_alpha=alpha, **options))
+    model.base_model.set_adapter(["0", "1", "2"])
+    layer = model.double().base_model.model[0]
+    x = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
+    y, dy = layer(x), torch.randn(2, 3, 7, dtype=torch.float64)
+    y.backward(dy)
+    a, b = (np.stack([m.weight.detach().numpy() for m in d.values()]) for d in (layer.lora_A, layer.lora_B))
+    inputs = {"x": x.detach(), "a": a, "b": b * np.array([0.5, 1, 2])[:, None, None], "gates": np.ones((2, 3, 3))}
+    inputs |= {n: t.detach().numpy() for n, t in layer.get_base_layer().named_parameters()}
+    refpeft.assert_conforms("xlora.linear", {"y": y.detach(), "dx": x.grad}, **inputs, scaling=1.0, dy=dy)
