@@ -27,12 +27,7 @@ def _(problem, run):
 @fault("experts", "the first expert's update for all", "a", "layout", **_BOTH)
 def _(problem, run):
     a, b, e = problem.inputs["a"], problem.inputs["b"], problem.dims["e"]
-    first = a.reshape(e, -1, a.shape[1])[:1], b.reshape(len(b), -1, e)[:, :, :1]
-    a, b = (
-        np.broadcast_to(f, s).reshape(m.shape)
-        for f, s, m in zip(first, ((e, *first[0].shape[1:]), (*first[1].shape[:2], e)), (a, b))
-    )
-    return run(with_inputs(problem, a=a.copy(), b=b.copy()))
+    return run(with_inputs(problem, a=np.tile(a[: len(a) // e], (e, 1)), b=np.repeat(b[:, ::e], e, axis=1)))
 
 
 @fault("experts", "the scaling over the ranks of all experts", "scaling", "layout", **_BOTH)
