@@ -34,6 +34,9 @@ class Implementation:
     lacks : mapping of str to str
         Dtypes in which it does not take the operation, though the backend has them, each with the reason; their checks are then
         UNSUPPORTED for that reason.
+    contiguous : str
+        Why it refuses inputs that do not lie in row-major order, empty where it takes them. It has to raise an error then: an
+        answer is held to be right.
     frozen : tuple of str
         Inputs to which it gives no gradient, out of `refpeft.methods.fixed_inputs`. They are printed in the certificate.
     missing : str
@@ -45,6 +48,7 @@ class Implementation:
     source: str = "own"
     outside: Callable[[Mapping[str, tuple[int, ...]], Mapping[str, Any]], str] = lambda shapes, attributes: ""
     lacks: Mapping[str, str] = field(default_factory=dict)
+    contiguous: str = ""
     frozen: tuple[str, ...] = ()
     missing: str = ""
 

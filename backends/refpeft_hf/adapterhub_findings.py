@@ -43,4 +43,6 @@ LACKING = {
 """Operation -> page -> dtypes that it covers: 16 bits, where what goes into a matrix is rounded to them on the way."""
 
 FROZEN: dict[str, tuple[str, ...]] = {}
+
+CONTIGUOUS: dict[str, str] = {}
 """Operation -> frozen inputs to which adapters gives no gradient."""

@@ -62,8 +62,14 @@ class _Apart(_Library):
         def apart(name, found):
             frozen = known.FROZEN.get(name, ())
             vjp = withholding(found.vjp, frozen) if frozen else found.vjp
-            outside = first(found.outside, covered(name, known.COVERED))
-            return replace(found, vjp=vjp, outside=outside, lacks=lacking(name, known.LACKING), frozen=frozen)
+            return replace(
+                found,
+                vjp=vjp,
+                outside=first(found.outside, covered(name, known.COVERED)),
+                lacks=lacking(name, known.LACKING),
+                contiguous=known.CONTIGUOUS.get(name, ""),
+                frozen=frozen,
+            )
 
         return {name: apart(name, found) for name, found in super()._implementations.items()}
 

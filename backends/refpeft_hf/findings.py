@@ -121,6 +121,10 @@ FROZEN = {
 """Operation -> frozen inputs to which peft gives no gradient (``peft-base-gradient.md``), as no training asks for one."""
 
 
+CONTIGUOUS = dict.fromkeys(("alora.linear", "qalora.linear"), "docs/findings/peft-views.md")
+"""Operation -> page on inputs that peft refuses, where they do not lie in row-major order."""
+
+
 def lacking(operation: str, known: Mapping = LACKING) -> dict[str, str]:
     """Dtype -> the page that covers it."""
     return {d: f"docs/findings/{page}.md" for page, dtypes in known.get(operation, {}).items() for d in dtypes}

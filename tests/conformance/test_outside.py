@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from refpeft import plugins
@@ -142,6 +143,27 @@ def test_a_call_that_a_check_makes_may_be_outside():
     verdict = run(check, Subject(Choosy(no_bias)), profile="quick")
     assert (verdict.verdict, verdict.observation.examples) == ("UNSUPPORTED", 0)
     assert run(check, Subject(Choosy(lambda *call: "")), profile="quick").verdict == "PASS"
+
+
+@pytest.mark.parametrize("answers", [False, True], ids=["refuses", "answers wrongly"])
+def test_a_layout_may_be_refused_but_not_read_wrongly(answers):
+    """Refused with an error, problems are not taken, with the reason, and others make room; else it fails."""
+
+    def forward(x, weight, bias=None, residuals=True):
+        if not answers and not weight.flags.c_contiguous:
+            raise ValueError("weight is not contiguous")
+        weight = np.lib.stride_tricks.as_strided(weight, strides=np.empty(weight.shape, weight.dtype).strides)
+        return ((x @ weight.T).astype(x.dtype),), None
+
+    def column_major():
+        return next(c for c in checks_of(find("nn.linear"), "float64") if c.claim.startswith("column-major"))
+
+    backend = Choosy(no_bias)
+    for contiguous, verdict in ((REASON, "FAIL" if answers else "PASS"), ("", "FAIL")):
+        backend.linear = Implementation(forward, outside=no_bias, contiguous=contiguous)
+        found = checked(backend, column_major)
+        assert found.verdict == verdict
+        assert (found.observation.outside.get(REASON, 0) > 0) == (verdict == "PASS")
 
 
 def test_the_certificate_and_the_report_name_the_reasons():

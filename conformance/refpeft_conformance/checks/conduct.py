@@ -9,7 +9,7 @@ from refpeft.errors import DomainError
 from refpeft.golden import BudgetError, answer
 from refpeft_conformance.checks import Check
 from refpeft_conformance.strategies import LAYOUTS, problems
-from refpeft_conformance.verdict import Violation
+from refpeft_conformance.verdict import Outside, Violation
 
 SHARE = 1 / 3
 """Of a profile's examples: how an implementation behaves depends little on the numbers it is given."""
@@ -74,7 +74,12 @@ def _stays_on_device(subject, problem, observed):
 def _accepts_layout(layout):
     def examine(subject, problem, observed):
         arranged = subject.arrays(problem, lambda x: layout(np.array(x)))
-        results = {n: subject.host(a) for n, a in subject.call(problem, arranged).items()}
+        try:
+            results = {n: subject.host(a) for n, a in subject.call(problem, arranged).items()}
+        except Violation as refusal:
+            if reason := subject.backend.implementation(problem.operation.name).contiguous:
+                raise Outside(reason) from refusal
+            raise
         _hold_all(subject, problem, results, observed)
 
     return examine
