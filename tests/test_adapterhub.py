@@ -15,6 +15,7 @@ with warnings.catch_warnings():
 
 WIDTH, LAYERS, RANK = 32, 2, 4
 MODEL, KEYS, WEIGHT = (WIDTH, LAYERS), (LAYERS, WIDTH, 4, 4), (WIDTH, WIDTH)
+EDITS = (WIDTH, 2 * LAYERS)
 COUNTED = [
     ("houlsby", {"reduction": 4}, "DoubleSeqBnConfig", {"reduction_factor": 4}, MODEL),
     ("pfeiffer", {"reduction": 4}, "SeqBnConfig", {"reduction_factor": 4}, MODEL),
@@ -28,6 +29,8 @@ COUNTED = [
     ("lora", {"rank": RANK}, "LoRAConfig", {"r": RANK}, WEIGHT),
     ("dora", {"rank": RANK}, "DoRAConfig", {"r": RANK}, WEIGHT),
     ("ia3", {}, "IA3Config", {"intermediate_lora": False}, WEIGHT),
+    ("loreft", {"rank": RANK}, "LoReftConfig", {"r": RANK}, EDITS),
+    ("direft", {"rank": RANK}, "DiReftConfig", {"r": RANK, "tied_weights": True}, (WIDTH, LAYERS)),
     ("vera", {"rank": RANK}, "VeraConfig", {"r": RANK}, WEIGHT),
 ]
 """A method, AdapterHub's configuration of it, and what its count is asked of; by weights, of which there are two in a layer."""

@@ -91,6 +91,7 @@ def test_peft_passes_apart_from_its_findings(operation, dtype):
         ("lora.batched", "bfloat16"),
         ("prefix.attention", "float64"),
         ("prefix.encode", "float16"),
+        ("reft.edit", "float64"),
         ("vera.linear", "float64"),
     ],
 )
@@ -164,6 +165,7 @@ def test_what_peft_does_not_take_is_declared():
                 ("ia3.linear", "outputs within budget on random inputs", "float32", "y is float32[1, 1, 1]"),
                 ("adapter.fusion", "equal inputs give equal bits", "float32", "differs between two runs"),
                 ("compacter.phm", "outputs within budget on long inputs", "bfloat16", "off by"),
+                ("reft.edit", "outputs within budget on random inputs", "bfloat16", "must have the same dtype"),
                 ("vera.linear", "gradients within budget on cancelling inputs", "bfloat16", "off by"),
             )
         ),

@@ -38,9 +38,10 @@ LACKING = {
     "adapter.sublayer": {"torch-layer-norm-backward": HALVES},
     "compacter.linear": {"adapters-compacter": HALVES},
     "compacter.phm": {"adapters-compacter": HALVES},
+    "reft.edit": {"adapters-reft": HALVES},
     "vera.linear": {"adapters-vera": HALVES},
 }
-"""Operation -> page -> dtypes that it covers: 16 bits, where what goes into a matrix is rounded to them on the way."""
+"""Operation -> page -> dtypes that it covers: 16 bits, which it rounds to on the way, or does not take."""
 
 FROZEN: dict[str, tuple[str, ...]] = {}
 

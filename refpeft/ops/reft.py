@@ -5,8 +5,8 @@ In a subspace of r directions, the rows of R, a state gets the values that a lin
     LoReFT, NoReFT    y = x + (W x + b - R x) R        W, R (r, d), b (r)
     DiReFT            y = x + (W x + b) R
 
-The rows of R are orthonormal in LoReFT, which then is an intervention: R y = W x + b. NoReFT and DiReFT leave R free. Which tokens
-are edited, the first few of a sequence say, is the caller's choice; others are left as they are.
+The rows of R are orthonormal in LoReFT, so that R y = W x + b. NoReFT and DiReFT leave R free. Which tokens are edited, the first
+few of a sequence say, is the caller's choice; others are left as they are.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from refpeft.operation import operation
 from refpeft.ops._arrays import plus, rows
 
 
-@operation("reft.edit", "x[*n,d] source[r,d] projection[r,d] bias?[r] -> y[*n,d] where r <= d", sizes={"d": (3, 2, 1, 4, 7)})
+@operation(
+    "reft.edit", "x[*n,d] source[r,d] projection[r,d] bias?[r] -> y[*n,d] where r <= d", sizes={"d": (3, 2, 1, 4, 7)}
+)
 def edit(x, source, projection, bias=None, *, subtract: bool = True):
     """y = x + (x Wᵀ + b - x Rᵀ) R, or without what is subtracted.
 
