@@ -1,4 +1,4 @@
-"""LoReFT and its kin, configured: one edit of the hidden states after a layer."""
+"""LoReFT and its kin, configured: the hidden states are edited once after every layer."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class LoReFT(Method):
         """For hidden states as wide as the outputs of ``weight`` (width, ...)."""
         return reft.init(random, weight.shape[0], rank=self.rank, orthonormal=self.orthonormal)
 
-    def count(self, width, edits):
-        return edits * reft.count(width, rank=self.rank)
+    def count(self, width, layers):
+        return layers * reft.count(width, rank=self.rank)
 
 
 @method("noreft")
