@@ -42,7 +42,7 @@ def execute(plan: Plan, operation: str, dtype: str, check_id: str) -> Verdict:
 
 @functools.cache
 def _worker() -> Workers:
-    """The worker of `execute`, kept for the next call."""
+    """The worker of `execute` and `replayed`, kept for the next call."""
     workers = Workers()
     atexit.register(workers.close)
     return workers
@@ -267,8 +267,7 @@ def replayed(plan: Plan, example: Counterexample) -> tuple[str, bool]:
     CapabilityError
         If the backend cannot run here.
     """
-    with Workers() as workers:
-        result = workers.one(replay, plan, example, seconds=plan.seconds)
+    result = _worker().one(replay, plan, example, seconds=plan.seconds)
     return (f"the backend {result.why}", not example.outputs) if isinstance(result, Lost) else result
 
 
