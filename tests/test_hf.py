@@ -39,6 +39,13 @@ def verdict(backend: str, operation: str, claim: str, dtype: str = "float32", pr
     return run(check, Subject(plugins.backend(backend)), profile=profile, shrinking=False)
 
 
+def passes(backend: str, operation: str, dtype: str):
+    """Outputs and gradients of random problems are within their budgets."""
+    for what in ("outputs", "gradients"):
+        found = verdict(backend, operation, f"{what} within budget on random inputs", dtype)
+        assert found.verdict == "PASS", found.message
+
+
 def test_peft_offers_what_the_catalogue_has():
     """Every operation that a library implements is one of the catalogue; more than ninety are peft's."""
     for backend in ("peft", "peft-apart", "bitsandbytes", *(("adapters", "adapters-apart") if adapters else ())):
@@ -74,9 +81,7 @@ def test_peft_offers_what_the_catalogue_has():
 )
 def test_peft_passes_apart_from_its_findings(operation, dtype):
     """Outputs and gradients to every tensor lie within the proven budget."""
-    for what in ("outputs", "gradients"):
-        found = verdict("peft-apart", operation, f"{what} within budget on random inputs", dtype)
-        assert found.verdict == "PASS", found.message
+    passes("peft-apart", operation, dtype)
 
 
 @needs_adapters
@@ -96,10 +101,8 @@ def test_peft_passes_apart_from_its_findings(operation, dtype):
     ],
 )
 def test_adapters_passes_apart_from_its_findings(operation, dtype):
-    """Outputs and gradients to every tensor lie within the proven budget."""
-    for what in ("outputs", "gradients"):
-        found = verdict("adapters-apart", operation, f"{what} within budget on random inputs", dtype)
-        assert found.verdict == "PASS", found.message
+    """The same."""
+    passes("adapters-apart", operation, dtype)
 
 
 @pytest.mark.parametrize("operation", ["lora.merge", "lora.unmerge", "lokr.merge", "road.merge"])

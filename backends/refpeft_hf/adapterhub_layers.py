@@ -48,6 +48,14 @@ def around_linear(o: int, i: int, bias: bool, dtype, config: str, options: tuple
     return layer.eval().requires_grad_(False)
 
 
+def several(weight, bias, a, b, setup: type):
+    """The layer with a LoRA adapter for each of a (k, r, i), named by its number, and their tensors by name."""
+    names, options = tuple(map(str, range(len(a)))), (("r", a.shape[1]),)
+    layer = around_linear(*weight.shape, bias is not None, weight.dtype, "LoRAConfig", options, names, setup)
+    factors = {"lora_A": a, "lora_B": b}
+    return layer, {f"loras.{k}.{name}": tensor for name, stack in factors.items() for k, tensor in zip(names, stack)}
+
+
 def called(layer, x, weight, bias, tensors: dict, **context):
     """The layer's forward at ``x`` with all its tensors given, inside a model's forward pass that knows ``context``."""
     given = {"weight": weight} | ({} if bias is None else {"bias": bias}) | tensors

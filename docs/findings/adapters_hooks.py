@@ -1,34 +1,13 @@
-"""adapters: through its plug-in interface, every layer's adapter is given the last layer's norm."""
+"""adapters: in Gemma2, and in whatever comes through its plug-in interface, every adapter is given the last layer's norm."""
 
 import adapters
 import torch
-from adapters import AdapterModelInterface
 from adapters.methods.modeling import Adapter
 from transformers import Gemma2Config, Gemma2Model
 
-torch.manual_seed(0)
-gemma = Gemma2Model(
-    Gemma2Config(
-        hidden_size=8, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=1, head_dim=4,
-        intermediate_size=16, vocab_size=9,
-    )
-)  # fmt: skip
-interface = AdapterModelInterface(
-    adapter_methods=["bottleneck"],
-    model_embeddings="embed_tokens",
-    model_layers="layers",
-    layer_self_attn="self_attn",
-    layer_cross_attn=None,
-    attn_k_proj="k_proj",
-    attn_q_proj="q_proj",
-    attn_v_proj="v_proj",
-    attn_o_proj="o_proj",
-    layer_intermediate_proj="mlp.up_proj",
-    layer_output_proj="mlp.down_proj",
-    layer_ln_2="post_feedforward_layernorm",
-    layer_pre_ffn="pre_feedforward_layernorm",
-)
-adapters.init(gemma, interface=interface)
+small = {"hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4}
+gemma = Gemma2Model(Gemma2Config(**small, intermediate_size=16, vocab_size=9))
+adapters.init(gemma)
 gemma.add_adapter("pfeiffer", config="seq_bn")
 gemma.set_active_adapters("pfeiffer")
 

@@ -3,20 +3,16 @@
 import torch
 from adapters.composition import Average
 
-from refpeft_hf.adapterhub_layers import around_linear, called
+from refpeft_hf.adapterhub_layers import called, several
 from refpeft_hf.declared import implements
 
 
 @implements("xlora.linear")
 def linear(x, weight, a, b, gates, bias=None, *, scaling):
     """``Average`` without normalising, token by token, each with its gates as the weights."""
-    names = tuple(map(str, range(len(a))))
-    options = (("r", a.shape[1]),)
-    layer = around_linear(*weight.shape, bias is not None, weight.dtype, "LoRAConfig", options, names, Average)
-    for name in names:
-        layer.loras[name].scaling = scaling
-    factors = {"lora_A": a, "lora_B": b}
-    tensors = {f"loras.{k}.{name}": stack[int(k)] for name, stack in factors.items() for k in names}
+    layer, tensors = several(weight, bias, a, b, Average)
+    for lora in layer.loras.values():
+        lora.scaling = scaling
     tokens = []
     for token, weights in zip(x.reshape(-1, 1, 1, x.shape[-1]), gates.reshape(-1, len(a)).tolist()):
         layer.adapters_config.active_setup.weights = weights

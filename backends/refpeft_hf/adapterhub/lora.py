@@ -5,7 +5,7 @@ import torch
 from adapters.composition import MultiTask
 from adapters.methods.lora import LoRA
 
-from refpeft_hf.adapterhub_layers import ADAPTER, around_linear, called, merged, unmerged
+from refpeft_hf.adapterhub_layers import ADAPTER, around_linear, called, merged, several, unmerged
 from refpeft_hf.declared import implements, only, without
 
 no_mask = without("mask", "adapters draws its dropout itself and takes no mask")
@@ -68,11 +68,7 @@ def scaling(alpha, *, rank, variant="lora"):
 @implements("lora.batched")
 def batched(x, adapter, weight, a, b, scaling, bias=None):
     """``MultiTask``, which sorts the batch by the adapter and splits it."""
-    names = tuple(map(str, range(len(a))))
-    options = (("r", a.shape[1]),)
-    layer = around_linear(*weight.shape, bias is not None, weight.dtype, "LoRAConfig", options, names, MultiTask)
-    for name in names:
-        layer.loras[name].scaling = scaling[int(name)]
-    factors = {"lora_A": a, "lora_B": b}
-    tensors = {f"loras.{k}.{name}": stack[int(k)] for name, stack in factors.items() for k in names}
+    layer, tensors = several(weight, bias, a, b, MultiTask)
+    for lora, own in zip(layer.loras.values(), scaling):
+        lora.scaling = own
     return called(layer, x, weight, bias, tensors, task_ids=adapter)
