@@ -27,7 +27,7 @@ def known(config, names=(ADAPTER,), setup: AdapterCompositionBlock | None = None
 
 @functools.lru_cache(maxsize=1024)
 def around_linear(o: int, i: int, bias: bool, dtype, config: str, options: tuple = (), names=(ADAPTER,), setup=Stack):
-    """AdapterHub's layer in the place of ``torch.nn.Linear``; kept, since what it holds itself is never used nor changed.
+    """AdapterHub's layer in the place of ``torch.nn.Linear``; kept, since every call brings all tensors that it computes with.
 
     Parameters
     ----------

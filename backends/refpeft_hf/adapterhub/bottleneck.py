@@ -1,6 +1,6 @@
 """Bottleneck adapters as AdapterHub has them: alone, and in the layer of a model where they sit.
 
-The adapter's matrices may have any shapes here; a model's are as wide as it is. Where no bias or residual is given, it is zero.
+The adapter's matrices may have any shapes here; a model's are as wide as it is. Where no bias is given, it is zero.
 """
 
 import functools
