@@ -9,22 +9,17 @@ from typing import Any
 
 from refpeft.errors import AttributeValueError, CapabilityError
 from refpeft.memory.decoder import Decoder
+from refpeft.memory.sums import SUMS
 from refpeft.methods import Method, dims_of, methods
 
 ALIASES = {"qlora": "lora", "adapter": "houlsby"}
 """``qlora`` is LoRA over a base in NF4 with double quantisation."""
 
 _NO_SUM = {
-    "lily": "layers share its B",
-    "vblora": "layers share its bank",
-    "tinylora": "groups of layers share its numbers",
-    "xlora": "it trains the gates of adapters that are counted elsewhere",
-    "adapter_fusion": "it stands on adapters that are counted elsewhere",
-    "trainable_tokens": "it depends on which rows are trained",
-    "ln_tuning": "it depends on which norms have a bias",
-    "bitfit": "it depends on which matrices have a bias",
+    "xlora": "the adapters that its gates weigh are trained before, and take memory of their own",
+    "adapter_fusion": "the adapters that it attends to are trained before, and take memory of their own",
 }
-"""Methods whose count in a model does not follow from that of one matrix, and why."""
+"""Methods that stand on others, of which the command line says nothing."""
 
 _PROMPTS = ("prompt", "cpt", "multitask_prompt", "ptuning", "ptuning_lstm")
 _PREFIXES = ("prefix", "ptuning_v2", "cartridge")
@@ -106,12 +101,17 @@ def configured(name: str, rank: int | None, options: Mapping[str, str], decoder:
 def by_method(decoder: Decoder, name: str, method: Method, targets: str) -> Trained:
     """A method in a decoder: at the targeted matrices of every block, or once for the model.
 
-    A method for matrices trains L times the sum of its count (o, i) over them. For its gradients it keeps each one's input,
-    and r elements of its own where it has a rank: x A^T of LoRA. LoRA-FA needs these alone. A bottleneck adapter keeps its
-    input and both sides of its activation. Prompts lengthen the sequence; prefixes give each layer more keys and values.
+    A method for matrices trains L times the sum of its count (o, i) over them, or what `refpeft.memory.sums` says where layers
+    share something. For its gradients it keeps each one's input, and r elements of its own where it has a rank: x A^T of LoRA.
+    LoRA-FA needs these alone. A bottleneck adapter keeps its input and both sides of its activation. Prompts lengthen the
+    sequence; prefixes give each layer more keys and values.
     """
     name = ALIASES.get(name, name)
     dims = set(dims_of(type(method)))
+    if name in SUMS:
+        chosen = decoder.select(targets)
+        needed = frozenset(m.site for m in chosen) if name in ("vblora", "lily", "tinylora") else frozenset()
+        return Trained(*SUMS[name](decoder, method, chosen), needed, hidden=getattr(method, "rank", 0) * len(chosen))
     rank = getattr(method, "rank", 0)
     if dims & {"o", "i"}:
         chosen = decoder.select(targets)
@@ -147,7 +147,11 @@ def _value(name: str, option: str, text: str, defaults: Mapping[str, Any]) -> An
         raise AttributeValueError(f"{name} has no option {option!r}; its options are {_options(defaults)}.")
     kind = type(defaults[option])
     try:
+        if kind is tuple:
+            return tuple(int(number) for number in text.split(","))
         return {"true": True, "false": False}[text] if kind is bool else kind(text)
     except (ValueError, KeyError):
-        wanted = {int: "an integer", float: "a number", bool: "true or false"}.get(kind, "text")
+        wanted = {int: "an integer", float: "a number", bool: "true or false", tuple: "integers, as 1,2"}.get(
+            kind, "text"
+        )
         raise AttributeValueError(f"{name}: {option} must be {wanted}, but {text!r} came.") from None

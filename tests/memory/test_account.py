@@ -143,3 +143,26 @@ def test_quantised_weights_are_not_trained():
         Run(optimizer="adagrad")
     with pytest.raises(AttributeValueError, match="sequence must be at least 1, got 0"):
         Run(sequence=0)
+
+
+@pytest.mark.parametrize(
+    ("model", "method", "options", "parameters"),
+    [
+        ("llama-7b", "vblora", {}, 256 * 16 + 32 * 256 * 4 * (4 * 512 + 2 * (256 + 688) + 688 + 256)),
+        (
+            "llama-7b",
+            "lily",
+            {"rank": "4"},
+            7 * 32 * 4 * 2 + 32 * 4 * (6 * 4096 + 11008) + 2 * 4 * (5 * 4096 + 2 * 11008),
+        ),
+        ("llama-7b", "tinylora", {"numbers": "3"}, 32 * 7 * 3),
+        ("llama-7b", "ln_tuning", {}, 65 * 4096),
+        ("gpt3-175b", "ln_tuning", {}, 193 * 2 * 12288),
+        ("gpt3-175b", "bitfit", {}, 96 * (3 + 1 + 4 + 1) * 12288),
+        ("llama-7b", "trainable_tokens", {"tokens": "5,7,9"}, 3 * 4096),
+    ],
+)
+def test_what_layers_share_is_counted_once(model, method, options, parameters):
+    """And what only some parts have, where they have it."""
+    decoder = PRESETS[model]
+    assert by_method(decoder, method, configured(method, None, options, decoder), "all-linear").parameters == parameters

@@ -86,7 +86,15 @@ BAD = {
     "no model": ((), "memory needs a MODEL"),
     "an unknown model": (("llama-70b",), "There is no model 'llama-70b': expected one of gpt3-175b, llama-7b"),
     "an unknown method": (("llama-7b", "--method", "lorra"), "There is no method 'lorra': did you mean lora?"),
-    "a method whose sum is not known": (("llama-7b", "--method", "vblora"), "because layers share its bank"),
+    "a method on others": (
+        ("llama-7b", "--method", "xlora"),
+        "because the adapters that its gates weigh are trained before",
+    ),
+    "biases that are none": (("llama-7b", "--method", "bitfit"), "it trains nothing in llama-7b"),
+    "tokens that are none": (
+        ("llama-7b", "--method", "trainable_tokens", "--option", "tokens=a"),
+        "tokens must be integers, as 1,2, but 'a' came",
+    ),
     "a rank of 0": (("llama-7b", "--rank", 0), "LoRA: rank must be at least 1, but 0 came"),
     "a rank where there is none": (("llama-7b", "--method", "prompt", "--rank", 3), "prompt has no rank, but 3 came"),
     "a width that is no reduction": (
