@@ -181,6 +181,7 @@ def test_what_peft_does_not_take_is_declared():
             "float32",
             "got 0; off by",
         ),
+        ("bitsandbytes", "llm_int8.linear", "outputs within budget on random inputs", "float32", "y["),
         ("bitsandbytes", "nf4.dequantize", "outputs within budget on subnormal inputs", "bfloat16", "0; off by"),
     ],
 )
@@ -263,6 +264,10 @@ def test_the_suite_reports_each_finding_unaided(backend, operation, claim, dtype
         ),
         ("bitsandbytes_strides.py", ["dequantize_4bit, codes with a stride: off by 4"]),
         ("bitsandbytes_subnormals.py", ["torch.bfloat16: the first value is -0", "maximum 1.17549e-38: [0, 0]"]),
+        (
+            "bitsandbytes_int8_product.py",
+            ["127 x 127 with scales of 1 is 1.0000180", "(4, 1) by (5, 1): 20 of 20 wrong"],
+        ),
         ("torch_kron.py", ["transposed: RuntimeError", "contiguous True: RuntimeError"]),
         *(
             pytest.param(f"adapters_{script}.py", lines, marks=needs_adapters)

@@ -23,9 +23,9 @@ def quantize(weight, *, axis, residuals=True):
             x, v = weight[start:stop].astype(np.float32, copy=False), room[: stop - start]
             if axis == "rows":
                 np.max(np.abs(x, out=v).view(np.int32), axis=1, out=absmax[start:stop].view(np.int32))
-                np.multiply(x, _steps(absmax[start:stop, None]), out=v)
+                np.multiply(x, steps(absmax[start:stop, None]), out=v)
             else:
-                np.multiply(x, _steps(absmax), out=v)
+                np.multiply(x, steps(absmax), out=v)
             np.copyto(codes[start:stop], np.rint(v, out=v), casting="unsafe")
 
     share_blocks(encode, m, k)
@@ -47,7 +47,7 @@ def _largest_of_columns(weight):
     return np.max(found, axis=0).view(np.float32)
 
 
-def _steps(absmax):
+def steps(absmax):
     """127 / absmax, by the reciprocal."""
     return np.float32(127) * (1 / np.maximum(absmax, np.float32(LEAST)))
 

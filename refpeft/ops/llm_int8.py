@@ -48,9 +48,18 @@ def quantize(weight, *, axis: Axis = "rows"):
     DomainError
         If a weight is not finite.
     """
-    over = 1 if axis == "rows" else 0
-    absmax = np.max(np.absolute(weight), axis=over, keepdims=True)
-    return _nearest(f32(weight * f32(127.0 * f32(1.0 / np.maximum(absmax, LEAST))))), absmax.reshape(-1)
+    absmax = np.max(np.absolute(weight), axis=1 if axis == "rows" else 0, keepdims=True)
+    return _codes(weight, absmax), absmax.reshape(-1)
+
+
+def by_rows(x, counted):
+    """Codes of x by the maxima of the rows of ``counted``, and these as a column."""
+    absmax = np.max(np.absolute(counted), axis=1, keepdims=True)
+    return _codes(x, absmax), absmax
+
+
+def _codes(x, absmax):
+    return _nearest(f32(x * f32(127.0 * f32(1.0 / np.maximum(absmax, LEAST)))))
 
 
 def _nearest(v):

@@ -1,4 +1,4 @@
-"""LLM.int8's vector-wise integers: bitsandbytes bit by bit, the nearest integer, rows and columns."""
+"""LLM.int8's vector-wise integers: bitsandbytes bit by bit, the nearest integer, rows and columns; and its layer."""
 
 from __future__ import annotations
 
@@ -94,17 +94,61 @@ def test_zero_rows_are_zero_and_arguments_without_meaning_refused():
         )
 
 
-@pytest.mark.parametrize("operation", ["llm_int8.quantize", "llm_int8.dequantize"])
+def layer(random, tokens=5, k=70, m=9):
+    """Inputs with two columns of outliers, and the codes of a weight."""
+    x, weight = random.normal(size=(tokens, k)), random.normal(size=(m, k))
+    x[:, 3], x[0, 7] = 60 * x[:, 3], 6.0
+    return x.astype(np.float32), run("llm_int8.quantize", {"weight": weight.astype(np.float32)})
+
+
+def test_outliers_apart_keep_the_product_near():
+    """With them in 8 bits like the others, it is many times as far from that with the decoded weight."""
+    x, stored = layer(np.random.default_rng(0))
+    exact = x @ (stored["codes"] * stored["absmax"][:, None] / 127).T
+    near, far = (run("llm_int8.linear", {"x": x} | stored, threshold=t)["y"] for t in (6.0, 1e6))
+    assert np.abs(far - exact).max() > 5 * np.abs(near - exact).max()
+
+
+def test_the_layer_is_what_it_says():
+    """An element on the threshold makes an outlier of its column. The other columns go through codes, in the variant by maxima
+    of all that is below the threshold.
+    """
+    x, stored = layer(np.random.default_rng(1))
+    codes, absmax = (stored[n].astype(np.float64) for n in ("codes", "absmax"))
+    weight, outliers = codes * absmax[:, None] / 127, [3, 7]
+    for variant in ("paper", "bitsandbytes"):
+        inside, counted = x.copy(), x.copy()
+        inside[:, outliers] = 0
+        counted[np.abs(x) >= 6] = 0
+        scale = np.abs(counted if variant == "bitsandbytes" else inside).max(axis=1, keepdims=True)
+        product = np.rint(inside * (127 / scale)) @ codes.T * scale * absmax / 127**2
+        y = product + x[:, outliers] @ weight[:, outliers].T
+        assert_conforms("llm_int8.linear", y.astype(np.float32), x=x, **stored, variant=variant, dtype="float32")
+
+
+def test_the_layers_gradient_is_that_of_the_decoded_weight():
+    """Straight through: nothing of it depends on x."""
+    x, stored = layer(np.random.default_rng(2))
+    dy = np.random.default_rng(3).normal(size=(5, 9)).astype(np.float32)
+    attributes = {"dtype": "float32"}
+    problem = Problem.of("llm_int8.linear", {"x": x} | stored, attributes, {"dy": dy}, "float32")
+    decoded = stored["codes"] * stored["absmax"][:, None].astype(np.float64) / 127
+    np.testing.assert_allclose(golden.evaluate(problem)["dx"], dy @ decoded, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("operation", ["llm_int8.quantize", "llm_int8.dequantize", "llm_int8.linear"])
 def test_sources_stay_inside_the_set_of_primitives(operation):
     """They run on arrays that nothing converts, and give the same numbers there."""
 
     @settings(max_examples=8, deadline=None, database=None, derandomize=True)
     @given(problem=problems(operation))
     def same(problem):
-        strict = [Strict(x.astype(np.float64) if x.dtype.kind == "f" else x) for x in problem.positional]
+        arrays = [x for x in problem.positional if x is not None]
+        strict = [Strict(x.astype(np.float64) if x.dtype.kind == "f" else x) for x in arrays]
         results = problem.operation.forward(*strict, **problem.attributes)
         results = results if isinstance(results, tuple) else (results,)
         for output, result in zip(problem.operation.outputs, results):
-            np.testing.assert_array_equal(result.to_numpy(), golden.evaluate(problem)[output.name])
+            compare = np.testing.assert_allclose if operation == "llm_int8.linear" else np.testing.assert_array_equal
+            compare(result.to_numpy(), golden.evaluate(problem)[output.name])
 
     same()

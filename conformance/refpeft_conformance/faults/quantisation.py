@@ -203,6 +203,39 @@ def _(problem, run):
     return run(problem) | {"codes": np.trunc(weight * 127 / np.where(absmax > 0, absmax, 1)).astype(np.int8)}
 
 
+@fault("quantisation", "outliers in 8 bits like the others", "threshold", "absmax")
+def _(problem, run):
+    """The threshold is beyond every input."""
+    return run(with_attributes(problem, threshold=float(np.finfo(np.float32).max)))
+
+
+@fault("quantisation", "outliers left out", "threshold", "absmax")
+def _(problem, run):
+    x = problem.inputs["x"]
+    large = np.any(np.abs(wide(x)).reshape(-1, x.shape[-1]) >= problem.attributes["threshold"], axis=0)
+    return run(with_inputs(problem, x=np.where(large, 0.0, wide(x))))
+
+
+@fault("quantisation", "an element on the threshold is no outlier", "threshold", "absmax")
+def _(problem, run):
+    above = float(np.nextafter(np.float32(problem.attributes["threshold"]), np.float32(np.inf)))
+    return run(with_attributes(problem, threshold=above))
+
+
+@fault("quantisation", "the scale of one token for all", "threshold", "absmax")
+def _(problem, run):
+    """A factor on each token but the first: that of its scale to the first one's."""
+    x = wide(problem.inputs["x"])
+    flat = x.reshape(-1, x.shape[-1])
+    large = np.any(np.abs(flat) >= problem.attributes["threshold"], axis=0)
+    if large.any() or not len(flat):
+        return run(problem)
+    scales = np.max(np.abs(flat), axis=1).reshape(x.shape[:-1])
+    factor = scales.reshape(-1)[0] / np.where(scales > 0, scales, np.inf)
+    results = run(problem)
+    return results | ({"y": wide(results["y"]) * factor[..., None]} if "y" in results else {})
+
+
 @fault("quantisation", "the first codeword for all but the last", "codebook")
 def _(problem, run):
     codebook = problem.inputs["codebook"].copy()

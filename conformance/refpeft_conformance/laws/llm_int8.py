@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from refpeft.numerics.formats import as_format, store
 from refpeft.problem import Problem
-from refpeft_conformance.laws import equal, law
+from refpeft_conformance.laws import agree, equal, law
 
 OTHER = {"rows": "columns", "columns": "rows"}
 
@@ -49,3 +50,33 @@ def _(subject, problem, observed):
     y = subject.run(Problem.of("llm_int8.dequantize", inputs, attributes, {}, "float32"))["y"]
     again = subject.run(Problem.of("llm_int8.quantize", {"weight": y}, attributes, {}, "float32"))["codes"]
     equal("codes quantised again", again, codes, observed)
+
+
+@law(
+    "llm_int8.linear",
+    "where all columns hold outliers it is the plain layer on the decoded weight",
+    needs=("nn.linear",),
+)
+def _(subject, problem, observed):
+    everything = problem.replace(inputs=problem.inputs | {"x": _outliers(problem)}, cotangents={})
+    codes, absmax = problem.inputs["codes"].astype(np.float64), problem.inputs["absmax"][:, None].astype(np.float64)
+    weight = store(codes * absmax / 127, as_format(problem.dtype))
+    inputs = {n: everything.inputs[n] for n in ("x", "bias") if n in everything.inputs}
+    base = Problem.of("nn.linear", inputs | {"weight": weight}, {}, {}, problem.dtype)
+    agree("outliers", subject, (everything, subject.run(everything)), (base, subject.run(base)), {"y": "y"}, observed)
+
+
+@law("llm_int8.linear", "tokens in another order have their outputs in that order")
+def _(subject, problem, observed):
+    x = problem.inputs["x"]
+    if x.ndim > 1:
+        turned = problem.replace(inputs=problem.inputs | {"x": np.ascontiguousarray(x[::-1])}, cotangents={})
+        pair = (turned, {"y": subject.run(turned)["y"][::-1]}), (problem, subject.run(problem.replace(cotangents={})))
+        agree("tokens turned", subject, *pair, {"y": "y"}, observed)
+
+
+def _outliers(problem):
+    """The inputs, with a first token that makes an outlier of every column."""
+    x = problem.inputs["x"].copy()
+    x.reshape(-1, x.shape[-1])[:1] = 2 * problem.attributes["threshold"]
+    return x
