@@ -15,7 +15,7 @@ import numpy as np
 from refpeft.numerics.primitives import round_to, straight_through
 from refpeft.operation import operation
 from refpeft.ops._arrays import plus, rows
-from refpeft.ops._blocks import DTYPES, Dtype
+from refpeft.ops._blocks import DTYPES, Dtype, require_finite
 from refpeft.ops.llm_int8 import by_rows
 
 Variant = Literal["paper", "bitsandbytes"]
@@ -56,7 +56,7 @@ def linear(x, codes, absmax, bias=None, *, threshold: float = 6.0, variant: Vari
     Raises
     ------
     DomainError
-        If an input is not finite.
+        If an element of x or a maximum is not finite.
     """
     flat, decoded = rows(x), _decoded(codes, absmax)
     weight = round_to(decoded, dtype)
@@ -78,6 +78,12 @@ def _(dy, x, codes, absmax, bias=None, *, threshold=6.0, variant="paper", dtype)
 def _decoded(codes, absmax):
     """W."""
     return 1.0 * codes * absmax.reshape(-1, 1) / 127.0
+
+
+@linear.refuses
+def _(x, codes, absmax, bias=None, **_):
+    require_finite("llm_int8.linear", "x", x)
+    require_finite("llm_int8.linear", "absmax", absmax)
 
 
 @linear.makes_valid

@@ -126,6 +126,14 @@ def test_the_layer_is_what_it_says():
         assert_conforms("llm_int8.linear", y.astype(np.float32), x=x, **stored, variant=variant, dtype="float32")
 
 
+def test_an_input_that_is_not_finite_is_refused():
+    """By its index: it has no code, and would make an outlier of its column."""
+    x, stored = layer(np.random.default_rng(4))
+    x[2, 5] = np.nan
+    with pytest.raises(DomainError, match=r"x\[2, 5\] is nan"):
+        run("llm_int8.linear", {"x": x} | stored)
+
+
 def test_the_layers_gradient_is_that_of_the_decoded_weight():
     """Straight through: nothing of it depends on x."""
     x, stored = layer(np.random.default_rng(2))
