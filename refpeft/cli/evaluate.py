@@ -10,7 +10,7 @@ from refpeft.cli._output import as_json, progress, report
 @click.command("evaluate")
 @click.argument("model")
 @click.option("--data", required=True, metavar="FILE", help="A .txt file, or a .jsonl file of objects with a text.")
-@click.option("--adapter", metavar="DIR", help="An adapter in peft's form, as refpeft train leaves one.")
+@click.option("--adapter", metavar="DIR", help="An adapter as refpeft train leaves one, or peft.")
 @click.option("--sequence", type=int, default=128, show_default=True, help="Tokens that a row predicts.")
 @click.option("--batch", type=int, default=4, show_default=True)
 @click.option("--rows", "limit", type=int, help="So many rows of the text only.")
@@ -21,14 +21,14 @@ def command(model, data, adapter, sequence, batch, limit, backend, as_json):
     import math
 
     from refpeft.errors import AttributeValueError
-    from refpeft.formats import peft
+    from refpeft.formats import adapters
     from refpeft.models import load
     from refpeft.models.tokens import tokenizer
     from refpeft.training import text
 
     if min(sequence, batch, 1 if limit is None else limit) < 1:
         raise AttributeValueError("--sequence, --batch and --rows must be at least 1.")
-    found = peft.load(adapter) if adapter else None
+    found = adapters.load(adapter) if adapter else None
     ids = text.rows(data, tokenizer(model), sequence + 1)[:limit]
     decoder = load(model, backend=backend)
     if found:

@@ -15,9 +15,7 @@ from refpeft.cli._output import as_json, report
 @click.option(
     "--prompt", "prompts", multiple=True, required=True, metavar="[NAME=]TEXT", help="With that adapter, or none."
 )
-@click.option(
-    "--adapter", "adapters", multiple=True, metavar="NAME=DIR", help="In peft's form, as refpeft train leaves one."
-)
+@click.option("--adapter", "adapters", multiple=True, metavar="NAME=DIR", help="As refpeft train leaves one, or peft.")
 @click.option("--chat", is_flag=True, help="Put each prompt as a user's, in the model's own template.")
 @click.option("--tokens", type=int, default=64, show_default=True, help="At most so many follow each prompt.")
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token.")
@@ -33,7 +31,7 @@ def command(model, prompts, adapters, chat, tokens, seed, backend, as_json, **sa
     continued with it.
     """
     from refpeft.errors import AttributeValueError
-    from refpeft.formats import peft
+    from refpeft.formats import adapters as files
     from refpeft.models import chat as templates
     from refpeft.models import load
     from refpeft.models import tokens as texts
@@ -42,7 +40,7 @@ def command(model, prompts, adapters, chat, tokens, seed, backend, as_json, **sa
     if tokens < 1:
         raise AttributeValueError(f"--tokens must be at least 1, but {tokens} came.")
     chosen = Sampling(**sampling)
-    loaded = {name: peft.load(folder) for name, folder in pairs("--adapter", adapters).items()}
+    loaded = {name: files.load(folder) for name, folder in pairs("--adapter", adapters).items()}
     tokenizer, ending = texts.tokenizer(model), texts.ending(model)
     models = {"": load(model, backend=backend)}
     for name, adapter in loaded.items():

@@ -10,7 +10,7 @@ from refpeft.cli._output import as_json, bar, report
 
 @click.command("merge")
 @click.argument("model")
-@click.option("--adapter", required=True, metavar="DIR", help="In peft's form, as refpeft train leaves one.")
+@click.option("--adapter", required=True, metavar="DIR", help="As refpeft train leaves one, or peft.")
 @click.option("--out", required=True, metavar="DIR", help="The new folder.")
 @click.option("--dtype", metavar="DTYPE", help="Round every tensor first: float32, bfloat16 or float16.")
 @click.option("--shard", default="5GB", show_default=True, metavar="SIZE", help="About as large a file becomes.")
@@ -25,9 +25,9 @@ def command(model, adapter, out, dtype, shard, restart, as_json):
     from refpeft.convert.folder import rewrite
     from refpeft.convert.merge import Merge
     from refpeft.convert.source import open_model
-    from refpeft.formats import peft
+    from refpeft.formats import adapters
 
-    work = Merge(peft.load(adapter), dtype)
+    work = Merge(adapters.load(adapter), dtype)
     size = as_bytes("--shard", shard)
     source = open_model(model)
     work.require_fitting(source)

@@ -13,10 +13,16 @@ from refpeft.cli._output import as_json, report
 @click.argument("model")
 @click.option("--data", required=True, metavar="FILE", help="A .txt file, or a .jsonl file of objects with a text.")
 @click.option("--out", required=True, metavar="DIR", help="The run's folder; the same command goes on where it was.")
-@click.option("--method", default="lora", show_default=True, help="lora, rslora, dora or loha.")
+@click.option(
+    "--method", default="lora", show_default=True, help="Any that 'refpeft methods' lists and that stands in a model."
+)
 @click.option("--rank", type=int, default=8, show_default=True)
 @click.option("--alpha", type=float, default=16.0, show_default=True)
-@click.option("--targets", default="q,v", show_default=True, help="Matrices of every layer, or all-linear.")
+@click.option("--tokens", type=int, default=20, show_default=True, help="Virtual ones, of a prompt or prefix.")
+@click.option("--reduction", type=int, default=16, show_default=True, help="The width over an adapter's.")
+@click.option(
+    "--targets", default="q,v", show_default=True, help="Of a method at matrices: which of every layer, or all-linear."
+)
 @click.option("--steps", type=int, default=200, show_default=True)
 @click.option("--batch", type=int, default=4, show_default=True, help="Rows of text in a step.")
 @click.option("--sequence", type=int, default=128, show_default=True, help="Tokens that a row predicts.")
@@ -28,10 +34,11 @@ from refpeft.cli._output import as_json, report
 @click.option("--checkpointing", is_flag=True, help="Compute blocks again on the way back, to keep less of them.")
 @click.option("--backend", default="cpu", show_default=True, help="torch has every method.")
 @as_json
-def command(model, data, out, method, rank, alpha, targets, sequence, backend, as_json, **settings):
+def command(model, data, out, method, rank, alpha, tokens, reduction, targets, sequence, backend, as_json, **settings):
     """Train a method's arrays in MODEL, a Hugging Face folder or a GGUF file of Llama's type.
 
-    DIR/adapter is what peft loads; DIR/metrics.jsonl has a line for each step.
+    A prefix is in every layer, and an adapter behind every sublayer. DIR/adapter is what peft loads, if it has the method;
+    DIR/metrics.jsonl has a line for each step.
     """
     from pathlib import Path
 
@@ -39,6 +46,7 @@ def command(model, data, out, method, rank, alpha, targets, sequence, backend, a
     from refpeft.methods import methods
     from refpeft.models import load
     from refpeft.models.llama import pattern
+    from refpeft.models.sites import standing
     from refpeft.models.tokens import tokenizer
     from refpeft.training import loop, text
 
@@ -47,13 +55,15 @@ def command(model, data, out, method, rank, alpha, targets, sequence, backend, a
         raise AttributeValueError(f"there is no method {method!r}: 'refpeft methods' lists them.")
     if sequence < 1:
         raise AttributeValueError(f"--sequence must be at least 1, but {sequence} came.")
-    chosen = _configured(known[method], rank=rank, alpha=alpha)
     wanted = loop.Settings(**settings)
+    numbers = {"rank": rank, "alpha": alpha, "tokens": tokens, "reduction": reduction}
+    _configured(known[method], **numbers)
     ids = text.rows(data, tokenizer(model), sequence + 1)
     decoder = load(model, backend=backend)
+    chosen = _configured(known[method], **numbers, size=decoder.shape.head_size)
     identity = {"model": str(model), "data": str(data), "sequence": sequence, "backend": backend}
     with _bar(wanted.steps) as advance:
-        sites = pattern(decoder.shape, targets)
+        sites = pattern(decoder.shape, targets) if standing(chosen).endswith(".linear") else "*"
         losses = loop.train(decoder, chosen, sites, ids, wanted, Path(out), identity, advance)
     row = {"steps": len(losses), "first": losses[0], "last": losses[-1], "adapter": str(Path(out) / "adapter")}
     report([row], tuple(row), as_json)

@@ -1,8 +1,8 @@
 """Adapters as Hugging Face peft saves them: ``adapter_config.json`` beside ``adapter_model.safetensors``.
 
-LoRA, rank-stabilised LoRA, DoRA and LoHa on the matrices of a decoder of Llama's type. What is read is understood or refused: a
-tensor that belongs nowhere, or a field that changes the computation in a way not known here, is an error. Fields that change
-nothing are kept, and written again.
+The methods of `refpeft.formats.peft_layouts` on the matrices of a decoder of Llama's type, and prompts and prefixes
+(`refpeft.formats.peft_prompts`). What is read is understood or refused: a tensor that belongs nowhere, or a field that changes
+the computation in a way not known here, is an error. Fields that change nothing are kept, and written again.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from refpeft.errors import CapabilityError, FormatError
+from refpeft.errors import AttributeValueError, CapabilityError, FormatError
 from refpeft.files import atomic_write, read_json
-from refpeft.formats import safetensors
+from refpeft.formats import peft_prompts, safetensors
+from refpeft.formats.peft_layouts import LAYOUTS, Layout, read, written
 from refpeft.methods import Method
-from refpeft.methods.dora import DoRA
-from refpeft.methods.loha import LoHa
-from refpeft.methods.lora import LoRA, RsLoRA
+from refpeft.methods.prefix import PTuningV2
+from refpeft.methods.prompt import PromptTuning
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 MODULES = {
@@ -38,43 +38,14 @@ MODULES = {
 """A site within a layer, and the module that Hugging Face has there."""
 
 INERT = (
-    "auto_mapping base_model_name_or_path corda_config ensure_weight_tying eva_config exclude_modules inference_mode "
-    "init_lora_weights init_weights layers_pattern layers_to_transform loftq_config lora_dropout lora_ga_config "
-    "megatron_core module_dropout peft_type peft_version qalora_group_size rank_dropout revision target_modules "
-    "task_type use_effective_conv2d"
+    "auto_mapping base_model_name_or_path corda_config ensure_weight_tying eps eva_config exclude_modules inference_mode "
+    "init_ia3_weights init_lora_weights init_weights layers_pattern layers_to_transform loftq_config lora_dropout "
+    "lora_ga_config megatron_core mini_r module_dropout num_cayley_neumann_terms peft_type peft_version "
+    "qalora_group_size rank_dropout revision target_modules task_type use_effective_conv2d"
 )
 """Fields that say where an adapter comes from, or how it was started and regularised: nothing of what it computes."""
 
 _KEY = re.compile(r"base_model\.model\.model\.layers\.(\d+)\.(self_attn\.\w+_proj|mlp\.\w+_proj)\.(.+)")
-
-
-class Layout(NamedTuple):
-    """How one method is written: its fields in the configuration, and the tensors of a module by refpeft's names."""
-
-    kind: str
-    fields: Callable[[Any], dict[str, Any]]
-    tensors: dict[str, str]
-
-
-_FACTORS = {"a": "lora_A.weight", "b": "lora_B.weight"}
-
-
-def _lora(**flags):
-    def fields(method):
-        numbers = {"r": method.rank, "lora_alpha": method.alpha, "bias": "none"}
-        return numbers | {"use_rslora": False, "use_dora": False} | flags
-
-    return fields
-
-
-LAYOUTS: dict[type[Method], Layout] = {
-    LoRA: Layout("LORA", _lora(), _FACTORS),
-    RsLoRA: Layout("LORA", _lora(use_rslora=True), _FACTORS),
-    DoRA: Layout("LORA", _lora(use_dora=True), _FACTORS | {"magnitude": "lora_magnitude_vector"}),
-    LoHa: Layout(
-        "LOHA", lambda m: {"r": m.rank, "alpha": m.alpha}, {n: f"hada_{n}" for n in ("w1_a", "w1_b", "w2_a", "w2_b")}
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -111,25 +82,30 @@ def load(folder: str | os.PathLike[str]) -> Adapter:
         If the method, or a field that changes what it computes, is not one that is read.
     """
     folder = Path(folder)
-    config = _config(folder)
-    method = _method(folder, config)
-    names = {theirs: ours for ours, theirs in LAYOUTS[type(method)].tensors.items()}
+    config, archive = _config(folder), safetensors.scan(folder / TENSORS)
+    if config.get("peft_type") in peft_prompts.KINDS:
+        _require_understood(folder, config, peft_prompts.FIELDS.split())
+        tensors = {name: np.array(archive[name]) for name in archive}
+        return Adapter(*peft_prompts.decode(folder / TENSORS, config, tensors), config)
+    layout = _layout(folder, config)
+    names = {theirs: ours for ours, theirs in layout.tensors.items()}
     sites = {theirs: ours for ours, theirs in MODULES.items()}
     arrays: dict[str, dict[str, np.ndarray]] = {}
-    archive = safetensors.scan(folder / TENSORS)
     for key in archive:
         found = _KEY.fullmatch(key)
         if not found or found[2] not in sites or found[3] not in names:
             raise FormatError(
                 f"{folder / TENSORS}: the tensor {key!r} belongs to nothing that {config['peft_type']} has."
             )
-        arrays.setdefault(f"layers.{found[1]}.{sites[found[2]]}", {})[names[found[3]]] = np.array(archive[key])
+        ours, array = names[found[3]], np.array(archive[key])
+        array = array.reshape(layout.shapes[ours][1]) if ours in layout.shapes else array
+        arrays.setdefault(f"layers.{found[1]}.{sites[found[2]]}", {})[ours] = array
     for site, given in arrays.items():
         if missing := set(names.values()) - set(given):
             raise FormatError(f"{folder / TENSORS}: {site} lacks {', '.join(sorted(missing))}.")
     if not arrays:
         raise FormatError(f"{folder / TENSORS}: there is no tensor, expected an adapter's.")
-    return Adapter(method, arrays, config)
+    return Adapter(_method(folder, config, layout), arrays, config)
 
 
 def save(folder: str | os.PathLike[str], adapter: Adapter, base: str = "") -> None:
@@ -147,19 +123,15 @@ def save(folder: str | os.PathLike[str], adapter: Adapter, base: str = "") -> No
     Raises
     ------
     CapabilityError
-        If the method is none of `LAYOUTS`.
+        If peft's files have no place for the method.
     FormatError
         If a site has no module of that name.
     """
-    layout = require_layout(adapter.method)
-    tensors, modules = {}, []
-    for site, arrays in adapter.arrays.items():
-        module = module_of(site)
-        modules.append(f"model.{module}")
-        for ours, theirs in layout.tensors.items():
-            tensors[f"base_model.model.model.{module}.{theirs}"] = np.asarray(arrays[ours])
-    config = {"peft_type": layout.kind, "task_type": "CAUSAL_LM", "inference_mode": True}
-    config |= dict(adapter.config) | layout.fields(adapter.method) | {"target_modules": modules}
+    if isinstance(adapter.method, PromptTuning | PTuningV2):
+        own, tensors = peft_prompts.encode(adapter.method, adapter.arrays)
+    else:
+        own, tensors = _encode(adapter)
+    config = {"task_type": "CAUSAL_LM", "inference_mode": True} | dict(adapter.config) | own
     if base:
         config["base_model_name_or_path"] = base
     folder = Path(folder)
@@ -168,19 +140,28 @@ def save(folder: str | os.PathLike[str], adapter: Adapter, base: str = "") -> No
     atomic_write(folder / CONFIG, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
 
 
-def require_layout(method: Method) -> Layout:
-    """How the method is written.
+def is_written(method: Method) -> bool:
+    """Whether peft's files hold the method."""
+    return type(method) in (PromptTuning, PTuningV2) or written(method) is not None
 
-    Raises
-    ------
-    CapabilityError
-        If it is none of `LAYOUTS`.
-    """
-    layout = LAYOUTS.get(type(method))
+
+def _encode(adapter: Adapter) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Fields and tensors of a method that stands at matrices."""
+    layout = written(adapter.method)
     if layout is None:
-        known = ", ".join(cls.__name__ for cls in LAYOUTS)
-        raise CapabilityError(f"peft's files are written for {known}, but {type(method).__name__} came.")
-    return layout
+        raise CapabilityError(f"peft's files have no place for {adapter.method!r} as it is.")
+    tensors, modules = {}, []
+    for site, arrays in adapter.arrays.items():
+        module = module_of(site)
+        modules.append(f"model.{module}")
+        for ours, theirs in layout.tensors.items():
+            array = np.asarray(arrays[ours])
+            array = array.reshape(layout.shapes[ours][0]) if ours in layout.shapes else array
+            tensors[f"base_model.model.model.{module}.{theirs}"] = array
+    fields = {theirs: getattr(adapter.method, ours) for theirs, ours in layout.fields.items()}
+    flags = {n: [] if n.endswith("_modules") else v for n, v in layout.theirs.items()}
+    flags |= {"peft_version": ".".join(map(str, layout.since))} if layout.since else {}
+    return {"peft_type": layout.kind, "target_modules": modules} | fields | flags, tensors
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -190,27 +171,35 @@ def _config(folder: Path) -> dict[str, Any]:
     return read_json(folder / CONFIG)
 
 
-def _method(folder: Path, config: dict[str, Any]) -> Method:
-    """The method of a configuration; whatever would make it compute something else is refused."""
-    cls: type[LoRA] | type[DoRA] | type[LoHa]
-    kind = config.get("peft_type")
-    if kind == "LORA":
-        cls = DoRA if config.get("use_dora") else RsLoRA if config.get("use_rslora") else LoRA
-        understood = {"r", "lora_alpha", "use_dora", "use_rslora"}
-        if config.get("use_dora") and config.get("use_rslora"):
-            raise CapabilityError(f"{folder / CONFIG}: use_dora and use_rslora together are not read.")
-    elif kind == "LOHA":
-        cls, understood = LoHa, {"r", "alpha"}
-    else:
-        kinds = sorted({layout.kind for layout in LAYOUTS.values()})
-        raise CapabilityError(f"{folder / CONFIG}: peft_type is {kind!r}, but {' and '.join(kinds)} are read.")
+def _layout(folder: Path, config: dict[str, Any]) -> Layout:
+    """How the adapter is written; whatever would make it compute something else is refused."""
+    layout = read(config)
+    kinds = sorted({layout.kind for layout in LAYOUTS} | set(peft_prompts.KINDS))
+    if config.get("peft_type") not in kinds:
+        raise CapabilityError(
+            f"{folder / CONFIG}: peft_type is {config.get('peft_type')!r}, but {', '.join(kinds)} are read."
+        )
+    if layout is None:
+        deciding = sorted({n for other in LAYOUTS if other.kind == config["peft_type"] for n in other.theirs})
+        came = ", ".join(f"{n} {json.dumps(config.get(n))}" for n in [*deciding, "peft_version"])
+        raise CapabilityError(f"{folder / CONFIG}: {config['peft_type']} with {came} is not read.")
+    _require_understood(folder, config, [*layout.fields, *layout.theirs])
+    return layout
+
+
+def _require_understood(folder: Path, config: dict[str, Any], understood: Sequence[str]) -> None:
     for name, value in config.items():
         if name not in understood and name not in INERT.split() and value and (name, value) != ("bias", "none"):
             raise CapabilityError(f"{folder / CONFIG}: {name} is {json.dumps(value)}, which is not understood here.")
+
+
+def _method(folder: Path, config: dict[str, Any], layout: Layout) -> Method:
     try:
-        return cls(rank=config["r"], alpha=float(config["alpha" if kind == "LOHA" else "lora_alpha"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"{folder / CONFIG}: rank and alpha are needed as numbers: {error}.") from error
+        return layout.method(**{ours: config[theirs] for theirs, ours in layout.fields.items()}, **layout.ours)
+    except KeyError as error:
+        raise FormatError(f"{folder / CONFIG}: {layout.kind} needs {error}, which is missing.") from error
+    except AttributeValueError as error:
+        raise FormatError(f"{folder / CONFIG}: {error}") from error
 
 
 def module_of(site: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from refpeft.methods import Method
 from refpeft.methods.prefix import PTuningV2
+from refpeft.methods.prompt import PromptTuning
 from refpeft.models.calls import Call, Calls
 from refpeft.ops import prefix
 
@@ -25,6 +26,13 @@ def init(method: Method, random: np.random.Generator, weight: np.ndarray, layers
         width, hidden = len(weight), method.hidden  # type: ignore[attr-defined]
         return prefix.init_encoder(random, method.tokens, width, hidden, 2 * layers * width)
     return method.init(random, weight)
+
+
+def dropped(method: Method) -> Method:
+    """What is left of a method when its encoder has gone and only what it gave is kept."""
+    if method.operation == "prefix.encode":
+        return PTuningV2(tokens=method.tokens, size=method.size)  # type: ignore[attr-defined]
+    return PromptTuning(tokens=method.tokens) if method.operation in ENCODED else method  # type: ignore[attr-defined]
 
 
 class Encoder(NamedTuple):

@@ -48,12 +48,15 @@ class Layer:
     trained : tuple of str
         Those of them that get gradients.
     attributes : dict
+    brought : tuple of str
+        Those arrays that came with a method, frozen ones among them.
     """
 
     operation: str
     arrays: dict[str, Any]
     trained: tuple[str, ...] = ()
     attributes: dict[str, Any] = field(default_factory=dict)
+    brought: tuple[str, ...] = ()
 
 
 class Sites:
@@ -132,7 +135,7 @@ class Sites:
         ShapeError
             If no site matches, or the arrays are not those of the sites that do.
         """
-        operation = _standing(method)
+        operation = standing(method)
         chosen = self._matching(pattern, operation)
         random = np.random.default_rng() if random is None else random
         if method.operation in ENCODED:
@@ -144,7 +147,7 @@ class Sites:
         attributes = {n: v for n, v in method.attributes().items() if n in find(operation).attributes}
         for site in chosen:
             given = {name: self.asarray(a) for name, a in arrays[site].items()}
-            self._place(site, Layer(operation, given, method.trainable, attributes))
+            self._place(site, Layer(operation, given, method.trainable, attributes, tuple(given)))
 
     @property
     def trained(self) -> dict[str, Any]:
@@ -155,12 +158,12 @@ class Sites:
         return found | {f"{site}.{n}": layer.arrays[n] for site, layer in own.items() for n in layer.trained}
 
     def arrays(self) -> dict[str, dict[str, np.ndarray]]:
-        """What was trained, by site, as host arrays, as `attach` takes them; in place of an encoder, what it gives."""
+        """What methods brought, by site, as host arrays, as `attach` takes them; in place of an encoder, what it gives."""
         self._encode(keep=False)
         return {
-            site: {n: self.host(layer.arrays[n]) for n in layer.trained}
+            site: {n: self.host(layer.arrays[n]) for n in layer.brought}
             for site, layer in self.sites.items()
-            if layer.trained
+            if layer.brought
         }
 
     def _matching(self, pattern: str, operation: str) -> list[str]:
@@ -194,7 +197,7 @@ class Sites:
         self.encoder = Encoder(method.operation, given, method.trainable, tuple(chosen), getattr(method, "size", 0))
         operation = ENCODED[method.operation]
         for site in chosen:
-            self.sites[site] = Layer(operation, {}, GIVEN[operation])
+            self.sites[site] = Layer(operation, {}, GIVEN[operation], brought=GIVEN[operation])
 
     def _encode(self, keep: bool) -> list[Call]:
         """Give the encoder's sites what it computes now; its calls."""
@@ -229,11 +232,16 @@ class Sites:
         return found
 
 
-def _standing(method: Method) -> str:
+def standing(method: Method) -> str:
     """The operation that stands at a site for a method.
 
     A block that has its norms in front has none behind its sublayers, so that what is left of Houlsby's adapter there is
     h + A(h).
+
+    Raises
+    ------
+    CapabilityError
+        If the method freezes a part of an array.
     """
     if getattr(method, "frozen", 0):
         raise CapabilityError(
@@ -242,6 +250,12 @@ def _standing(method: Method) -> str:
     if getattr(method, "placement", "") == "houlsby":
         return "adapter.bottleneck"
     return ENCODED.get(method.operation, method.operation)
+
+
+def operations(method: Method) -> set[str]:
+    """All that a model calls for a method."""
+    cutting = {"prefix.cut"} if method.operation == "prefix.encode" else set()
+    return {standing(method)} | ({method.operation} & set(ENCODED)) | cutting
 
 
 def _inputs(operation: str) -> tuple[str, ...]:

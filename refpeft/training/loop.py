@@ -1,7 +1,8 @@
 """Training: steps that a killed run takes up again, bit for bit, where it left off.
 
 A run is a folder. ``run.json`` says what it is; ``state`` holds parameters and optimizer after the last complete step, see
-`refpeft.training.store`; ``metrics.jsonl`` has a line for each step; ``adapter`` is what came out, in peft's form.
+`refpeft.training.store`; ``metrics.jsonl`` has a line for each step; ``adapter`` is what came out, see
+`refpeft.formats.adapters`.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ import numpy as np
 from refpeft import plugins
 from refpeft.errors import AttributeValueError, FormatError
 from refpeft.files import atomic_write, read_json
-from refpeft.formats import peft
+from refpeft.formats import adapters
 from refpeft.methods import Method
-from refpeft.models import Llama
+from refpeft.models import Llama, encoders
+from refpeft.models.sites import operations
 from refpeft.ops import schedule
 from refpeft.training.paged import PagedAdamW
 from refpeft.training.text import batch
@@ -92,7 +94,7 @@ def train(
     ----------
     model : Llama
     method : Method
-        One that peft's files are written for, see `refpeft.formats.peft.LAYOUTS`.
+        One that stands at sites of a model, see `refpeft.models.sites`.
     pattern : str
         Of the sites.
     ids : (count, length) int64
@@ -113,15 +115,14 @@ def train(
     Raises
     ------
     CapabilityError
-        If the method is not written as peft's files, or the backend lacks an operation.
+        If the method stands at no site, or the backend lacks an operation.
     FormatError
         If the folder holds another run, or one that is complete.
     """
-    peft.require_layout(method)
-    for operation in (method.operation, PagedAdamW.operation):
+    for operation in (*sorted(operations(method)), PagedAdamW.operation):
         plugins.backend(model.backend).implementation(operation)
-    _enter(out, identity | {"method": type(method).__name__, **asdict(method), "sites": pattern, **asdict(settings)})
     model.attach(pattern, method, np.random.default_rng(settings.seed))
+    _enter(out, identity | {"method": type(method).__name__, **asdict(method), "sites": pattern, **asdict(settings)})
     parameters = model.trained
     size = 8 * sum(int(np.prod(p.shape)) for p in parameters.values())
     metrics = out / "metrics.jsonl"
@@ -147,7 +148,8 @@ def train(
                 file.write(json.dumps(line | {"tokens_per_second": rows.size / (time.perf_counter() - began)}) + "\n")
             optimizer.step(gradients, factor)
             advance(step + 1, loss)
-    peft.save(out / "adapter", peft.Adapter(method, model.arrays()), base=str(identity.get("model", "")))
+    adapter = adapters.Adapter(encoders.dropped(method), model.arrays())
+    adapters.save(out / "adapter", adapter, base=str(identity.get("model", "")))
     return losses
 
 
@@ -165,5 +167,5 @@ def _enter(out: Path, run: dict[str, Any]) -> None:
         raise FormatError(
             f"{out} holds another run: {name} is {before.get(name)!r} there, but {run.get(name)!r} is asked for."
         )
-    elif (out / "adapter" / peft.CONFIG).exists():
+    elif adapters.is_there(out / "adapter"):
         raise FormatError(f"{out} holds this run, complete; name a new folder to train again.")

@@ -10,10 +10,46 @@ import pytest
 from refpeft.errors import CapabilityError, FormatError
 from refpeft.formats import peft as files
 from refpeft.formats import safetensors
-from refpeft.methods import DoRA, HiRA, LoHa, LoRA, RsLoRA
+from refpeft.methods import (
+    C3A,
+    HRA,
+    IA3,
+    OFT,
+    BatMiSS,
+    DeLoRA,
+    DoRA,
+    HiRA,
+    HRAGramSchmidt,
+    LoHa,
+    LoRA,
+    MiSS,
+    PromptTuning,
+    PTuningV2,
+    RoAd,
+    RsLoRA,
+    VeRA,
+)
 from refpeft.models import load
 
-METHODS = [LoRA(rank=2, alpha=6), RsLoRA(rank=2, alpha=6), DoRA(rank=2, alpha=6), LoHa(rank=2, alpha=6)]
+METHODS = [
+    LoRA(rank=2, alpha=6),
+    RsLoRA(rank=2, alpha=6),
+    DoRA(rank=2, alpha=6),
+    LoHa(rank=2, alpha=6),
+    IA3(),
+    HRA(rank=2),
+    HRAGramSchmidt(rank=2),
+    HiRA(rank=2),
+    RoAd(group=8),
+    C3A(block=8),
+    OFT(block=8, variant="neumann"),
+    OFT(block=8, variant="peft", share=True),
+    MiSS(rank=4),
+    BatMiSS(rank=8),
+    DeLoRA(rank=2),
+    PromptTuning(tokens=3),
+    PTuningV2(tokens=3, size=8),
+]
 SITES = ("layers.0.attn.q", "layers.1.attn.v", "layers.1.mlp.down")
 IDS = np.random.default_rng(0).integers(0, 97, (2, 9))
 
@@ -37,13 +73,15 @@ def base(tmp_path_factory):
 
 
 def drawn(base, method) -> files.Adapter:
-    """An adapter off its start."""
+    """An adapter off its start, where the method stands."""
     random, model = np.random.default_rng(1), load(base)
-    arrays = {}
-    for site in SITES:
-        start = method.init(random, model.sites[site].arrays["weight"].numpy().astype(np.float64))
-        arrays[site] = {n: (a + random.normal(size=a.shape) * 0.3).astype(np.float32) for n, a in start.items()}
-    return files.Adapter(method, arrays)
+    linear = method.operation.endswith(".linear")
+    model.attach(",".join(SITES) if linear else "*", method, random)
+    for layer in model.sites.values():
+        for name in layer.trained:
+            array = model.host(layer.arrays[name])
+            layer.arrays[name] = model.asarray(array + random.normal(size=array.shape) * 0.3)
+    return files.Adapter(method, model.arrays())
 
 
 def ours(base, adapter) -> np.ndarray:
@@ -55,10 +93,10 @@ def ours(base, adapter) -> np.ndarray:
 def theirs(base, folder):
     torch, peft, transformers = (pytest.importorskip(n) for n in ("torch", "peft", "transformers"))
     model = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(base), folder)
-    return model, model(torch.from_numpy(IDS)).logits.detach().numpy()
+    return model, model(torch.from_numpy(IDS)).logits.detach().numpy()[:, -IDS.shape[1] :]
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("method", METHODS, ids=repr)
 def test_peft_and_refpeft_load_what_the_other_wrote(base, method, tmp_path):
     """Every tensor has its place in peft, the logits are equal to float32's rounding, and peft's own file reads back equal."""
     adapter = drawn(base, method)
@@ -89,7 +127,7 @@ def test_fields_that_change_nothing_are_kept(tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"peft_type": "VERA"}, CapabilityError, r"peft_type is 'VERA', but LOHA and LORA are read"),
+        ({"peft_type": "VERA"}, CapabilityError, r"peft_type is 'VERA', but C3A, DELORA, .*, ROAD are read"),
         (
             {"rank_pattern": {"q_proj": 4}},
             CapabilityError,
@@ -99,7 +137,13 @@ def test_fields_that_change_nothing_are_kept(tmp_path):
         ({"bias": "all"}, CapabilityError, 'bias is "all"'),
         ({"a_field_of_the_future": 7}, CapabilityError, "a_field_of_the_future is 7"),
         ({"use_dora": True}, FormatError, "layers.0.attn.q lacks magnitude"),
-        ({"r": "two"}, FormatError, "rank and alpha are needed as numbers"),
+        (
+            {"use_dora": True, "use_rslora": True},
+            CapabilityError,
+            "LORA with use_dora true, use_rslora true, peft_version null is not read",
+        ),
+        ({"peft_type": "PREFIX_TUNING", "r": None}, CapabilityError, "lora_alpha is 6.0, which is not understood"),
+        ({"r": "two"}, FormatError, "LoRA: rank must be an integer, but 'two' came"),
     ],
 )
 def test_what_is_not_understood_is_refused(tmp_path, change, error, message):
@@ -124,7 +168,34 @@ def test_a_tensor_that_belongs_nowhere_is_an_error(tmp_path):
         files.load(tmp_path)
     with pytest.raises(FormatError, match=r"has no adapter_config.json, expected an adapter of peft"):
         files.load(tmp_path / "nothing")
-    with pytest.raises(CapabilityError, match=r"written for LoRA, RsLoRA, DoRA, LoHa, but HiRA came"):
-        files.save(tmp_path / "hira", files.Adapter(HiRA(), arrays))
+    with pytest.raises(CapabilityError, match=r"peft's files have no place for VeRA\("):
+        files.save(tmp_path / "vera", files.Adapter(VeRA(), arrays))
+    with pytest.raises(CapabilityError, match=r"peft's files have no place for C3A\(.*normalised=False\)"):
+        files.save(tmp_path / "c3a", files.Adapter(C3A(normalised=False), arrays))
     with pytest.raises(FormatError, match=r"peft has no module for the site 'head'"):
         files.save(tmp_path / "head", files.Adapter(LoRA(), {"head": arrays["layers.0.attn.q"]}))
+
+
+@pytest.mark.parametrize(
+    ("change", "shape", "message"),
+    [
+        ({}, (3, 15), r"prompt_embeddings of shape \(3, 15\) is not a prefix of num_virtual_tokens 3, num_layers 2"),
+        ({"num_layers": 0}, (3, 64), "num_layers must be a positive integer, but 0 came"),
+        ({"num_attention_heads": 3}, (3, 64), "is not a prefix"),
+        ({"token_dim": "16"}, (3, 64), "token_dim must be a positive integer, but '16' came"),
+        ({"peft_type": "PROMPT_TUNING"}, (64,), r"must be \(tokens, width\), but has shape \(64,\)"),
+    ],
+)
+def test_a_prefix_of_another_shape_is_refused(tmp_path, change, shape, message):
+    """By what the fields say of it."""
+    keys = np.ones((2, 3, 8), np.float32)
+    arrays = {f"layers.{i}.attention": {"prefix_k": keys, "prefix_v": keys} for i in range(2)}
+    files.save(tmp_path, files.Adapter(PTuningV2(tokens=3, size=8), arrays))
+    config = json.loads((tmp_path / files.CONFIG).read_text()) | change
+    (tmp_path / files.CONFIG).write_text(json.dumps(config))
+    safetensors.save(tmp_path / files.TENSORS, {"prompt_embeddings": np.ones(shape, np.float32)})
+    with pytest.raises(FormatError, match=message):
+        files.load(tmp_path)
+    safetensors.save(tmp_path / files.TENSORS, {"other": np.ones(shape, np.float32)})
+    with pytest.raises(FormatError, match="the tensor prompt_embeddings is expected, alone, but other came"):
+        files.load(tmp_path)

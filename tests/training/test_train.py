@@ -62,6 +62,36 @@ def test_training_lowers_the_loss_and_peft_loads_what_was_learned(model, tmp_pat
         assert abs(theirs(input_ids=ids, labels=ids).loss.item() - after) < 2.0**-16
 
 
+@pytest.mark.parametrize(
+    ("method", "more", "kept"),
+    [
+        ("prompt", {"tokens": 3}, "adapter_config.json"),
+        ("ptuning", {"tokens": 3}, "adapter_config.json"),
+        ("prefix", {"tokens": 3}, "adapter_config.json"),
+        ("ia3", {"targets": "k,v"}, "adapter_config.json"),
+        ("houlsby", {"reduction": 4}, "refpeft_adapter.json"),
+        ("vera", {"rank": 4, "lr": 0.1}, "refpeft_adapter.json"),
+    ],
+)
+def test_methods_of_every_kind_are_trained_and_read_back(model, tmp_path, method, more, kept):
+    """Evaluated with what was kept, encoders gone, the text is likelier than for the base by as much as training says."""
+    pytest.importorskip("torch")
+    options = {"method": method, "backend": "torch", "steps": 12, "schedule": "constant", **more}
+    trained = refpeft(*training(model, tmp_path / "run", **options), "--json")
+    assert trained.exit_code == 0, trained.output
+    (row,) = json.loads(trained.stdout)
+    assert row["last"] < row["first"]
+    assert (tmp_path / "run" / "adapter" / kept).exists()
+    arguments = ("evaluate", model, "--data", model / "text.txt", "--sequence", 24, "--backend", "torch", "--json")
+    before, after = (
+        json.loads(refpeft(*arguments, *extra).stdout)[0]["loss"] for extra in ((), ("--adapter", row["adapter"]))
+    )
+    assert after < before
+    again = refpeft(*training(model, tmp_path / "run", **options))
+    assert again.exit_code == 2
+    assert "holds this run, complete" in again.stderr
+
+
 def lines(path) -> int:
     """Of a file, if it is there."""
     return path.read_text().count("\n") if path.exists() else 0
@@ -118,9 +148,10 @@ def test_wrong_runs_are_refused_in_a_sentence(model, tmp_path):
         (training(model, run, lr=0.1), "holds another run: lr is 0.02 there, but 0.1 is asked for"),
         (training(model, tmp_path / "full"), "holds something that is not a run"),
         (
-            training(model, tmp_path / "new", method="hira"),
-            "peft's files are written for LoRA, RsLoRA, DoRA, LoHa, but",
+            training(model, tmp_path / "new", method="cpt", backend="reference"),
+            "cpt.embed stands at no site of a model: it takes x, tokens, delta.",
         ),
+        (training(model, tmp_path / "new", method="hira"), "backend 'cpu' does not implement hira.linear"),
         (training(model, tmp_path / "new", method="none"), "there is no method 'none'"),
         (training(model, tmp_path / "new", targets="query"), "has no matrix 'query'"),
         (training(model, tmp_path / "new", warmup=9), "warmup must be from 0 to the 8 steps, but 9 came"),

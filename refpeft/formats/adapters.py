@@ -1,0 +1,91 @@
+"""An adapter's folder: in peft's form where peft's files have a place for the method, in refpeft's own otherwise.
+
+refpeft's own is ``refpeft_adapter.json``, with the method, its settings and what it was made for, beside
+``refpeft_adapter.safetensors``, with every array as ``SITE.ARRAY``: frozen ones too, which other libraries draw again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from refpeft.errors import AttributeValueError, FormatError
+from refpeft.files import atomic_write, read_json
+from refpeft.formats import peft, safetensors
+from refpeft.formats.peft import Adapter
+from refpeft.formats.safetensors_header import short
+from refpeft.methods import methods
+
+CONFIG, TENSORS = "refpeft_adapter.json", "refpeft_adapter.safetensors"
+_VERSION = 1
+
+
+def save(folder: str | os.PathLike[str], adapter: Adapter, base: str = "") -> None:
+    """Write an adapter, the configuration last.
+
+    Parameters
+    ----------
+    folder : path-like
+        Made if it is not there.
+    adapter : Adapter
+    base : str
+        What the configuration says of the model that it is for.
+
+    Raises
+    ------
+    FormatError
+        If a site has no module of that name in peft.
+    """
+    if peft.is_written(adapter.method):
+        peft.save(folder, adapter, base)
+        return
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"{site}.{n}": np.asarray(a) for site, arrays in adapter.arrays.items() for n, a in arrays.items()}
+    name = next(n for n, cls in methods().items() if cls is type(adapter.method))
+    numbers = asdict(adapter.method)  # type: ignore[call-overload]
+    config = {"version": _VERSION, "method": name, "settings": numbers, "base": base}
+    safetensors.save(folder / TENSORS, tensors)
+    atomic_write(folder / CONFIG, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
+
+
+def is_there(folder: Path) -> bool:
+    """Whether a folder holds an adapter, whole."""
+    return any((folder / name).is_file() for name in (CONFIG, peft.CONFIG))
+
+
+def load(folder: str | os.PathLike[str]) -> Adapter:
+    """Read an adapter of either form.
+
+    Raises
+    ------
+    FormatError
+        If a file is missing or malformed.
+    CapabilityError
+        If it is peft's, and the method, or a field that changes what it computes, is not one that is read.
+    """
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file():
+        return peft.load(folder)
+    config = read_json(folder / CONFIG)
+    cls, settings = methods().get(str(config.get("method"))), config.get("settings")
+    if config.get("version") != _VERSION or cls is None or not isinstance(settings, dict):
+        raise FormatError(
+            f"{folder / CONFIG}: a version {_VERSION}, a method and settings are expected, got {short.repr(config)}."
+        )
+    try:
+        method = cls(**settings)
+    except (TypeError, AttributeValueError) as error:
+        raise FormatError(f"{folder / CONFIG}: {error}") from error
+    arrays: dict[str, dict[str, np.ndarray]] = {}
+    archive = safetensors.scan(folder / TENSORS)
+    for name in archive:
+        site, _, array = name.rpartition(".")
+        arrays.setdefault(site, {})[array] = np.array(archive[name])
+    if not arrays:
+        raise FormatError(f"{folder / TENSORS}: there is no tensor, expected an adapter's.")
+    return Adapter(method, arrays, config)
