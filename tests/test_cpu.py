@@ -9,7 +9,7 @@ import refpeft
 from refpeft import catalogue, plugins
 from refpeft.numerics.formats import as_format
 from refpeft.ops import dynamic8, fp4, nf4
-from refpeft_cpu import chunks, memory, qlora, threads
+from refpeft_cpu import chunks, llm_int8_linear, memory, qlora, threads
 from refpeft_cpu import nf4 as tuned
 
 
@@ -20,6 +20,7 @@ def small_pieces(monkeypatch):
     monkeypatch.setattr(chunks, "CHUNK", 128)
     monkeypatch.setattr(chunks, "LEAST", 256)
     monkeypatch.setattr(qlora, "GROUP", 60)
+    monkeypatch.setattr(llm_int8_linear, "GROUP", 60)
 
 
 CASES = [(nf4, v) for v in ("paper", "bitsandbytes-cpu")] + [(fp4, v) for v in ("sign-magnitude", "bitsandbytes-cpu")]
@@ -119,6 +120,20 @@ def test_a_weight_decoded_in_groups_gives_what_the_whole_gives():
     dx, da, db = qlora.vjp(residuals, (dy,), ("x", "a", "b"))
     inputs = {"x": x, "packed": packed, "absmax": absmax, "a": a, "b": b}
     refpeft.assert_conforms("qlora.linear", {"y": y, "dx": dx, "da": da, "db": db}, dy=dy, **inputs, **attributes)
+
+
+@pytest.mark.parametrize("variant", ["paper", "bitsandbytes"])
+def test_integers_multiplied_in_groups_give_what_the_whole_gives(variant):
+    """Gradients included; with columns of outliers, of which one holds an element on the threshold."""
+    random = np.random.default_rng(0)
+    x, bias, dy = (random.normal(size=s).astype(np.float32) for s in ((5, 29), (11,), (5, 11)))
+    x[:, 3], x[1, 8] = 50 * x[:, 3], 6
+    codes, absmax = random.integers(-127, 128, (11, 29)).astype(np.int8), random.random(11).astype(np.float32)
+    inputs = {"x": x, "codes": codes, "absmax": absmax, "bias": bias}
+    attributes = {"threshold": 6.0, "variant": variant, "dtype": "float32"}
+    (y,), residuals = llm_int8_linear.linear(**inputs, **attributes)
+    dx, dbias = llm_int8_linear.vjp(residuals, (dy,), ("x", "bias"))
+    refpeft.assert_conforms("llm_int8.linear", {"y": y, "dx": dx, "dbias": dbias}, dy=dy, **inputs, **attributes)
 
 
 def test_every_part_is_worked_on_once(monkeypatch):

@@ -6,7 +6,7 @@ import numpy as np
 
 from refpeft.numerics.formats import as_format
 from refpeft.ops.llm_int8 import LEAST
-from refpeft_cpu.chunks import share_blocks
+from refpeft_cpu.chunks import largest, share_blocks
 from refpeft_cpu.memory import empty
 
 ONE_127TH = np.float32(1 / 127)
@@ -22,10 +22,8 @@ def quantize(weight, *, axis, residuals=True):
         for start, stop in chunks:
             x, v = weight[start:stop].astype(np.float32, copy=False), room[: stop - start]
             if axis == "rows":
-                np.max(np.abs(x, out=v).view(np.int32), axis=1, out=absmax[start:stop].view(np.int32))
-                np.multiply(x, steps(absmax[start:stop, None]), out=v)
-            else:
-                np.multiply(x, steps(absmax), out=v)
+                largest(x, v, absmax[start:stop])
+            np.multiply(x, steps(absmax[start:stop, None] if axis == "rows" else absmax), out=v)
             np.copyto(codes[start:stop], np.rint(v, out=v), casting="unsafe")
 
     share_blocks(encode, m, k)
@@ -55,13 +53,13 @@ def steps(absmax):
 def dequantize(codes, absmax, *, axis, dtype, residuals=True):
     """code absmax / 127, by a product with the reciprocal."""
     y = empty(codes.shape, as_format(dtype).dtype)
-    scale = absmax[:, None] if axis == "rows" else absmax[None]
+    scales = np.broadcast_to(absmax[:, None] if axis == "rows" else absmax, codes.shape)
 
     def decode(chunks, step):
         room = np.empty((step, codes.shape[1]), np.float32)
         for start, stop in chunks:
             values = y[start:stop] if y.dtype == np.float32 else room[: stop - start]
-            np.multiply(codes[start:stop], scale[start:stop] if axis == "rows" else scale, out=values)
+            np.multiply(codes[start:stop], scales[start:stop], out=values)
             values *= ONE_127TH
             if y.dtype != np.float32:
                 y[start:stop] = values
