@@ -3,9 +3,9 @@
     python benchmarks/cpu.py --out benchmarks/results/cpu.json
 
 A 4096 x 4096 float32 matrix in blocks of 64, with one and with two threads. Each row alternates the two, several rounds; medians
-with an interval that holds the median with 95 %. The memory of a result is that of the one before, which nobody holds any more, as in a
-run that decodes matrix after matrix; bitsandbytes' comes from torch. It first asks for equal codes, maxima and values, to the last
-bit.
+with an interval that holds the median with 95 %. The memory of a result is that of the one before, which nobody holds any more,
+as in a run that decodes matrix after matrix; bitsandbytes' comes from torch. It first asks for equal codes, maxima and values, to
+the last bit.
 """
 
 from __future__ import annotations
