@@ -23,7 +23,7 @@ from refpeft import plugins
 from refpeft.errors import CapabilityError, DomainError, ShapeError
 from refpeft.memory.decoder import Decoder
 from refpeft.models.calls import Call, Calls
-from refpeft.models.sites import Layer, Sites, place
+from refpeft.models.sites import Layer, Place, Sites, place
 from refpeft.numerics.formats import as_format
 from refpeft.ops import prompt, rope
 
@@ -84,14 +84,23 @@ class Llama(Sites):
             if name not in self._norms and name != "embedding" and not name.endswith(".bias"):
                 bias = {"bias": arrays[f"{name}.bias"]} if f"{name}.bias" in arrays else {}
                 self.sites[name] = Layer("nn.linear", {"weight": array} | bias)
-        self.kinds = dict.fromkeys(self.sites, "linear") | {"prompt": "prompt"}
-        self.weights = {"prompt": self._table}
-        scale = {"scale": shape.head_size**-0.5}
+        self.places = self._places()
+        for i in range(shape.layers):
+            self.sites[f"layers.{i}.attention"] = Layer("nn.attention", {}, attributes={"scale": shape.head_size**-0.5})
+
+    def _places(self) -> dict[str, Place]:
+        """Where methods can stand."""
+        weights, shape = {site: layer.arrays["weight"] for site, layer in self.sites.items()}, self.shape
+        token, keys = (1, 1, shape.width), (1, shape.kv_heads, 1, shape.head_size)
+        heads = {"q": (1, shape.heads, 1, shape.head_size), "k": keys, "v": keys}
+        places = {site: Place("linear", w, {"x": (1, w.shape[1])}) for site, w in weights.items()}
+        places["prompt"] = Place("prompt", self._table, {"x": token})
         for layer in (f"layers.{i}" for i in range(shape.layers)):
-            self.sites[f"{layer}.attention"] = Layer("nn.attention", {}, attributes=scale)
-            self.kinds |= {f"{layer}.attention": "attention"} | dict.fromkeys(_behind(layer), "sublayer")
-            self.weights |= {site: arrays[matrix] for site, matrix in _behind(layer).items()}
-            self.weights[f"{layer}.attention"] = arrays[f"{layer}.attn.k"]
+            places[f"{layer}.attention"] = Place("attention", weights[f"{layer}.attn.k"], dict(heads))
+            for site, last in (("attn.out", "attn.o"), ("mlp.out", "mlp.down")):
+                below = {"x": token, "residual": token}
+                places[f"{layer}.{site}"] = Place("sublayer", weights[f"{layer}.{last}"], dict(below))
+        return places
 
     def logits(self, ids: np.ndarray, cache: list | None = None, last: bool = False):
         """Logits (n, s, v) of token ids (n, s), as the backend's array.
@@ -287,11 +296,6 @@ class Llama(Sites):
 def pattern(shape: Decoder, targets: str) -> str:
     """The sites in every layer of matrices that ``targets`` names, see `Decoder.select`."""
     return ",".join(f"layers.*.{place(m.site)}" for m in shape.select(targets))
-
-
-def _behind(layer: str) -> dict[str, str]:
-    """The sites behind a layer's sublayers, and the matrix that each ends with."""
-    return {f"{layer}.attn.out": f"{layer}.attn.o", f"{layer}.mlp.out": f"{layer}.mlp.down"}
 
 
 def _heads(x, count: int):

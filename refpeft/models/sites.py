@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -59,6 +59,24 @@ class Layer:
     brought: tuple[str, ...] = ()
 
 
+class Place(NamedTuple):
+    """A site, whatever stands there.
+
+    Attributes
+    ----------
+    kind : str
+        Of `KINDS`.
+    weight : array
+        The matrix that a method which stands there takes its sizes and its start from.
+    below : dict of str to tuple of int
+        Shapes of what comes from below, for one token of one text.
+    """
+
+    kind: str
+    weight: Any
+    below: dict[str, tuple[int, ...]]
+
+
 class Sites:
     """The layers of a model, on one backend.
 
@@ -72,10 +90,8 @@ class Sites:
     Attributes
     ----------
     sites : dict of str to Layer
-    kinds : dict of str to str
-        The kind of every site, of those too at which nothing stands.
-    weights : dict of str to array
-        For sites that are not linear: the matrix that a method which stands there takes its sizes and its start from.
+    places : dict of str to Place
+        Of every site, of those too at which nothing stands.
     encoder : Encoder or None
         What computes the arrays of a reparametrised prompt or prefix.
     """
@@ -83,8 +99,7 @@ class Sites:
     def __init__(self, run: Calls, device: str, dtype: np.dtype):
         self._run, self._device, self._dtype = run, device, dtype
         self.sites: dict[str, Layer] = {}
-        self.kinds: dict[str, str] = {}
-        self.weights: dict[str, Any] = {}
+        self.places: dict[str, Place] = {}
         self.encoder: Encoder | None = None
 
     @property
@@ -169,7 +184,7 @@ class Sites:
     def _matching(self, pattern: str, operation: str) -> list[str]:
         """The sites that match, of those at which the operation can stand."""
         kind = next((k for k, first in KINDS.items() if _inputs(operation)[: len(first)] == first), None)
-        known = [site for site, its in self.kinds.items() if its == kind]
+        known = [site for site, its in self.places.items() if its.kind == kind]
         if kind is None or (kind == "linear") != operation.endswith(".linear"):
             raise CapabilityError(
                 f"{operation} stands at no site of a model: it takes {', '.join(_inputs(operation))}."
@@ -179,14 +194,11 @@ class Sites:
         raise ShapeError(f"{pattern!r} matches none of the sites for {operation}, which are {', '.join(known)}.")
 
     def _place(self, site: str, layer: Layer) -> None:
-        """Put a layer at a site, over the weight and bias that are there."""
+        """Put a layer at a site, over the weight and bias that are there, if it fits."""
         there = self.sites[site].arrays if site in self.sites else {}
-        arrays = {n: a for n, a in there.items() if n in ("weight", "bias")} | layer.arrays
-        first = KINDS[self.kinds[site]]
-        needed = [a.name for a in find(layer.operation).signature.inputs if not a.optional and a.name not in first]
-        if missing := [n for n in needed if n not in arrays]:
-            raise CapabilityError(f"{layer.operation} also takes {', '.join(missing)}, which a model does not give it.")
-        self.sites[site] = replace(layer, arrays=arrays)
+        layer = replace(layer, arrays={n: a for n, a in there.items() if n in ("weight", "bias")} | layer.arrays)
+        _require_fitting(site, self.places[site], layer)
+        self.sites[site] = layer
 
     def _encode_with(self, method: Method, chosen: list[str], random, arrays) -> None:
         """Have the sites' arrays encoded."""
@@ -216,8 +228,7 @@ class Sites:
         return {n: g for n, g in gradients.items() if n.rpartition(".")[0] not in self.encoder.sites} | own
 
     def _weight(self, site: str) -> np.ndarray:
-        weight = self.weights[site] if site in self.weights else self.sites[site].arrays["weight"]
-        return self.host(weight).astype(np.float64)
+        return self.host(self.places[site].weight).astype(np.float64)
 
     def _call(self, site: str, inputs: Mapping[str, Any], keep: bool, **attributes):
         """The output of what stands at a site."""
@@ -260,6 +271,30 @@ def operations(method: Method) -> set[str]:
 
 def _inputs(operation: str) -> tuple[str, ...]:
     return tuple(a.name for a in find(operation).signature.inputs)
+
+
+def _require_fitting(site: str, place: Place, layer: Layer) -> None:
+    """Refuse a layer that takes what a model does not give it, or whose arrays are not those of the site.
+
+    Raises
+    ------
+    CapabilityError, ShapeError
+    """
+    operation, inputs = find(layer.operation), _inputs(layer.operation)
+    if missing := [n for n in layer.trained if n not in layer.arrays]:
+        came = ", ".join(layer.brought) or "none"
+        raise ShapeError(f"{site}: {layer.operation} needs {', '.join(missing)}, but {came} came.")
+    if strange := [n for n in layer.arrays if n not in inputs]:
+        raise ShapeError(f"{site}: {layer.operation} has no input {', '.join(strange)}.")
+    known = (*KINDS[place.kind], *layer.arrays)
+    if missing := [a.name for a in operation.signature.inputs if not a.optional and a.name not in known]:
+        raise CapabilityError(f"{layer.operation} also takes {', '.join(missing)}, which a model does not give it.")
+    shapes = {n: shape for n, shape in place.below.items() if n in inputs}
+    shapes |= {n: tuple(a.shape) for n, a in layer.arrays.items()}
+    try:
+        operation.check_shapes(shapes, operation.check_attributes(layer.attributes))
+    except ShapeError as error:
+        raise ShapeError(f"{site}: {error}") from error
 
 
 def _require_for(chosen: Sequence[str], arrays: Mapping) -> None:

@@ -210,6 +210,24 @@ def test_what_cannot_stand_at_a_site_is_said(saved_folder, tmp_path):
             model.attach("*", known[name]())
     with pytest.raises(CapabilityError, match=r"poly\.linear also takes task, which a model does not give it"):
         model.attach("layers.0.attn.q", known["poly"](rank=2))
+    pair = {"a": np.ones((2, 16)), "b": np.ones((16, 2))}
+    prefix = dict.fromkeys(("prefix_k", "prefix_v"), np.ones((2, 3, 5)))
+    bottleneck = {"down": np.ones((4, 15)), "up": np.ones((16, 4)), "down_bias": np.ones(4), "up_bias": np.ones(16)}
+    for name, site, arrays, said in (
+        (
+            "lora",
+            "layers.0.attn.q",
+            pair | {"a": np.ones((2, 15))},
+            r"layers\.0\.attn\.q: lora\.linear: a has shape \(2, 15\)",
+        ),
+        ("lora", "layers.0.attn.q", {"a": pair["a"]}, r"layers\.0\.attn\.q: lora\.linear needs b, but a came"),
+        ("lora", "layers.0.attn.q", pair | {"c": np.ones(1)}, r"layers\.0\.attn\.q: lora\.linear has no input c"),
+        ("prompt", "prompt", {"prompt": np.ones((2, 15))}, r"prompt: prompt\.embed: prompt has shape \(2, 15\)"),
+        ("ptuning_v2", "layers.0.attention", prefix, "prefix_k has shape"),
+        ("houlsby", "layers.0.mlp.out", bottleneck, "down has shape"),
+    ):
+        with pytest.raises(ShapeError, match=said):
+            model.attach(site, known[name](), arrays={site: arrays})
     config = json.loads((saved_folder / "config.json").read_text())
     for scaling, error in (({"type": "linear"}, FormatError), ({"type": "yarn", "factor": 2.0}, CapabilityError)):
         folder = tmp_path / scaling["type"]
