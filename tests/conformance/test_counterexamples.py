@@ -52,9 +52,11 @@ def test_no_non_zero_of_a_minimal_problem_can_be_made_zero(failed):
     assert check.kind == "exact"
 
 
-def test_a_counterexample_replays_bit_for_bit_in_a_new_process(failed, tmp_path):
-    """The file alone brings the failure back, with the same bits."""
-    path = Counterexample.of(failed, "torch", "last rank dropped").save(tmp_path)
+@pytest.mark.parametrize("fault", ["last rank dropped", "different bits from run to run"])
+def test_a_counterexample_replays_bit_for_bit_in_a_new_process(tmp_path, fault):
+    """The file alone brings the failure back, with the same bits, also where only every other call goes wrong."""
+    failed = examine(Plan("torch", fault=fault), "lora.linear", "float32", CHECK)
+    path = Counterexample.of(failed, "torch", fault).save(tmp_path)
     command = [sys.executable, "-m", "refpeft", "replay", str(path), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1, done.stderr
