@@ -27,8 +27,8 @@ def linear(x, codes, absmax, bias=None, *, threshold, variant, dtype, residuals=
     y = np.empty((len(flat), len(codes)), np.float32)
     for part in _groups(codes):
         np.matmul(inside, codes[part].astype(np.float32).T, out=y[:, part])
-    y *= scales * ONE_127TH
-    y *= absmax * ONE_127TH
+    for factor in (scales, ONE_127TH, absmax, ONE_127TH):  # one after the other: a product of two might be subnormal
+        y *= factor
     if outliers.size:
         y += flat[:, outliers] @ _decoded(codes[:, outliers], absmax, x.dtype).T
     if bias is not None:
