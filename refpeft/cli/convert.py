@@ -32,6 +32,7 @@ def command(model, out, kind, double, blocksize, dtype, quantise, keep, shard, b
     from refpeft.convert.select import KEEP, QUANTISE, selected
     from refpeft.convert.source import open_model
     from refpeft.errors import CapabilityError
+    from refpeft.models import tokens
 
     settings = Settings(kind=kind, blocksize=blocksize, double=double, dtype=dtype)
     size = as_bytes("--shard", shard)
@@ -41,7 +42,9 @@ def command(model, out, kind, double, blocksize, dtype, quantise, keep, shard, b
     source = open_model(model)
     work = Quantise(selected(source.tensors, quantise or QUANTISE, keep or KEEP), settings, runner)
     with bar("converting", source.elements) as advance:
-        resumed, after = rewrite(source, work, out, shard=size, restart=restart, advance=advance)
+        resumed, after = rewrite(
+            source, work, out, shard=size, beside=tokens.files(model), restart=restart, advance=advance
+        )
     row = {"out": out, "tensors": len(source.tensors), "quantised": len(work.chosen), "resumed": resumed}
     row |= {"bytes_before": source.bytes, "bytes_after": after}
     report([row], tuple(row), as_json)

@@ -26,12 +26,15 @@ def command(model, adapter, out, dtype, shard, restart, as_json):
     from refpeft.convert.merge import Merge
     from refpeft.convert.source import open_model
     from refpeft.formats import adapters
+    from refpeft.models import tokens
 
     work = Merge(adapters.load(adapter), dtype)
     size = as_bytes("--shard", shard)
     source = open_model(model)
     work.require_fitting(source)
     with bar("merging", source.elements) as advance:
-        resumed, after = rewrite(source, work, out, shard=size, restart=restart, advance=advance)
+        resumed, after = rewrite(
+            source, work, out, shard=size, beside=tokens.files(model), restart=restart, advance=advance
+        )
     row = {"out": out, "tensors": len(source.tensors), "merged": len(work.adapted), "resumed": resumed, "bytes": after}
     report([row], tuple(row), as_json)

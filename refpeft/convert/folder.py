@@ -11,8 +11,9 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import ml_dtypes
@@ -58,6 +59,7 @@ def rewrite(
     out: str | os.PathLike[str],
     *,
     shard: int = SHARD,
+    beside: Mapping[str, bytes] = MappingProxyType({}),
     restart: bool = False,
     advance: Callable[[int], None] = lambda elements: None,
 ) -> tuple[int, int]:
@@ -71,6 +73,8 @@ def rewrite(
         Must not exist.
     shard : int
         About as many bytes a file holds.
+    beside : mapping of str to bytes
+        Files to write beside those that stood beside the model's own.
     restart : bool
         Whether to begin anew where an earlier run was killed.
     advance : callable
@@ -92,7 +96,7 @@ def rewrite(
     partial = begin(out, _plan(source, work, shard), restart=restart)
     try:
         written = _write_shards(partial, source, work, shard, advance)
-        _write_beside(partial / "done", source, work)
+        _write_beside(partial / "done", source, work, beside)
     except RefpeftError:  # which it would meet again
         shutil.rmtree(partial)
         raise
@@ -197,13 +201,15 @@ def _join(path: Path, parts: list[Path]) -> None:
                 sources[name].forget()
 
 
-def _write_beside(folder: Path, source: Source, work: Rewriting) -> None:
-    """The configuration, and copies of the files that stood beside the weights."""
+def _write_beside(folder: Path, source: Source, work: Rewriting, beside: Mapping[str, bytes]) -> None:
+    """The configuration, copies of the files that stood beside the weights, and what else is to."""
     if source.config is not None:
         _write_json(folder / "config.json", work.config(source))
     for path in source.beside:
         with open(path, "rb") as reader, atomic_file(folder / path.name) as writer:
             shutil.copyfileobj(reader, writer)
+    for name, content in beside.items():
+        atomic_write(folder / name, content)
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,27 @@ def ending(model: str | os.PathLike[str]) -> frozenset[int]:
         said = [read_json(path / name) for name in ("generation_config.json", "config.json") if (path / name).is_file()]
         found = next((c["eos_token_id"] for c in said if c.get("eos_token_id") is not None), None)
     return frozenset(int(i) for i in (found if isinstance(found, list) else [] if found is None else [found]))
+
+
+def files(model: str | os.PathLike[str]) -> dict[str, bytes]:
+    """What a folder needs to hold the tokenizer of a GGUF file; nothing for a folder, or a kind that is not read."""
+    path = Path(model)
+    if path.is_dir() or path.suffix == ".safetensors":
+        return {}
+    try:
+        made = tokenizer(path)
+    except CapabilityError:
+        return {}
+    found = gguf.scan(path).metadata
+    named = {f"{n}_token": found.get(f"tokenizer.ggml.{n}_token_id") for n in ("bos", "eos")}
+    words = found.get("tokenizer.ggml.tokens", [])
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": found.get("tokenizer.chat_template")}
+    config |= {n: words[i] for n, i in named.items() if i is not None}
+    ids = {f"{n}_id": int(i) for n, i in named.items() if i is not None}
+    said = {"tokenizer_config.json": config, "generation_config.json": ids}
+    return {"tokenizer.json": made.to_str(pretty=True).encode()} | {
+        name: (json.dumps(content, indent=2) + "\n").encode() for name, content in said.items()
+    }
 
 
 def _from_gguf(tokenizers, path: Path) -> Tokenizer:

@@ -14,8 +14,9 @@ from refpeft.errors import AttributeValueError, ShapeError
 from refpeft.formats import peft
 from refpeft.methods import LoRA
 from refpeft.models import load
+from refpeft.models.chat import ask
 from refpeft.models.generate import Sampling, generate
-from refpeft.models.tokens import ending, tokenizer
+from refpeft.models.tokens import ending, files, tokenizer
 
 PROMPT = [40, 200, 7, 9]
 
@@ -197,6 +198,46 @@ def test_a_template_cannot_do_harm(model, tmp_path, template, said):
     assert (result.exit_code, result.stdout) == (2, "")
     assert said in result.stderr, result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_a_gguf_files_tokenizer_goes_with_what_is_made_of_it(tmp_path):
+    """As files that transformers reads: the same ids, template and end; a kind that is not read leaves none."""
+    transformers, gguf = pytest.importorskip("transformers"), pytest.importorskip("gguf")
+    letters = sorted(pytest.importorskip("tokenizers").pre_tokenizers.ByteLevel.alphabet())
+
+    def written(name, kind):
+        writer = gguf.GGUFWriter(tmp_path / name, "llama")
+        writer.add_tokenizer_model(kind)
+        writer.add_tokenizer_pre("smollm")
+        writer.add_token_list(["<s>", "</s>", *letters, "ab"])
+        writer.add_token_types([3, 3] + [1] * 257)
+        writer.add_token_merges(["a b"])
+        writer.add_bos_token_id(0)
+        writer.add_eos_token_id(1)
+        writer.add_chat_template("[{{ messages[0].content }}]{{ eos_token }}")
+        writer.add_tensor("token_embd.weight", np.ones((4, 32), np.float32))
+        for finish in (
+            writer.write_header_to_file,
+            writer.write_kv_data_to_file,
+            writer.write_tensors_to_file,
+            writer.close,
+        ):
+            finish()
+        return tmp_path / name
+
+    path, folder = written("a.gguf", "gpt2"), tmp_path / "made"
+    folder.mkdir()
+    for name, content in files(path).items():
+        (folder / name).write_bytes(content)
+    theirs, text = transformers.PreTrainedTokenizerFast.from_pretrained(folder), "cab 12 </s>ä"
+    assert theirs(text).input_ids == tokenizer(path).encode(text).ids
+    assert 258 in theirs(text).input_ids
+    assert theirs.eos_token_id == 1
+    assert ending(folder) == ending(path) == {1}
+    asked = theirs.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False)
+    assert asked == ask(folder, "hi") == ask(path, "hi") == "[hi]</s>"
+    assert files(written("b.gguf", "llama")) == {}
+    assert files(folder) == {}
 
 
 def test_wrong_settings_are_refused_where_they_are_made(model):
