@@ -198,6 +198,8 @@ class Sites:
         there = self.sites[site].arrays if site in self.sites else {}
         layer = replace(layer, arrays={n: a for n, a in there.items() if n in ("weight", "bias")} | layer.arrays)
         _require_fitting(site, self.places[site], layer)
+        if self.encoder and site in self.encoder.sites:
+            self.encoder = None
         self.sites[site] = layer
 
     def _encode_with(self, method: Method, chosen: list[str], random, arrays) -> None:

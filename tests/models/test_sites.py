@@ -89,6 +89,13 @@ def test_a_prefix_in_some_layers_gives_and_costs_no_gradient_below():
     assert sorted(model.loss(IDS)[1]) == ["layers.1.attention.prefix_k", "layers.1.attention.prefix_v"]
 
 
+def test_a_prompt_takes_the_place_of_one_that_is_encoded():
+    """The encoder goes with it, and nothing of it is trained any more."""
+    model = tiny("ptuning")
+    model.attach("prompt", PromptTuning(tokens=2), np.random.default_rng(0))
+    assert sorted(model.loss(IDS)[1]) == sorted(model.trained) == ["prompt.prompt"]
+
+
 @pytest.mark.parametrize("kind", ["prompt", "prefix", "prefix through a perceptron"])
 def test_virtual_tokens_are_pefts(saved, kind):
     """Logits behind them, and the loss's gradients, in float32 to its rounding: the same trained arrays in both."""
