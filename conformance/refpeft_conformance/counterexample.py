@@ -14,13 +14,10 @@ from refpeft.formats import safetensors
 from refpeft.problem import Problem
 from refpeft_conformance.checks import Check, checks_of, weights
 from refpeft_conformance.subject import Subject
-from refpeft_conformance.verdict import NoGradient, Observation, Outside, Verdict, Violation
+from refpeft_conformance.verdict import TRIES, NoGradient, Observation, Outside, Verdict, Violation
 from refpeft_conformance.worker import in_flight
 
 FORMAT = "refpeft-counterexample/1"
-
-TRIES = 3
-"""How often a claim must hold on a problem that once violated it."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from refpeft_conformance.verdict import (
     ERROR,
     FAIL,
     PASS,
+    TRIES,
     UNSUPPORTED,
     NoGradient,
     Observation,
@@ -121,8 +122,10 @@ def run(
             problem, violation = found[0]
             minimal = False
             if shrinking and not isinstance(violation.__cause__, TimeoutError):
-                problem, minimal = shrink(problem, _told_apart(check, subject, problem))
-                violation = _violation(check, subject, problem) or violation
+                smaller, is_minimal = shrink(problem, _told_apart(check, subject, problem))
+                tries = (_violation(check, subject, smaller) for _ in range(TRIES))
+                if again := next(filter(None, tries), None):
+                    problem, violation, minimal = smaller, again, is_minimal
     except NoGradient as withheld:
         observed.examples = 0
         return verdict(UNSUPPORTED, str(withheld))

@@ -10,6 +10,8 @@ from refpeft.problem import Problem
 
 PASS, FAIL, ERROR, UNSUPPORTED, WAIVED = "PASS", "FAIL", "ERROR", "UNSUPPORTED", "WAIVED"
 VERDICTS = (PASS, FAIL, ERROR, UNSUPPORTED, WAIVED)
+TRIES = 3
+"""How often a claim must hold on a problem that once violated it: a backend may differ from one call to the next."""
 
 
 class Violation(Exception):
