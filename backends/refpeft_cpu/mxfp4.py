@@ -6,30 +6,18 @@ import numpy as np
 
 from refpeft.ops.mxfp4 import BLOCKSIZE, E8M0
 from refpeft_cpu import e2m1
-from refpeft_cpu.chunks import blocks_of, largest, share_blocks, whole
 from refpeft_cpu.decoding import decoded
-from refpeft_cpu.four_bit import Room
 
 
 def quantize(weight, *, residuals=True):
     """Packed codes, and scales."""
-    n, weight = weight.size, whole(weight, BLOCKSIZE)
-    count = weight.size // BLOCKSIZE
-    packed, scales = np.empty(weight.size // 2, np.uint8), np.empty(count, np.uint8)
+    return e2m1.quantized(weight, BLOCKSIZE, _scaled), None
 
-    def encode(chunks, step):
-        room, v, top = Room(step * BLOCKSIZE), np.empty((step, BLOCKSIZE), np.float32), np.empty(step, np.float32)
-        for start, stop in chunks:
-            x, scaled, maxima = blocks_of(weight, start, stop, BLOCKSIZE), v[: stop - start], top[: stop - start]
-            largest(x, scaled, maxima)
-            exponents = np.maximum((maxima.view(np.int32) >> 23) - 2, 0)
-            scales[start:stop] = exponents
-            np.multiply(x, ((254 - exponents) << 23).view(np.float32)[:, None], out=scaled)
-            halves = packed[start * BLOCKSIZE // 2 : stop * BLOCKSIZE // 2]
-            e2m1.pack(scaled.reshape(-1), x.reshape(-1), room, halves)
 
-    share_blocks(encode, count, BLOCKSIZE)
-    return (packed[: (n + 1) // 2], scales), None
+def _scaled(x, maxima, out):
+    exponents = np.maximum((maxima.view(np.int32) >> 23) - 2, 0)
+    np.multiply(x, ((254 - exponents) << 23).view(np.float32)[:, None], out=out)
+    return exponents, x
 
 
 def dequantize(packed, scales, *, n, dtype, residuals=True):

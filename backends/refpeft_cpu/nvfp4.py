@@ -7,9 +7,7 @@ import numpy as np
 from refpeft.ops._e2m1 import LARGEST as LARGEST_ELEMENT
 from refpeft.ops.nvfp4 import BLOCKSIZE, E4M3_NUMBERS, LARGEST, LEAST_SCALE
 from refpeft_cpu import e2m1
-from refpeft_cpu.chunks import blocks_of, largest, share_blocks, whole
 from refpeft_cpu.decoding import decoded
-from refpeft_cpu.four_bit import Room
 
 NUMBERS = E4M3_NUMBERS.astype(np.float32)
 LEAST_NORMAL, STEPS_TO_ONE = np.float32(2.0**-6), np.float32(2.0**9)
@@ -25,23 +23,15 @@ def scale(weight, *, residuals=True):
 
 def quantize(weight, scale, *, residuals=True):
     """Packed codes, and codes of the blocks' scales."""
-    n, weight, scale = weight.size, whole(weight, BLOCKSIZE), np.float32(scale)
-    count = weight.size // BLOCKSIZE
-    packed, scales = np.empty(weight.size // 2, np.uint8), np.empty(count, np.uint8)
+    scale = np.float32(scale)
 
-    def encode(chunks, step):
-        room, v, top = Room(step * BLOCKSIZE), np.empty((step, BLOCKSIZE), np.float32), np.empty(step, np.float32)
-        for start, stop in chunks:
-            x, scaled, maxima = blocks_of(weight, start, stop, BLOCKSIZE), v[: stop - start], top[: stop - start]
-            largest(x, scaled, maxima)
-            scales[start:stop] = _nearest_scale(maxima / (np.float32(LARGEST_ELEMENT) * scale))
-            divisors = NUMBERS[scales[start:stop]] * scale
-            np.divide(x, np.where(divisors > 0, divisors, np.inf)[:, None], out=scaled)
-            halves = packed[start * BLOCKSIZE // 2 : stop * BLOCKSIZE // 2]
-            e2m1.pack(scaled.reshape(-1), scaled.reshape(-1), room, halves)
+    def scaled(x, maxima, out):
+        codes = _nearest_scale(maxima / (np.float32(LARGEST_ELEMENT) * scale)).astype(np.uint8)
+        divisors = NUMBERS[codes] * scale
+        np.divide(x, np.where(divisors > 0, divisors, np.inf)[:, None], out=out)
+        return codes, out
 
-    share_blocks(encode, count, BLOCKSIZE)
-    return (packed[: (n + 1) // 2], scales), None
+    return e2m1.quantized(weight, BLOCKSIZE, scaled), None
 
 
 def _nearest_scale(s):

@@ -40,6 +40,7 @@ def command(model, data, out, method, rank, alpha, tokens, reduction, targets, s
     A prefix is in every layer, and an adapter behind every sublayer. DIR/adapter is what peft loads, if it has the method;
     DIR/metrics.jsonl has a line for each step.
     """
+    from dataclasses import replace
     from pathlib import Path
 
     from refpeft.errors import AttributeValueError
@@ -57,10 +58,11 @@ def command(model, data, out, method, rank, alpha, tokens, reduction, targets, s
         raise AttributeValueError(f"--sequence must be at least 1, but {sequence} came.")
     wanted = loop.Settings(**settings)
     numbers = {"rank": rank, "alpha": alpha, "tokens": tokens, "reduction": reduction}
-    _configured(known[method], **numbers)
+    chosen = _configured(known[method], **numbers)
     ids = text.rows(data, tokenizer(model), sequence + 1)
     decoder = load(model, backend=backend)
-    chosen = _configured(known[method], **numbers, size=decoder.shape.head_size)
+    if hasattr(chosen, "size"):
+        chosen = replace(chosen, size=decoder.shape.head_size)
     identity = {"model": str(model), "data": str(data), "sequence": sequence, "backend": backend}
     with _bar(wanted.steps) as advance:
         sites = pattern(decoder.shape, targets) if standing(chosen).endswith(".linear") else "*"

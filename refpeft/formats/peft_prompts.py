@@ -36,8 +36,8 @@ def encode(method: Method, arrays: Arrays) -> tuple[dict[str, Any], dict[str, np
         shape = {"peft_type": "PROMPT_TUNING", "token_dim": flat.shape[1]}
     else:
         keys, values = (np.stack([np.asarray(a[n]) for a in arrays.values()]) for n in ("prefix_k", "prefix_v"))
-        layers, groups, tokens, size = keys.shape
-        flat = np.stack([keys, values]).transpose(3, 1, 0, 2, 4).reshape(tokens, -1)
+        layers, groups, _, size = keys.shape
+        flat = prefix.together(keys, values)
         shape = {"peft_type": "PREFIX_TUNING", "token_dim": groups * size, "num_layers": layers}
         shape |= {"num_attention_heads": groups, "prefix_projection": False}
     return shape | {"num_virtual_tokens": len(flat), "num_transformer_submodules": 1}, {TENSOR: flat}

@@ -9,6 +9,7 @@ from typing import Any
 from refpeft.errors import CapabilityError, FormatError
 from refpeft.files import read_json
 from refpeft.formats import gguf
+from refpeft.models import tokens
 
 
 def ask(model: str | os.PathLike[str], question: str) -> str:
@@ -56,13 +57,12 @@ def _template(path: Path) -> tuple[Any, dict[str, str]]:
     """The template, and the special tokens that it may name."""
     if not path.is_dir():
         found = gguf.scan(path).metadata
-        words = found.get("tokenizer.ggml.tokens", [])
-        named = {f"{name}_token": found.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}
-        return found.get("tokenizer.chat_template"), {n: words[i] for n, i in named.items() if i is not None}
+        named = {name: found["tokenizer.ggml.tokens"][i] for name, i in tokens.special(path).items()}
+        return found.get("tokenizer.chat_template"), named
     config = read_json(path / "tokenizer_config.json") if (path / "tokenizer_config.json").is_file() else {}
     special = {name: config.get(name) for name in ("bos_token", "eos_token")}
     beside = path / "chat_template.jinja"
     template = beside.read_text("utf-8") if beside.is_file() else config.get("chat_template")
     if isinstance(template, list):
         template = next((t.get("template") for t in template if t.get("name") == "default"), None)
-    return template, {n: t["content"] if isinstance(t, dict) else t for n, t in special.items() if t}
+    return template, {n: str(t.get("content")) if isinstance(t, dict) else t for n, t in special.items() if t}

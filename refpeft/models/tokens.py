@@ -43,14 +43,40 @@ def tokenizer(model: str | os.PathLike[str]) -> Tokenizer:
 
 
 def ending(model: str | os.PathLike[str]) -> frozenset[int]:
-    """The tokens with which a model ends its text; none where it does not say."""
+    """The tokens with which a model ends its text; none where it does not say.
+
+    Raises
+    ------
+    FormatError
+        If what it says is no token id, nor several.
+    """
     path = Path(model)
     if not path.is_dir():
-        found = gguf.scan(path).metadata.get("tokenizer.ggml.eos_token_id")
-    else:
-        said = [read_json(path / name) for name in ("generation_config.json", "config.json") if (path / name).is_file()]
-        found = next((c["eos_token_id"] for c in said if c.get("eos_token_id") is not None), None)
-    return frozenset(int(i) for i in (found if isinstance(found, list) else [] if found is None else [found]))
+        return frozenset(i for n, i in special(path).items() if n == "eos_token")
+    said = [read_json(path / name) for name in ("generation_config.json", "config.json") if (path / name).is_file()]
+    found: Any = next((c["eos_token_id"] for c in said if c.get("eos_token_id") is not None), [])
+    ids = found if isinstance(found, list) else [found]
+    if not all(type(i) is int for i in ids):
+        raise FormatError(f"{path}: eos_token_id must be a token id or several, but {found!r} came.")
+    return frozenset(ids)
+
+
+def special(path: Path) -> dict[str, int]:
+    """A GGUF file's tokens that begin and end a text, ``bos_token`` and ``eos_token``, as far as it has them.
+
+    Raises
+    ------
+    FormatError
+        If one is not among its tokens.
+    """
+    found = gguf.scan(path).metadata
+    count, ids = len(found.get("tokenizer.ggml.tokens", [])), {}
+    for name in ("bos_token", "eos_token"):
+        if (number := found.get(f"tokenizer.ggml.{name}_id")) is not None:
+            if not isinstance(number, int) or not 0 <= number < count:
+                raise FormatError(f"{path}: {name}_id must be from 0 to {count - 1}, but {number!r} came.")
+            ids[name] = number
+    return ids
 
 
 def files(model: str | os.PathLike[str]) -> dict[str, bytes]:
@@ -62,13 +88,10 @@ def files(model: str | os.PathLike[str]) -> dict[str, bytes]:
         made = tokenizer(path)
     except CapabilityError:
         return {}
-    found = gguf.scan(path).metadata
-    named = {f"{n}_token": found.get(f"tokenizer.ggml.{n}_token_id") for n in ("bos", "eos")}
-    words = found.get("tokenizer.ggml.tokens", [])
+    ids, found = special(path), gguf.scan(path).metadata
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": found.get("tokenizer.chat_template")}
-    config |= {n: words[i] for n, i in named.items() if i is not None}
-    ids = {f"{n}_id": int(i) for n, i in named.items() if i is not None}
-    said = {"tokenizer_config.json": config, "generation_config.json": ids}
+    config |= {name: found["tokenizer.ggml.tokens"][i] for name, i in ids.items()}
+    said = {"tokenizer_config.json": config, "generation_config.json": {f"{name}_id": i for name, i in ids.items()}}
     return {"tokenizer.json": made.to_str(pretty=True).encode()} | {
         name: (json.dumps(content, indent=2) + "\n").encode() for name, content in said.items()
     }
@@ -84,13 +107,19 @@ def _from_gguf(tokenizers, path: Path) -> Tokenizer:
     kind, split = found.get("model"), found.get("pre", "gpt-2")
     if kind != "gpt2" or split not in ("gpt-2", "smollm"):
         raise CapabilityError(f"{path}: the tokenizer is {kind} ({split}), but gpt2 (gpt-2, smollm) is read.")
+    if missing := [name for name in ("tokens", "merges", "token_type") if name not in found]:
+        raise FormatError(f"{path}: the tokenizer lacks {', '.join(missing)}.")
     words, merges = found["tokens"], [tuple(pair.split(" ")) for pair in found["merges"]]
-    result = tokenizers.Tokenizer(tokenizers.models.BPE({word: i for i, word in enumerate(words)}, merges))
+    try:
+        model = tokenizers.models.BPE({word: i for i, word in enumerate(words)}, merges)
+    except Exception as error:  # whatever the package raises, of no class of its own
+        raise FormatError(f"{path}: its tokens and merges make no tokenizer: {error}.") from error
+    result = tokenizers.Tokenizer(model)
     parts = [tokenizers.pre_tokenizers.Digits(individual_digits=True)] if split == "smollm" else []
     parts.append(tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False))
     result.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(parts)
     result.decoder = tokenizers.decoders.ByteLevel()
-    result.add_special_tokens([words[i] for i, type in enumerate(found["token_type"]) if type == _CONTROL])
+    result.add_special_tokens([word for word, type in zip(words, found["token_type"]) if type == _CONTROL])
     return result
 
 

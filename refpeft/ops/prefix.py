@@ -165,7 +165,13 @@ def cut(flat, *, l: int, g: int, d: int):  # noqa: E741
 @cut.vjp
 def _(dkeys, dvalues, flat, *, l, g, d):  # noqa: E741
     """The columns back in their places."""
-    return np.stack([dkeys, dvalues], axis=0).transpose(3, 1, 0, 2, 4).reshape(flat.shape)
+    return together(dkeys, dvalues)
+
+
+def together(keys, values):
+    """The flat prefix (p, 2 l g d) of each layer's keys and values (l, g, p, d): `cut` the other way round."""
+    layers, groups, tokens, size = keys.shape
+    return np.stack([keys, values], axis=0).transpose(3, 1, 0, 2, 4).reshape(tokens, 2 * layers * groups * size)
 
 
 def init(random: np.random.Generator, tokens: int, layers: int, groups: int, size: int) -> np.ndarray:

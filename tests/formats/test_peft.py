@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from small_models import save
 
 from refpeft.errors import CapabilityError, FormatError
 from refpeft.formats import peft as files
@@ -57,19 +58,12 @@ IDS = np.random.default_rng(0).integers(0, 97, (2, 9))
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """A random Llama that transformers saved."""
-    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
-    torch.manual_seed(0)
+    transformers = pytest.importorskip("transformers")
     config = transformers.LlamaConfig(
         vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2,
     )  # fmt: skip
-    model = transformers.LlamaForCausalLM(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(8 if parameter.ndim > 1 else 1)
-    folder = tmp_path_factory.mktemp("base")
-    model.save_pretrained(folder)
-    return folder
+    return save(config, tmp_path_factory.mktemp("base"))
 
 
 def drawn(base, method) -> files.Adapter:

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from refpeft.cli import main
-from refpeft.errors import AttributeValueError, ShapeError
+from refpeft.errors import AttributeValueError, FormatError, ShapeError
 from refpeft.formats import peft
 from refpeft.methods import LoRA
 from refpeft.models import load
@@ -205,15 +205,16 @@ def test_a_gguf_files_tokenizer_goes_with_what_is_made_of_it(tmp_path):
     transformers, gguf = pytest.importorskip("transformers"), pytest.importorskip("gguf")
     letters = sorted(pytest.importorskip("tokenizers").pre_tokenizers.ByteLevel.alphabet())
 
-    def written(name, kind):
+    def written(name, kind, merges=("a b",), eos=1):
         writer = gguf.GGUFWriter(tmp_path / name, "llama")
         writer.add_tokenizer_model(kind)
         writer.add_tokenizer_pre("smollm")
         writer.add_token_list(["<s>", "</s>", *letters, "ab"])
         writer.add_token_types([3, 3] + [1] * 257)
-        writer.add_token_merges(["a b"])
+        if merges:
+            writer.add_token_merges(list(merges))
         writer.add_bos_token_id(0)
-        writer.add_eos_token_id(1)
+        writer.add_eos_token_id(eos)
         writer.add_chat_template("[{{ messages[0].content }}]{{ eos_token }}")
         writer.add_tensor("token_embd.weight", np.ones((4, 32), np.float32))
         for finish in (
@@ -238,6 +239,16 @@ def test_a_gguf_files_tokenizer_goes_with_what_is_made_of_it(tmp_path):
     assert asked == ask(folder, "hi") == ask(path, "hi") == "[hi]</s>"
     assert files(written("b.gguf", "llama")) == {}
     assert files(folder) == {}
+    for name, broken, said in (
+        ("c.gguf", {"merges": ()}, "the tokenizer lacks merges"),
+        ("d.gguf", {"merges": ("a q", "zz b")}, "its tokens and merges make no tokenizer"),
+        ("e.gguf", {"eos": 259}, "eos_token_id must be from 0 to 258, but 259 came"),
+    ):
+        with pytest.raises(FormatError, match=said):
+            files(written(name, "gpt2", **broken))
+    (folder / "generation_config.json").write_text('{"eos_token_id": "</s>"}')
+    with pytest.raises(FormatError, match="eos_token_id must be a token id or several, but '</s>' came"):
+        ending(folder)
 
 
 def test_wrong_settings_are_refused_where_they_are_made(model):

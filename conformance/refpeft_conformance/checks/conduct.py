@@ -77,7 +77,8 @@ def _accepts_layout(layout):
         try:
             results = {n: subject.host(a) for n, a in subject.call(problem, arranged).items()}
         except Violation as refusal:
-            if reason := subject.backend.implementation(problem.operation.name).contiguous:
+            reason, raised = subject.backend.implementation(problem.operation.name).contiguous, refusal.__cause__
+            if reason and raised is not None and not isinstance(raised, TimeoutError):
                 raise Outside(reason) from refusal
             raise
         _hold_all(subject, problem, results, observed)

@@ -1,4 +1,4 @@
-"""Small models that transformers saves."""
+"""Small models that transformers saves, for tests of more than one part."""
 
 from __future__ import annotations
 
