@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from refpeft.backend import Backend, Implementation
@@ -11,6 +13,7 @@ from refpeft.plugins import hookimpl
 from refpeft.problem import Problem
 
 
+@functools.cache
 def as_implementation(operation: Operation) -> Implementation:
     """Adapt a reference operation: the residuals are its inputs."""
 

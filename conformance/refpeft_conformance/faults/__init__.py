@@ -9,6 +9,7 @@ every operation that has it.
 from __future__ import annotations
 
 import fnmatch
+import functools
 import importlib
 import pkgutil
 from collections.abc import Callable
@@ -151,6 +152,10 @@ class Faulty(Backend):
         return self.inner.device_of(array)
 
     def operations(self):
+        return self._implementations
+
+    @functools.cached_property
+    def _implementations(self) -> dict[str, Implementation]:
         from refpeft.operation import find
 
         inner = self.inner.operations()
