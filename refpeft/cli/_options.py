@@ -1,4 +1,4 @@
-"""How options are read that come as ``NAME=VALUE`` or as a size."""
+"""Options that commands share, and how those are read that come as ``NAME=VALUE`` or as a size."""
 
 from __future__ import annotations
 
@@ -29,3 +29,32 @@ def as_bytes(option: str, text: str) -> int:
     if not bytes:
         raise click.UsageError(f"{option} needs a size as 48GB or 47.5GiB, but {text!r} came.")
     return bytes
+
+
+_TRAINING = (
+    click.option("--alpha", type=float, default=16.0, show_default=True),
+    click.option("--tokens", type=int, default=20, show_default=True, help="Virtual ones, of a prompt or prefix."),
+    click.option("--reduction", type=int, default=16, show_default=True, help="The width over an adapter's."),
+    click.option(
+        "--targets",
+        default="q,v",
+        show_default=True,
+        help="Of a method at matrices: which of every layer, or all-linear.",
+    ),
+    click.option("--steps", type=int, default=200, show_default=True),
+    click.option("--batch", type=int, default=4, show_default=True, help="Rows of text in a step."),
+    click.option("--sequence", type=int, default=128, show_default=True, help="Tokens that a row predicts."),
+    click.option("--lr", type=float, default=1e-3, show_default=True),
+    click.option("--schedule", default="cosine", show_default=True, help="constant, linear or cosine."),
+    click.option("--warmup", type=int, default=0, show_default=True, help="Steps."),
+    click.option("--decay", type=float, default=0.0, show_default=True),
+    click.option("--checkpointing", is_flag=True, help="Compute blocks again on the way back, to keep less of them."),
+    click.option("--backend", default="cpu", show_default=True, help="torch has every method."),
+)
+
+
+def training(command):
+    """What is trained and how, but for method, rank and seed: options of ``refpeft train`` and ``refpeft sweep``."""
+    for option in reversed(_TRAINING):
+        command = option(command)
+    return command

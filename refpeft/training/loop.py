@@ -18,12 +18,13 @@ import numpy as np
 
 from refpeft import plugins
 from refpeft.errors import AttributeValueError, FormatError
-from refpeft.files import atomic_write, read_json
+from refpeft.files import atomic_write
 from refpeft.formats import adapters
 from refpeft.methods import Method
 from refpeft.models import Llama, encoders
 from refpeft.models.sites import operations
 from refpeft.ops import schedule
+from refpeft.training.folder import enter
 from refpeft.training.paged import PagedAdamW
 from refpeft.training.text import batch
 
@@ -122,7 +123,10 @@ def train(
     for operation in (*sorted(operations(method)), PagedAdamW.operation):
         plugins.backend(model.backend).implementation(operation)
     model.attach(pattern, method, np.random.default_rng(settings.seed))
-    _enter(out, identity | {"method": type(method).__name__, **asdict(method), "sites": pattern, **asdict(settings)})
+    what = {"method": type(method).__name__, **asdict(method), "sites": pattern, **asdict(settings)}
+    enter(out, "run.json", "run", identity | what)
+    if adapters.is_there(out / "adapter"):
+        raise FormatError(f"{out} holds this run, complete; name a new folder to train again.")
     parameters = model.trained
     size = 8 * sum(int(np.prod(p.shape)) for p in parameters.values())
     metrics = out / "metrics.jsonl"
@@ -151,21 +155,3 @@ def train(
     adapter = adapters.Adapter(encoders.dropped(method), model.arrays())
     adapters.save(out / "adapter", adapter, base=str(identity.get("model", "")))
     return losses
-
-
-def _enter(out: Path, run: dict[str, Any]) -> None:
-    """Make the run's folder, or find in it the same run, not yet complete; a kill may have left a temporary file behind."""
-    out.mkdir(parents=True, exist_ok=True)
-    text, record = json.dumps(run, indent=2, sort_keys=True), out / "run.json"
-    if not record.exists():
-        if any(path.suffix != ".tmp" for path in out.iterdir()):
-            raise FormatError(f"{out} holds something that is not a run; name a new folder.")
-        atomic_write(record, text.encode())
-    elif record.read_text() != text:
-        before = read_json(record)
-        name = next(n for n in sorted(before | run) if before.get(n) != run.get(n))
-        raise FormatError(
-            f"{out} holds another run: {name} is {before.get(name)!r} there, but {run.get(name)!r} is asked for."
-        )
-    elif adapters.is_there(out / "adapter"):
-        raise FormatError(f"{out} holds this run, complete; name a new folder to train again.")

@@ -1,0 +1,41 @@
+"""A method by its name and numbers, and where it stands in a model."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+from refpeft.errors import AttributeValueError
+from refpeft.memory.decoder import Decoder
+from refpeft.methods import Method, methods
+from refpeft.models.llama import pattern
+from refpeft.models.sites import standing
+
+
+def named(name: str) -> type[Method]:
+    """The method of a name.
+
+    Raises
+    ------
+    AttributeValueError
+        If there is none.
+    """
+    if name not in (known := methods()):
+        raise AttributeValueError(f"there is no method {name!r}: 'refpeft methods' lists them.")
+    return known[name]
+
+
+def configured(name: str, **numbers) -> Method:
+    """The method with those of the numbers that it has, as rank or tokens."""
+    method = named(name)
+    own = {field.name for field in fields(method)}
+    return method(**{number: value for number, value in numbers.items() if number in own})
+
+
+def at(shape: Decoder, method: Method, targets: str) -> tuple[Method, str]:
+    """The method as a model of this shape takes it, and the pattern of its sites.
+
+    One for matrices stands at those that ``targets`` names, see `Decoder.select`, any other at every site of its kind.
+    """
+    if hasattr(method, "size"):
+        method = replace(method, size=shape.head_size)  # type: ignore[call-arg]
+    return method, pattern(shape, targets) if standing(method).endswith(".linear") else "*"
