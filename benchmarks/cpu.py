@@ -18,10 +18,10 @@ from pathlib import Path
 
 import click
 import numpy as np
-from intervals import alternating, interval, seconds
 
 from refpeft import plugins
 from refpeft.files import atomic_write
+from refpeft.intervals import alternating, median, seconds
 
 SIDE, BLOCKSIZE = 4096, 64
 THREADS = (1, 2)
@@ -62,7 +62,7 @@ def main(rounds: int, out: Path | None) -> None:
         for name, (ours, peer) in pairs.items():
             rows.append({"name": name, "threads": threads} | alternating(ours, peer, rounds))
             report(rows[-1])
-    limit = interval([seconds(lambda: np.copyto(copied, weight)) for _ in range(rounds)])
+    limit = median([seconds(lambda: np.copyto(copied, weight)) for _ in range(rounds)])
     click.echo(f"copying the matrix takes {1e3 * limit[1]:.1f} ms")
     if out:
         versions = {m.__name__: m.__version__ for m in (np, torch)} | {"bitsandbytes": _bitsandbytes_version()}

@@ -21,10 +21,10 @@ import click
 import cupy
 import ml_dtypes
 import numpy as np
-from intervals import interval
 
 from refpeft import plugins
 from refpeft.files import atomic_write
+from refpeft.intervals import median
 
 SIDE, RANK, BLOCKSIZE, SCALING, COPIES = 8192, 16, 64, 2.0, 4
 OPERATIONS = ("nf4.quantize", "nf4.dequantize", "qlora.linear", "lora.linear", "lora.merge")
@@ -69,9 +69,9 @@ def main(certificate: Path, rounds: int, out: Path) -> None:
     for row in comparisons(torch):
         ours, theirs = alternating(row.ours, row.theirs, rounds)
         limit = max(row.bytes / copy, row.products / product)
-        ratio = interval([t / o for o, t in zip(ours, theirs)])
+        ratio = median([t / o for o, t in zip(ours, theirs)])
         rows.append(
-            {"name": row.name, "peer": row.peer, "ours": interval(ours), "theirs": interval(theirs), "ratio": ratio}
+            {"name": row.name, "peer": row.peer, "ours": median(ours), "theirs": median(theirs), "ratio": ratio}
             | {"limit": limit}
         )
         click.echo(

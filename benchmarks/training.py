@@ -18,7 +18,8 @@ from pathlib import Path
 
 import click
 import numpy as np
-from intervals import alternating, seconds
+
+from refpeft.intervals import alternating, seconds
 
 SIZES = {
     "S1": (2, 64, 64, 8),

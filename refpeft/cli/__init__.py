@@ -34,6 +34,7 @@ COMMANDS = (
     "memory",
     "convert",
     "train",
+    "sweep",
     "evaluate",
     "merge",
     "generate",

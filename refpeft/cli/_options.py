@@ -31,6 +31,14 @@ def as_bytes(option: str, text: str) -> int:
     return bytes
 
 
+def integers(option: str, text: str) -> tuple[int, ...]:
+    """Whole numbers between commas."""
+    try:
+        return tuple(map(int, text.split(",")))
+    except ValueError:
+        raise click.UsageError(f"{option} needs whole numbers as 1,2,4, but {text!r} came.") from None
+
+
 _TRAINING = (
     click.option("--alpha", type=float, default=16.0, show_default=True),
     click.option("--tokens", type=int, default=20, show_default=True, help="Virtual ones, of a prompt or prefix."),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,9 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print a JSON lis
 def report(rows: Sequence[dict[str, Any]], columns: Sequence[str], as_json: bool) -> None:
     """Print rows of plain data: as JSON, or ``columns`` of them as a table (tab-separated where no terminal reads)."""
     if as_json:
-        click.echo(json.dumps([_plain(row) for row in rows], indent=2))
+        from refpeft.files import plain
+
+        click.echo(json.dumps(plain(rows), indent=2))
         return
     cells = [[_cell(row[column]) for column in columns] for row in rows]
     if not sys.stdout.isatty():
@@ -53,15 +54,6 @@ def bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(label, total=total)
         yield lambda done: progress.advance(task, done)
-
-
-def _plain(value):
-    """JSON has no NaN and no infinity: null stands for them."""
-    if isinstance(value, dict):
-        return {key: _plain(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _cell(value) -> str:

@@ -18,13 +18,11 @@ from refpeft.cli._output import as_json, progress, report
 @as_json
 def command(model, data, adapter, sequence, batch, limit, backend, as_json):
     """The mean cross-entropy of MODEL over the rows of a text, and its exponential."""
-    import math
-
     from refpeft.errors import AttributeValueError
     from refpeft.formats import adapters
     from refpeft.models import load
     from refpeft.models.tokens import tokenizer
-    from refpeft.training import text
+    from refpeft.training import evaluation, text
 
     if min(sequence, batch, 1 if limit is None else limit) < 1:
         raise AttributeValueError("--sequence, --batch and --rows must be at least 1.")
@@ -33,7 +31,6 @@ def command(model, data, adapter, sequence, batch, limit, backend, as_json):
     decoder = load(model, backend=backend)
     if found:
         decoder.attach(found.pattern, found.method, arrays=found.arrays)
-    parts = [ids[start : start + batch] for start in range(0, len(ids), batch)]
-    loss = sum(len(part) * decoder.score(part) for part in progress(parts, "evaluating")) / len(ids)
-    row = {"loss": loss, "perplexity": math.exp(loss), "tokens": len(ids) * sequence}
+    loss = evaluation.mean_loss(decoder, ids, batch, lambda parts: progress(parts, "evaluating"))
+    row = {"loss": loss, "perplexity": evaluation.perplexity(loss), "tokens": len(ids) * sequence}
     report([row], tuple(row), as_json)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 
-from refpeft.errors import CapabilityError
+from refpeft import drawing
 from refpeft.memory.account import Part
 
 COLOURS = {
@@ -35,13 +34,7 @@ def draw(bars: Mapping[str, Sequence[Part]], title: str, gpu: int | None = None)
     CapabilityError
         If matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise CapabilityError(
-            "Drawing needs matplotlib, which is not installed: run pip install 'refpeft[plot]'."
-        ) from None
-    figure = Figure(figsize=(10, 1.6 + 0.9 * len(bars)), layout="constrained")
+    figure = drawing.figure(10, 1.6 + 0.9 * len(bars))
     axes = figure.subplots()
     labelled: set[str] = set()
     for row, (name, parts) in enumerate(bars.items()):
@@ -71,6 +64,4 @@ def draw(bars: Mapping[str, Sequence[Part]], title: str, gpu: int | None = None)
     axes.set_title(title, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    return buffer.getvalue()
+    return drawing.png(figure)

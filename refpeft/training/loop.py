@@ -120,8 +120,7 @@ def train(
     FormatError
         If the folder holds another run, or one that is complete.
     """
-    for operation in (*sorted(operations(method)), PagedAdamW.operation):
-        plugins.backend(model.backend).implementation(operation)
+    require_implemented(model, method)
     model.attach(pattern, method, np.random.default_rng(settings.seed))
     what = {"method": type(method).__name__, **asdict(method), "sites": pattern, **asdict(settings)}
     enter(out, "run.json", "run", identity | what)
@@ -155,3 +154,15 @@ def train(
     adapter = adapters.Adapter(encoders.dropped(method), model.arrays())
     adapters.save(out / "adapter", adapter, base=str(identity.get("model", "")))
     return losses
+
+
+def require_implemented(model: Llama, method: Method) -> None:
+    """Refuse to begin what the model's backend could not end.
+
+    Raises
+    ------
+    CapabilityError
+        If it lacks an operation of the method's or the optimizer's.
+    """
+    for operation in (*sorted(operations(method)), PagedAdamW.operation):
+        plugins.backend(model.backend).implementation(operation)

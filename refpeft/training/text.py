@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -59,13 +60,59 @@ def rows(path: str | os.PathLike[str], tokenizer, length: int, ending: int | Non
     FormatError
         If the text does not fill a row.
     """
-    tokens: list[int] = []
-    for text in documents(path):
-        tokens += tokenizer.encode(text, add_special_tokens=False).ids
-        tokens += [] if ending is None else [ending]
+    return _cut(path, _joined(_encoded(path, tokenizer, ending)), length)
+
+
+def parted(path: str | os.PathLike[str], tokenizer, length: int, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train on, and rows that are held out: about a share of the tokens.
+
+    Where the file has several documents, whole ones are held out, drawn once and for all; else the end of the text.
+
+    Parameters
+    ----------
+    path : path-like
+    tokenizer : tokenizers.Tokenizer
+    length : int
+        Of a row, in tokens.
+    share : float
+        Between 0 and 1.
+
+    Returns
+    -------
+    trained, held : (count, length) int64
+
+    Raises
+    ------
+    FormatError
+        If one of them does not fill a row.
+    """
+    texts = _encoded(path, tokenizer)
+    wanted = math.ceil(share * sum(map(len, texts)))
+    if len(texts) == 1:
+        trained, held = texts[0][:-wanted], texts[0][-wanted:]
+    else:
+        order = np.random.default_rng(0).permutation(len(texts))
+        reached = np.cumsum([len(texts[i]) for i in order])
+        chosen = set(order[: np.searchsorted(reached, wanted) + 1])
+        trained, held = (_joined(t for i, t in enumerate(texts) if (i in chosen) == out) for out in (False, True))
+    return _cut(path, trained, length, " to train on"), _cut(path, held, length, " held out")
+
+
+def _encoded(path: str | os.PathLike[str], tokenizer, ending: int | None = None) -> list[list[int]]:
+    """The tokens of each document."""
+    last = [] if ending is None else [ending]
+    return [tokenizer.encode(text, add_special_tokens=False).ids + last for text in documents(path)]
+
+
+def _joined(texts: Iterable[list[int]]) -> list[int]:
+    return [token for text in texts for token in text]
+
+
+def _cut(path, tokens: list[int], length: int, what: str = "") -> np.ndarray:
+    """Tokens in rows; what is left at the end is dropped."""
     count = len(tokens) // length
     if not count:
-        raise FormatError(f"{path} has {len(tokens)} tokens, expected at least the {length} of a row.")
+        raise FormatError(f"{path} has {len(tokens)} tokens{what}, expected at least the {length} of a row.")
     return np.array(tokens[: count * length], np.int64).reshape(count, length)
 
 

@@ -1,0 +1,71 @@
+"""Where runs go: processes of this machine, or the workers of a Dask cluster, as a ``concurrent.futures.Executor`` either way."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+
+from refpeft.errors import CapabilityError
+
+
+@contextmanager
+def processes(count: int) -> Iterator[Executor]:
+    """Fresh processes, so many at a time, which end with this one, however it ends.
+
+    Raises
+    ------
+    CapabilityError
+        If one of them is killed.
+    """
+    try:
+        with ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _end_with_parent) as executor:
+            yield executor
+    except BrokenProcessPool as error:
+        raise CapabilityError(
+            "a process was killed, perhaps because memory ran out: what it was at is lost."
+        ) from error
+
+
+@contextmanager
+def dask(address: str, timeout: str = "10s") -> Iterator[Executor]:
+    """The workers of the Dask scheduler at an address; what a lost one was at, another does again.
+
+    Workers need refpeft, and the files by the same names.
+
+    Raises
+    ------
+    CapabilityError
+        If ``distributed`` is not installed, nobody answers, or work is lost again and again.
+    """
+    try:
+        from distributed import Client, KilledWorker
+    except ImportError:
+        raise CapabilityError(
+            "Dask needs distributed, which is not installed: run pip install 'refpeft[dask]'."
+        ) from None
+    try:
+        client = Client(address, timeout=timeout, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise CapabilityError(f"there is no Dask scheduler at {address}: {error}.") from error
+    with client, client.get_executor() as executor:
+        try:
+            yield executor
+        except (KilledWorker, CancelledError) as error:
+            raise CapabilityError(f"the Dask cluster at {address} lost what it was at: {error}.") from error
+
+
+def _end_with_parent() -> None:
+    """Have a thread wait for the parent's end: a pool's process whose parent was killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait():
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
