@@ -33,6 +33,7 @@ COMMANDS = (
     "methods",
     "memory",
     "convert",
+    "model",
     "train",
     "sweep",
     "evaluate",
