@@ -17,7 +17,7 @@ from refpeft_conformance.runner import run
 from refpeft_conformance.subject import Subject
 from refpeft_hf import adapterhub_findings, findings
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 pytest.importorskip("bitsandbytes")
 pytest.importorskip("hypothesis")
 with warnings.catch_warnings():
@@ -29,6 +29,9 @@ with warnings.catch_warnings():
         adapters = None
 
 needs_adapters = pytest.mark.skipif(adapters is None, reason="adapters is not installed")
+needs_avx512 = pytest.mark.skipif(
+    "AVX512" not in torch.backends.cpu.get_cpu_capability(), reason="the CPU has no AVX-512"
+)
 
 FINDINGS = Path(__file__).resolve().parents[1] / "docs" / "findings"
 
@@ -181,6 +184,14 @@ def test_what_peft_does_not_take_is_declared():
             "float32",
             "got 0; off by",
         ),
+        pytest.param(
+            "bitsandbytes",
+            "qlora.linear",
+            "outputs within budget on random inputs",
+            "float32",
+            "y[",
+            marks=needs_avx512,
+        ),
         ("bitsandbytes", "llm_int8.linear", "outputs within budget on random inputs", "float32", "y["),
         ("bitsandbytes", "nf4.dequantize", "outputs within budget on subnormal inputs", "bfloat16", "0; off by"),
     ],
@@ -261,6 +272,11 @@ def test_the_suite_reports_each_finding_unaided(backend, operation, claim, dtype
         (
             "peft_tokens_bias.py",
             ["y - (x Wᵀ + bias) is -bias: True", "merged and unmerged layer agree: False"],
+        ),
+        pytest.param(
+            "bitsandbytes_rows.py",
+            ["(16, 96): 1245 of 1536", "(16, 128): 0 of 2048", "comes back as (2, 1)", "x (2,): Function MatMul4Bit"],
+            marks=needs_avx512,
         ),
         ("bitsandbytes_strides.py", ["dequantize_4bit, codes with a stride: off by 4"]),
         ("bitsandbytes_subnormals.py", ["torch.bfloat16: the first value is -0", "maximum 1.17549e-38: [0, 0]"]),

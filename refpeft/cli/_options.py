@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import click
@@ -39,6 +40,46 @@ def integers(option: str, text: str) -> tuple[int, ...]:
         raise click.UsageError(f"{option} needs whole numbers as 1,2,4, but {text!r} came.") from None
 
 
+def quantised(command):
+    """The options ``--quantize`` and ``--double-quant``; the command gets ``quantise``, None for a model as it is."""
+
+    @click.option("--quantize", metavar="FORMAT", help="Keep the model's matrices in 4 bits: nf4 or fp4.")
+    @click.option("--double-quant", is_flag=True, help="Quantise the blocks' maxima as well.")
+    @functools.wraps(command)
+    def given(*, quantize, double_quant, **others):
+        from refpeft.convert.quantise import Settings
+
+        if double_quant and not quantize:
+            raise click.UsageError("--double-quant needs --quantize nf4 or fp4.")
+        return command(quantise=Settings(kind=quantize, double=double_quant) if quantize else None, **others)
+
+    return given
+
+
+def configured(command):
+    """The option ``--config``: a TOML file with the other options, by their names; what is on the command line goes before."""
+    help = "A TOML file of options, as rank = 8; those of the command line go before."
+    return click.option("--config", metavar="FILE", is_eager=True, expose_value=False, callback=_read, help=help)(
+        command
+    )
+
+
+def _read(context: click.Context, _, path: str | None) -> None:
+    import tomllib
+
+    if path is None:
+        return
+    try:
+        with open(path, "rb") as file:
+            found = {name.replace("-", "_"): value for name, value in tomllib.load(file).items()}
+    except (OSError, ValueError) as error:
+        raise click.UsageError(f"--config {path} must be a TOML file of options: {error}") from error
+    known = {p.name for p in context.command.params if isinstance(p, click.Option) and p.name != "config"}
+    if strange := found.keys() - known:
+        raise click.UsageError(f"--config {path} has {min(strange)!r}, expected one of {', '.join(sorted(known))}.")
+    context.default_map = found
+
+
 _TRAINING = (
     click.option("--alpha", type=float, default=16.0, show_default=True),
     click.option("--tokens", type=int, default=20, show_default=True, help="Virtual ones, of a prompt or prefix."),
@@ -55,6 +96,17 @@ _TRAINING = (
     click.option("--lr", type=float, default=1e-3, show_default=True),
     click.option("--schedule", default="cosine", show_default=True, help="constant, linear or cosine."),
     click.option("--warmup", type=int, default=0, show_default=True, help="Steps."),
+    click.option(
+        "--optimizer", default="adamw", show_default=True, help="As 'refpeft memory' has them; paged-adamw, for one."
+    ),
+    click.option(
+        "--state-budget",
+        "budget",
+        default="16MiB",
+        show_default=True,
+        callback=lambda context, option, text: as_bytes("--state-budget", text),
+        help="Of a paged optimizer's state in memory.",
+    ),
     click.option("--decay", type=float, default=0.0, show_default=True),
     click.option("--checkpointing", is_flag=True, help="Compute blocks again on the way back, to keep less of them."),
     click.option("--backend", default="cpu", show_default=True, help="torch has every method."),
@@ -63,6 +115,7 @@ _TRAINING = (
 
 def training(command):
     """What is trained and how, but for method, rank and seed: options of ``refpeft train`` and ``refpeft sweep``."""
+    command = quantised(command)
     for option in reversed(_TRAINING):
         command = option(command)
-    return command
+    return configured(command)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from refpeft.cli._options import quantised
 from refpeft.cli._output import as_json, progress, report
 
 
@@ -15,8 +16,9 @@ from refpeft.cli._output import as_json, progress, report
 @click.option("--batch", type=int, default=4, show_default=True)
 @click.option("--rows", "limit", type=int, help="So many rows of the text only.")
 @click.option("--backend", default="cpu", show_default=True)
+@quantised
 @as_json
-def command(model, data, adapter, sequence, batch, limit, backend, as_json):
+def command(model, data, adapter, sequence, batch, limit, backend, quantise, as_json):
     """The mean cross-entropy of MODEL over the rows of a text, and its exponential."""
     from refpeft.errors import AttributeValueError
     from refpeft.formats import adapters
@@ -28,7 +30,7 @@ def command(model, data, adapter, sequence, batch, limit, backend, as_json):
         raise AttributeValueError("--sequence, --batch and --rows must be at least 1.")
     found = adapters.load(adapter) if adapter else None
     ids = text.rows(data, tokenizer(model), sequence + 1)[:limit]
-    decoder = load(model, backend=backend)
+    decoder = load(model, backend=backend, quantise=quantise)
     if found:
         decoder.attach(found.pattern, found.method, arrays=found.arrays)
     loss = evaluation.mean_loss(decoder, ids, batch, lambda parts: progress(parts, "evaluating"))

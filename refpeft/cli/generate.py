@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from refpeft.cli._options import pairs
+from refpeft.cli._options import pairs, quantised
 from refpeft.cli._output import as_json, report
 
 
@@ -23,8 +23,9 @@ from refpeft.cli._output import as_json, report
 @click.option("--top-p", type=float, default=1.0, help="Draw from the likeliest that reach this probability.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--backend", default="cpu", show_default=True)
+@quantised
 @as_json
-def command(model, prompts, adapters, chat, tokens, seed, backend, as_json, **sampling):
+def command(model, prompts, adapters, chat, tokens, seed, backend, quantise, as_json, **sampling):
     """What MODEL, a Hugging Face folder or a GGUF file of Llama's type, writes behind each prompt.
 
     The base is in memory once, however many adapters there are: a prompt that begins with the name of one and an equals sign is
@@ -42,7 +43,7 @@ def command(model, prompts, adapters, chat, tokens, seed, backend, as_json, **sa
     chosen = Sampling(**sampling)
     loaded = {name: files.load(folder) for name, folder in pairs("--adapter", adapters).items()}
     tokenizer, ending = texts.tokenizer(model), texts.ending(model)
-    models = {"": load(model, backend=backend)}
+    models = {"": load(model, backend=backend, quantise=quantise)}
     for name, adapter in loaded.items():
         models[name] = models[""].twin()
         models[name].attach(adapter.pattern, adapter.method, arrays=adapter.arrays)

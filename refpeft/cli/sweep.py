@@ -42,6 +42,7 @@ def command(
     targets,
     sequence,
     backend,
+    quantise,
     as_json,
     **settings,
 ):
@@ -75,6 +76,7 @@ def command(
         sequence=sequence,
         share=share,
         backend=backend,
+        quantise=quantise,
         settings=loop.Settings(**settings),
     )
     drawing.figure(1, 1)

@@ -21,12 +21,15 @@ from refpeft.cli._output import as_json, report
 @click.option("--seed", type=int, default=0, show_default=True)
 @training
 @as_json
-def command(model, data, out, method, rank, alpha, tokens, reduction, targets, sequence, backend, as_json, **settings):
+def command(
+    model, data, out, method, rank, alpha, tokens, reduction, targets, sequence, backend, quantise, as_json, **settings
+):
     """Train a method's arrays in MODEL, a Hugging Face folder or a GGUF file of Llama's type.
 
-    A prefix is in every layer, and an adapter behind every sublayer. DIR/adapter is what peft loads, if it has the method;
-    DIR/metrics.jsonl has a line for each step.
+    A prefix is in every layer, and an adapter behind every sublayer; qlora is lora over a model in NF4, doubly quantised.
+    DIR/adapter is what peft loads, if it has the method; DIR/metrics.jsonl has a line for each step.
     """
+    from dataclasses import asdict
     from pathlib import Path
 
     from refpeft.errors import AttributeValueError
@@ -39,8 +42,10 @@ def command(model, data, out, method, rank, alpha, tokens, reduction, targets, s
         raise AttributeValueError(f"--sequence must be at least 1, but {sequence} came.")
     wanted = loop.Settings(**settings)
     ids = text.rows(data, tokenizer(model), sequence + 1)
-    decoder = load(model, backend=backend)
+    quantise = choice.base(method, quantise)
+    decoder = load(model, backend=backend, quantise=quantise)
     identity = {"model": str(model), "data": str(data), "sequence": sequence, "backend": backend}
+    identity |= {"quantised": asdict(quantise)} if quantise else {}
     with _bar(wanted.steps) as advance:
         fitting, sites = choice.at(decoder.shape, chosen, targets)
         losses = loop.train(decoder, fitting, sites, ids, wanted, Path(out), identity, advance)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ import numpy as np
 
 from refpeft.errors import FormatError
 from refpeft.files import read_json
-from refpeft.formats import gguf, safetensors
+from refpeft.formats import bitsandbytes, gguf, safetensors
+from refpeft.formats.four_bit import Quantised, dequantise
 from refpeft.formats.safetensors_header import short
+from refpeft.numerics.formats import as_format
 
 PIECE = 1 << 15
 """About as many elements are in memory at a time."""
@@ -27,11 +29,15 @@ _OUTPUT_FIRST = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor: its shape, the dtype of what is read, and its elements row by row, in pieces of about `PIECE`."""
+    """One tensor: its shape, the dtype of what is read, and its elements row by row, in pieces of about `PIECE`.
+
+    One in 4 bits is read whole, by ``four_bit``; its pieces are those of what it is decoded to.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     pieces: Callable[[], Iterator[np.ndarray]]
+    four_bit: Callable[[], Quantised] | None = None
 
     @property
     def elements(self) -> int:
@@ -71,13 +77,19 @@ class Source:
         return sum(t.elements * t.dtype.itemsize for t in self.tensors.values())
 
 
-def open_model(model: str | os.PathLike[str]) -> Source:
+def open_model(model: str | os.PathLike[str], *, four_bit: bool = False) -> Source:
     """A safetensors file, a Hugging Face folder, its weights in one file or several, or a GGUF file.
+
+    Parameters
+    ----------
+    model : path-like
+    four_bit : bool
+        Whether it may be a 4-bit checkpoint of bitsandbytes.
 
     Raises
     ------
     FormatError
-        If it is none of them, malformed, or quantised already.
+        If it is none of them, malformed, or quantised in a way that is not read.
     """
     path = Path(model)
     if path.is_dir():
@@ -90,10 +102,36 @@ def open_model(model: str | os.PathLike[str]) -> Source:
         with open(path, "rb") as file:
             is_gguf = file.read(4) == b"GGUF"
         source = _gguf(path) if is_gguf else Source(_safetensors([path], transposed=False), None, (path,))
-    quantised = [n for n in source.tensors if ".quant_state." in n]
-    if quantised or "quantization_config" in (source.config or {}):
+    states = [n for n in source.tensors if ".quant_state." in n]
+    if states and four_bit:
+        return _in_four_bits(source, os.fspath(model))
+    if states or "quantization_config" in (source.config or {}):
         raise FormatError(f"{os.fspath(model)} is quantised already, expected a model of floating-point numbers.")
     return source
+
+
+def _in_four_bits(source: Source, where: str) -> Source:
+    """The same model with each 4-bit weight as one tensor, without the parts that hold it."""
+    found = bitsandbytes.weights(source.tensors)
+    whole = {n: t for n, t in source.tensors.items() if not n.startswith(tuple(f"{w}." for w in found))}
+    return replace(source, tensors=whole | {name: _decoded(source.tensors, name, where) for name in found})
+
+
+def _decoded(tensors: Mapping[str, Tensor], name: str, where: str) -> Tensor:
+    parts = {n: t for n, t in tensors.items() if n == name or n.startswith(f"{name}.")}
+
+    def read() -> Quantised:
+        return bitsandbytes.decode(name, {n: _whole(t) for n, t in parts.items()}, where)
+
+    def pieces():
+        yield dequantise(read()).reshape(-1)
+
+    weight = read()
+    return Tensor(weight.shape, as_format(weight.dtype).dtype, pieces, read)
+
+
+def _whole(tensor: Tensor) -> np.ndarray:
+    return np.concatenate([np.empty(0, tensor.dtype), *tensor.pieces()]).reshape(tensor.shape)
 
 
 def _folder(folder: Path) -> Source:

@@ -42,10 +42,11 @@ class Llama(Sites):
     ----------
     shape : Decoder
         Sizes of its matrices.
-    weights : mapping of str to array
+    weights : mapping of str to array or Quantised
         ``embedding``, ``norm``, ``head`` unless it is tied, and for each layer ``layers.0.attn.norm``, ``.attn.q``, ``.attn.k``,
         ``.attn.v``, ``.attn.o``, ``.mlp.norm``, ``.mlp.gate``, ``.mlp.up``, ``.mlp.down``: NumPy arrays of one dtype, matrices as
-        (o, i). A matrix may have a bias, ``layers.0.attn.q.bias``.
+        (o, i). A matrix may have a bias, ``layers.0.attn.q.bias``, and may come in 4 bits, as
+        `refpeft.formats.four_bit.Quantised`.
     eps : float
         Of the norms.
     frequencies : (d / 2,) array, optional
@@ -62,7 +63,7 @@ class Llama(Sites):
     def __init__(
         self,
         shape: Decoder,
-        weights: Mapping[str, np.ndarray],
+        weights: Mapping[str, Any],
         *,
         eps: float,
         frequencies: np.ndarray | None = None,
@@ -76,7 +77,7 @@ class Llama(Sites):
         chosen = plugins.backend(backend)
         dtype = as_format(weights["embedding"].dtype.name).dtype
         super().__init__(Calls(chosen), device or chosen.devices()[0], dtype)
-        arrays = {name: self.asarray(w) for name, w in weights.items()}
+        arrays = {name: self._matrix(w) for name, w in weights.items()}
         arrays.setdefault("head", arrays["embedding"])
         self._norms = {n: a for n, a in arrays.items() if n.endswith("norm")}
         self._table = arrays["embedding"]

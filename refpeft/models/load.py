@@ -9,8 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from refpeft import plugins
+from refpeft.backend import Backend
+from refpeft.convert.quantise import Settings
 from refpeft.convert.source import Tensor, open_model
 from refpeft.errors import CapabilityError, FormatError
+from refpeft.formats.bitsandbytes_state import DTYPES
+from refpeft.formats.four_bit import Quantised
+from refpeft.formats.four_bit import quantise as quantised
 from refpeft.formats.peft import MODULES
 from refpeft.memory.decoder import Decoder
 from refpeft.memory.models import from_config
@@ -22,41 +28,61 @@ from refpeft.ops import rope
 _NORMS = {"attn.norm": "input_layernorm", "mlp.norm": "post_attention_layernorm"}
 
 
-def load(path: str | os.PathLike[str], *, dtype: str = "float32", backend: str = "torch", device: str = "") -> Llama:
+def load(
+    path: str | os.PathLike[str],
+    *,
+    dtype: str = "float32",
+    quantise: Settings | None = None,
+    backend: str = "torch",
+    device: str = "",
+) -> Llama:
     """The decoder in a Hugging Face folder (``config.json`` and safetensors, sharded or not) or a GGUF file.
+
+    A checkpoint of bitsandbytes in 4 bits stays in them.
 
     Parameters
     ----------
     path : path-like
     dtype : str
         What its weights are rounded to.
+    quantise : refpeft.convert.quantise.Settings, optional
+        Keep the matrices of its blocks in 4 bits, as `refpeft.models.four_bit` has them.
     backend, device : str
         On what it runs.
 
     Raises
     ------
     FormatError
-        If there is no such model, a tensor is missing or has another shape than the configuration says.
+        If there is no such model, a tensor is missing or has another shape than the configuration says, or it is to be quantised
+        and is already.
     CapabilityError
         If it is another architecture than Llama's, or one of its features is not computed.
     """
-    source = open_model(path)
+    source = open_model(path, four_bit=True)
     if source.config is None:
         raise FormatError(f"{path}: a model needs its config.json beside its weights.")
     shape = from_config(source.config, os.fspath(path))
     _require_plain(path, source.config)
     frequencies = _frequencies(path, source.config, shape.head_size)
-    wanted, weights = as_format(dtype).dtype, {}
+    wanted = as_format(dtype).dtype
+    matrices = {f"layers.{i}.{place(m.site)}": (m.o, m.i) for i in range(shape.layers) for m in shape.matrices()}
+    weights: dict[str, np.ndarray | Quantised] = {}
     for name, theirs in _names(shape):
         if theirs not in source.tensors:
             raise FormatError(
                 f"{path}: there is no tensor {theirs!r}, expected the {name} of a model of {shape.layers} layers."
             )
-        weights[name] = _read(source.tensors[theirs], wanted)
-    expected = {f"layers.{i}.{place(m.site)}": (m.o, m.i) for i in range(shape.layers) for m in shape.matrices()}
-    for name, size in expected.items():
-        if weights[name].shape != size:
-            raise FormatError(f"{path}: {name} has shape {weights[name].shape}, expected {size}.")
+        tensor = source.tensors[theirs]
+        if name in matrices and tensor.shape != matrices[name]:
+            raise FormatError(f"{path}: {name} has shape {tensor.shape}, expected {matrices[name]}.")
+        if tensor.four_bit and quantise:
+            raise FormatError(f"{path}: {name} is in 4 bits already, expected floating-point numbers to quantise.")
+        if tensor.four_bit and name in matrices:
+            weights[name] = tensor.four_bit()
+        elif quantise and name in matrices:
+            weights[name] = _quantised(tensor, wanted, quantise, plugins.backend(backend))
+        else:
+            weights[name] = _read(tensor, wanted)
     eps = source.config.get("rms_norm_eps", 1e-6)
     return Llama(shape, weights, eps=eps, frequencies=frequencies, backend=backend, device=device)
 
@@ -94,6 +120,16 @@ def _read(tensor: Tensor, dtype: np.dtype) -> np.ndarray:
         array[at : at + piece.size] = piece.reshape(-1)
         at += piece.size
     return array.reshape(tensor.shape)
+
+
+def _quantised(tensor: Tensor, dtype: np.dtype, settings: Settings, backend: Backend) -> Quantised:
+    """All of a tensor in 4 bits; what is decoded of it is as wide as its model, but float32 at most."""
+    decoded = dtype.name if dtype.name in DTYPES else "float32"
+    pieces = (piece.astype(dtype) for piece in tensor.pieces())
+    kind, blocksize, double = settings.kind, settings.blocksize, settings.double
+    return quantised(
+        pieces, tensor.shape, kind=kind, blocksize=blocksize, double=double, dtype=decoded, backend=backend
+    )
 
 
 def _names(shape: Decoder) -> Iterator[tuple[str, str]]:

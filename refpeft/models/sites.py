@@ -20,10 +20,12 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from refpeft.errors import CapabilityError, ShapeError
+from refpeft.formats.four_bit import Quantised
 from refpeft.methods import Method
 from refpeft.models import encoders
 from refpeft.models.calls import Call, Calls
 from refpeft.models.encoders import ENCODED, GIVEN, Encoder
+from refpeft.models.four_bit import Base
 from refpeft.operation import find, matches
 
 KINDS = {
@@ -66,7 +68,7 @@ class Place(NamedTuple):
     ----------
     kind : str
         Of `KINDS`.
-    weight : array
+    weight : array, or `refpeft.models.four_bit.Base`
         The matrix that a method which stands there takes its sizes and its start from.
     below : dict of str to tuple of int
         Shapes of what comes from below, for one token of one text.
@@ -108,7 +110,8 @@ class Sites:
         return self._run.backend.name
 
     def host(self, array) -> np.ndarray:
-        """An array of the model's backend as NumPy's."""
+        """An array of the model's backend as NumPy's; a matrix in 4 bits decoded."""
+        array = array.decoded() if isinstance(array, Base) else array
         return np.asarray(self._run.backend.to_numpy(array))
 
     def twin(self) -> Self:
@@ -120,8 +123,17 @@ class Sites:
     def asarray(self, array: np.ndarray):
         """An array of the model's backend; numbers as the model's dtype."""
         array = np.asarray(array)
-        array = array.astype(self._dtype, copy=False) if array.dtype.kind not in "bi" else array
+        return self._put(array.astype(self._dtype, copy=False) if array.dtype.kind not in "bi" else array)
+
+    def _put(self, array: np.ndarray):
+        """An array of the model's backend, in the dtype that it has."""
         return self._run.backend.asarray(np.asarray(array, order="C"), self._device)
+
+    def _matrix(self, weight: np.ndarray | Quantised):
+        """A frozen matrix, in 4 bits where it came so."""
+        return (
+            Base(weight, self._run, self._put, self._dtype) if isinstance(weight, Quantised) else self.asarray(weight)
+        )
 
     def attach(
         self,
@@ -146,7 +158,7 @@ class Sites:
         Raises
         ------
         CapabilityError
-            If the method's operation stands at no kind of site.
+            If the method's operation stands at no kind of site, or it brings a weight over one in 4 bits that cannot be kept so.
         ShapeError
             If no site matches, or the arrays are not those of the sites that do.
         """
@@ -162,6 +174,8 @@ class Sites:
         attributes = {n: v for n, v in method.attributes().items() if n in find(operation).attributes}
         for site in chosen:
             given = {name: self.asarray(a) for name, a in arrays[site].items()}
+            if "weight" in given and isinstance(base := self.places[site].weight, Base):
+                given["weight"] = base.again(arrays[site]["weight"])
             self._place(site, Layer(operation, given, method.trainable, attributes, tuple(given)))
 
     @property
@@ -235,7 +249,11 @@ class Sites:
     def _call(self, site: str, inputs: Mapping[str, Any], keep: bool, **attributes):
         """The output of what stands at a site."""
         layer = self.sites[site]
-        return self._run.forward(layer.operation, {**inputs, **layer.arrays}, keep, **layer.attributes, **attributes)
+        called = layer.operation, layer.arrays, layer.attributes
+        if isinstance(base := layer.arrays.get("weight"), Base):
+            called = base.under(*called)
+        operation, arrays, stated = called
+        return self._run.forward(operation, {**inputs, **arrays}, keep, **stated, **attributes)
 
     def _vjp(self, site: str, call: Call, dy, gradients: dict, wanted: Sequence[str]) -> dict[str, Any]:
         """The gradients to the inputs that are wanted; those to what is trained go into ``gradients``."""

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
+from refpeft.convert.quantise import Settings
 from refpeft.errors import AttributeValueError
 from refpeft.memory.decoder import Decoder
+from refpeft.memory.trained import ALIASES
 from refpeft.methods import Method, methods
 from refpeft.models.llama import pattern
 from refpeft.models.sites import standing
 
 
 def named(name: str) -> type[Method]:
-    """The method of a name.
+    """The method of a name; qlora is lora, see `base`.
 
     Raises
     ------
     AttributeValueError
         If there is none.
     """
-    if name not in (known := methods()):
+    if (plain := ALIASES.get(name, name)) not in (known := methods()):
         raise AttributeValueError(f"there is no method {name!r}: 'refpeft methods' lists them.")
-    return known[name]
+    return known[plain]
+
+
+def base(name: str, quantise: Settings | None) -> Settings | None:
+    """How the base of a method is quantised, where nothing else is asked for: qlora's in NF4, doubly."""
+    return Settings(double=True) if name == "qlora" and quantise is None else quantise
 
 
 def configured(name: str, **numbers) -> Method:

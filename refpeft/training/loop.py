@@ -24,8 +24,8 @@ from refpeft.methods import Method
 from refpeft.models import Llama, encoders
 from refpeft.models.sites import operations
 from refpeft.ops import schedule
+from refpeft.training import optimizers
 from refpeft.training.folder import enter
-from refpeft.training.paged import PagedAdamW
 from refpeft.training.text import batch
 
 SCHEDULES = ("constant", "linear", "cosine")
@@ -44,8 +44,12 @@ class Settings:
     schedule : str
         One of `SCHEDULES`, after ``warmup`` steps of rising.
     warmup : int
+    optimizer : str
+        A name of `refpeft.training.optimizers.OPTIMIZERS`, ``paged-`` before it or not.
+    budget : int
+        How many bytes of state a paged one holds; the rest is in the run's file.
     decay : float
-        AdamW's.
+        Of weights, by the optimizer.
     seed : int
         Of the adapter's start and of the order of the text.
     checkpointing : bool
@@ -57,6 +61,8 @@ class Settings:
     lr: float = 1e-3
     schedule: str = "cosine"
     warmup: int = 0
+    optimizer: str = "adamw"
+    budget: int = 2**24
     decay: float = 0.0
     seed: int = 0
     checkpointing: bool = False
@@ -70,6 +76,7 @@ class Settings:
             raise AttributeValueError(f"schedule must be one of {', '.join(SCHEDULES)}, but {self.schedule!r} came.")
         if not 0 <= self.warmup <= self.steps:
             raise AttributeValueError(f"warmup must be from 0 to the {self.steps} steps, but {self.warmup} came.")
+        optimizers.chosen(self.optimizer, self.decay)
 
     def factor(self, step: int) -> float:
         """What the learning rate is multiplied by in a step, counted from 1; it has fallen to zero behind the last."""
@@ -120,22 +127,19 @@ def train(
     FormatError
         If the folder holds another run, or one that is complete.
     """
-    require_implemented(model, method)
+    require_implemented(model, method, settings)
+    kind, numbers = optimizers.chosen(settings.optimizer, settings.decay)
     model.attach(pattern, method, np.random.default_rng(settings.seed))
     what = {"method": type(method).__name__, **asdict(method), "sites": pattern, **asdict(settings)}
     enter(out, "run.json", "run", identity | what)
     if adapters.is_there(out / "adapter"):
         raise FormatError(f"{out} holds this run, complete; name a new folder to train again.")
     parameters = model.trained
-    size = 8 * sum(int(np.prod(p.shape)) for p in parameters.values())
+    whole = 8 * sum(int(np.prod(p.shape)) for p in parameters.values()) + 2**21
+    budget = settings.budget if settings.optimizer.startswith(optimizers.PAGED) else whole
     metrics = out / "metrics.jsonl"
-    with PagedAdamW(
-        parameters,
-        lr=settings.lr,
-        budget=size + 2**21,
-        folder=out / "state",
-        backend=model.backend,
-        decay=settings.decay,
+    with kind(
+        parameters, lr=settings.lr, budget=budget, folder=out / "state", backend=model.backend, **numbers
     ) as optimizer:
         lines = metrics.read_text().splitlines()[: optimizer.steps] if metrics.exists() else []
         atomic_write(metrics, "".join(line + "\n" for line in lines).encode())
@@ -156,7 +160,7 @@ def train(
     return losses
 
 
-def require_implemented(model: Llama, method: Method) -> None:
+def require_implemented(model: Llama, method: Method, settings: Settings) -> None:
     """Refuse to begin what the model's backend could not end.
 
     Raises
@@ -164,5 +168,6 @@ def require_implemented(model: Llama, method: Method) -> None:
     CapabilityError
         If it lacks an operation of the method's or the optimizer's.
     """
-    for operation in (*sorted(operations(method)), PagedAdamW.operation):
+    kind, _ = optimizers.chosen(settings.optimizer, settings.decay)
+    for operation in (*sorted(operations(method)), kind.operation):
         plugins.backend(model.backend).implementation(operation)

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refpeft import intervals
+from refpeft.convert.quantise import Settings
 from refpeft.errors import AttributeValueError
 from refpeft.files import atomic_write, plain, read_json
 from refpeft.methods import Method
@@ -73,6 +74,8 @@ class Plan:
     share : float
         Of the text, which is held out; every run has the same, see `refpeft.training.text.parted`.
     backend : str
+    quantise : refpeft.convert.quantise.Settings or None
+        How the model's matrices are, whatever the method.
     settings : Settings
         A run's seed takes the place of the one in them.
     """
@@ -87,6 +90,7 @@ class Plan:
     sequence: int
     share: float
     backend: str
+    quantise: Settings | None
     settings: loop.Settings
 
     def __post_init__(self):
@@ -109,7 +113,8 @@ class Plan:
     def record(self) -> dict[str, Any]:
         """All that makes the sweep what it is, the data's bytes too."""
         shared = {name: value for name, value in asdict(self.settings).items() if name != "seed"}
-        own = {name: value for name, value in vars(self).items() if name not in ("numbers", "settings")}
+        own = {name: value for name, value in vars(self).items() if name not in ("numbers", "settings", "quantise")}
+        own |= {"quantised": asdict(self.quantise)} if self.quantise else {}
         digest = hashlib.sha256(Path(self.data).read_bytes()).hexdigest()
         return own | self.numbers | shared | {"sha256": digest}
 
@@ -119,7 +124,7 @@ class Plan:
 
     def begun(self, run: Run) -> tuple[Llama, Method, str]:
         """What a run starts from: the model, the method as the model takes it, and the pattern of its sites."""
-        model = _base(self.model, self.backend).twin()
+        model = _base(self.model, self.backend, choice.base(run.method, self.quantise)).twin()
         chosen = choice.configured(run.method, **self.numbers, rank=run.rank)
         return model, *choice.at(model.shape, chosen, self.targets)
 
@@ -182,7 +187,7 @@ def require_possible(plan: Plan) -> None:
     for run in plan.runs():
         if run.seed == plan.seeds[0]:
             model, method, sites = plan.begun(run)
-            loop.require_implemented(model, method)
+            loop.require_implemented(model, method, plan.settings)
             model.attach(sites, method, np.random.default_rng(run.seed))
     _base.cache_clear()
 
@@ -212,7 +217,7 @@ def carry_out(plan: Plan, run: Run, out: Path) -> None:
 
 def measure_base(plan: Plan, out: Path) -> None:
     """The held-out loss of the untrained model."""
-    loss = mean_loss(_base(plan.model, plan.backend), plan.text()[1], plan.settings.batch)
+    loss = mean_loss(_base(plan.model, plan.backend, plan.quantise), plan.text()[1], plan.settings.batch)
     atomic_write(out / "base.json", json.dumps({"loss": loss}).encode())
 
 
@@ -247,9 +252,9 @@ def _row(out: Path, run: Run) -> Path:
 
 
 @functools.lru_cache(1)
-def _base(model: str, backend: str) -> Llama:
+def _base(model: str, backend: str, quantise: Settings | None) -> Llama:
     """The model, once in a process, whatever runs it sees."""
-    return load(model, backend=backend)
+    return load(model, backend=backend, quantise=quantise)
 
 
 @functools.lru_cache(1)

@@ -124,6 +124,33 @@ def test_a_killed_run_goes_on_to_the_same_bits(model, tmp_path):
     assert len(losses[0]) == 30
 
 
+def test_qlora_is_trained_with_paged_state_and_its_options_may_lie_in_a_file(model, tmp_path):
+    """Over NF4, doubly quantised; the state in pages of a small budget or whole, from a file or the command line: equal losses."""
+    (tmp_path / "run.toml").write_text(
+        'method = "qlora"\nrank = 64\noptimizer = "paged-adamw"\nstate-budget = "1MiB"\n'
+    )
+    alone = {"method": "lora", "rank": 64, "quantize": "nf4", "targets": "all-linear"}
+    runs = {
+        "paged": training(model, tmp_path / "paged", config=tmp_path / "run.toml", targets="all-linear"),
+        "whole": [*training(model, tmp_path / "whole", **alone), "--double-quant"],
+        "lion": [*training(model, tmp_path / "lion", optimizer="lion", **alone), "--double-quant"],
+    }
+    losses = {}
+    for name, arguments in runs.items():
+        result = refpeft(*arguments)
+        assert result.exit_code == 0, result.output
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        losses[name] = [json.loads(line)["loss"] for line in lines]
+    assert losses["paged"] == losses["whole"] != losses["lion"]
+    assert losses["whole"][-1] < losses["whole"][0]
+    arguments = ("evaluate", model, "--data", model / "text.txt", "--adapter", tmp_path / "whole" / "adapter", "--json")
+    four, plain = (
+        json.loads(refpeft(*arguments, "--sequence", 24, *more).stdout)[0]["loss"]
+        for more in (("--quantize", "nf4", "--double-quant"), ())
+    )
+    assert four != plain
+
+
 def test_rows_of_a_step_do_not_depend_on_the_steps_before():
     """A pass takes every row once, in an order of its own."""
     ids = np.arange(10)[:, None]
@@ -137,6 +164,7 @@ def test_wrong_runs_are_refused_in_a_sentence(model, tmp_path):
     """Exit status 2, and nothing is begun."""
     (tmp_path / "bad.jsonl").write_text('{"text": "fine"}\n{"texts": 1}\n')
     (tmp_path / "short.txt").write_text("short")
+    (tmp_path / "bad.toml").write_text("ranks = 8")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "something").write_text("")
     run = tmp_path / "run"
@@ -164,6 +192,12 @@ def test_wrong_runs_are_refused_in_a_sentence(model, tmp_path):
         (training(model, tmp_path / "new", data=tmp_path / "none.txt"), "none.txt: No such file"),
         (training(model, tmp_path / "new", method="dora"), "backend 'cpu' does not implement dora.linear"),
         (training(model, tmp_path / "new", backend="nowhere"), "there is no backend 'nowhere'"),
+        (training(model, tmp_path / "new", optimizer="sgdw"), "there is no optimizer 'sgdw', expected one of sgd"),
+        (training(model, tmp_path / "new", optimizer="paged-adam", decay=0.1), "paged-adam has no decay of weights"),
+        (training(model, tmp_path / "new", quantize="nf3"), "There is no 4-bit format 'nf3'"),
+        ([*training(model, tmp_path / "new"), "--double-quant"], "--double-quant needs --quantize nf4 or fp4"),
+        (training(model, tmp_path / "new", config=tmp_path / "bad.jsonl"), "must be a TOML file of options"),
+        (training(model, tmp_path / "new", config=tmp_path / "bad.toml"), "bad.toml has 'ranks', expected one of"),
         (training(tmp_path / "full", tmp_path / "new"), "has no tokenizer.json"),
         (["evaluate", model, "--data", model / "text.txt", "--rows", "0"], "must be at least 1"),
         (["evaluate", model, "--data", model / "text.txt", "--adapter", tmp_path], "has no adapter_config.json"),
