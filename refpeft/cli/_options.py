@@ -65,19 +65,21 @@ def configured(command):
 
 
 def _read(context: click.Context, _, path: str | None) -> None:
+    """Make what the file says the options' defaults."""
     import tomllib
 
     if path is None:
         return
     try:
         with open(path, "rb") as file:
-            found = {name.replace("-", "_"): value for name, value in tomllib.load(file).items()}
+            found = tomllib.load(file)
     except (OSError, ValueError) as error:
         raise click.UsageError(f"--config {path} must be a TOML file of options: {error}") from error
-    known = {p.name for p in context.command.params if isinstance(p, click.Option) and p.name != "config"}
+    options = [p for p in context.command.params if isinstance(p, click.Option) and p.name != "config"]
+    known = {name.removeprefix("--"): option.name for option in options for name in option.opts}
     if strange := found.keys() - known:
         raise click.UsageError(f"--config {path} has {min(strange)!r}, expected one of {', '.join(sorted(known))}.")
-    context.default_map = found
+    context.default_map = {known[name]: value for name, value in found.items()}
 
 
 _TRAINING = (

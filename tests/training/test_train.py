@@ -125,7 +125,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(model, tmp_path):
 
 
 def test_qlora_is_trained_with_paged_state_and_its_options_may_lie_in_a_file(model, tmp_path):
-    """Over NF4, doubly quantised; the state in pages of a small budget or whole, from a file or the command line: equal losses."""
+    """Over NF4, doubly quantised: equal losses with the state in a small budget or whole, from a file or the command line."""
     (tmp_path / "run.toml").write_text(
         'method = "qlora"\nrank = 64\noptimizer = "paged-adamw"\nstate-budget = "1MiB"\n'
     )
