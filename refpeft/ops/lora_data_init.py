@@ -13,22 +13,28 @@ import numpy as np
 
 from refpeft.errors import AttributeValueError, DomainError, ShapeError
 from refpeft.golden import stored
-from refpeft.ops.lora_init import Factors, matrix, with_residual
+from refpeft.ops.lora_init import Factors, matrix, principal, with_residual
+from refpeft.ops.lora_inputs import Inputs
 from refpeft.problem import Problem
 
-DIRECTIONS = ("ArBr", "A2rBr", "ArB2r")
-SCALES = ("stable", "weight_svd", "gd_scale", "unit")
+MODES = ("ipm", "kpm")
+LORA_GA = {
+    "direction": ("ArBr", "A2rBr", "ArB2r"),
+    "scale": ("stable", "weight_svd", "gd_scale", "unit"),
+    "variant": ("authors", "peft"),
+}
+"""What each option may be."""
 
 
-def eva(inputs: np.ndarray, rank: int, *, whiten: bool = False) -> np.ndarray:
+def eva(inputs: Inputs, rank: int, *, whiten: bool = False) -> np.ndarray:
     """A from the directions in which the layer's inputs vary most (Paischer et al. 2024, arXiv:2410.07170); B is zero.
 
     The first r right singular vectors of the inputs, their mean taken off as in peft.
 
     Parameters
     ----------
-    inputs : (t, i)
-        One row for each token.
+    inputs : Inputs
+        t of them, see `refpeft.ops.lora_inputs`.
     rank : int
         r, from 1 to min(t, i).
     whiten : bool
@@ -41,10 +47,10 @@ def eva(inputs: np.ndarray, rank: int, *, whiten: bool = False) -> np.ndarray:
     Raises
     ------
     AttributeValueError, DomainError, ShapeError
-        If the rank is outside its range, the inputs are no matrix of finite numbers, or vary in too few directions to whiten r.
+        If the rank is outside its range, the inputs are not finite, or vary in too few directions to whiten r.
     """
-    x, _ = matrix("eva", inputs, rank, "the matrix of inputs")
-    _, s, vt = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
+    x, _ = matrix("eva", inputs.spread, rank, "the matrix of inputs")
+    _, s, vt = np.linalg.svd(x, full_matrices=False)
     if whiten and s[rank - 1] <= s[0] * np.finfo(np.float64).eps * max(x.shape):
         raise DomainError(f"eva: inputs vary in fewer than {rank} directions, so that whitening would divide by zero.")
     return vt[:rank] / np.sqrt(s[:rank, None]) if whiten else vt[:rank]
@@ -99,7 +105,7 @@ def corda(
     """
     w, format = matrix("corda", weight, rank)
     _above_zero("corda", scaling=scaling, damp=damp)
-    if mode not in ("ipm", "kpm"):
+    if mode not in MODES:
         raise AttributeValueError(f"corda: mode must be 'ipm' or 'kpm', but {mode!r} came.")
     c = _square("corda", covariance, w.shape[1])
     while True:
@@ -123,12 +129,18 @@ def lora_ga(
     direction: str = "ArB2r",
     scale: str = "stable",
     gamma: float = 16.0,
+    variant: str = "authors",
 ) -> Factors:
-    """Factors whose first step follows that of full fine-tuning (Wang, Yu and Li 2024, arXiv:2407.05000), in peft's reading.
+    """Factors whose first step is that of full fine-tuning, as far as rank 2 r goes (Wang, Yu and Li 2024, arXiv:2407.05000).
 
-    With the gradient's decomposition G = U S Vᵀ: A takes r of the first 2 r rows of Vᵀ, B r of the first 2 r columns of U, times
-    their singular values. A row and a column that meet in B A are not of one pair, so their signs, which a decomposition leaves
-    open, do not cancel: two libraries may start at different weights.
+    With the gradient's decomposition G = U S Vᵀ: A takes r of the first 2 r rows of Vᵀ, B the other r of the columns of U. A step
+    of size h down the gradients s Bᵀ G and s G Aᵀ then moves the weight, but for h², by
+
+        -h s² (B Bᵀ G + G Aᵀ A) = -h s² c² G_2r
+
+    where both factors are c times orthonormal ones, and G_2r is G's best approximation of that rank. A row and a column that
+    meet in B A are not of one pair, so their signs, which a decomposition leaves open, do not cancel: two libraries may start
+    at different weights.
 
     Parameters
     ----------
@@ -141,9 +153,12 @@ def lora_ga(
     direction : str
         ``"ArB2r"``: A the first r, B the next; ``"A2rBr"``: the other way round; ``"ArBr"``: A every second, B the ones before.
     scale : str
-        B times o^(1/4) / sqrt(gamma) (``"stable"``), or times W's largest singular value over B's own (``"weight_svd"``); both
-        factors over s (``"gd_scale"``); or neither (``"unit"``).
+        c is o^(1/4) / sqrt(gamma) (``"stable"``), the mean root of W's first r singular values over s (``"weight_svd"``), 1 / s
+        (``"gd_scale"``) or 1 (``"unit"``).
     gamma : float
+    variant : str
+        ``"authors"``, or ``"peft"``: B is multiplied by its singular values of G, so that the law above does not hold; with
+        ``"stable"`` only B is scaled then, and ``"weight_svd"`` makes its longest column as long as W's largest singular value.
 
     Raises
     ------
@@ -152,9 +167,9 @@ def lora_ga(
     """
     w, format = matrix("lora_ga", weight, rank)
     _above_zero("lora_ga", scaling=scaling, gamma=gamma)
-    for name, value, domain in (("direction", direction, DIRECTIONS), ("scale", scale, SCALES)):
-        if value not in domain:
-            raise AttributeValueError(f"lora_ga: {name} must be one of {', '.join(domain)}, but {value!r} came.")
+    for name, value in (("direction", direction), ("scale", scale), ("variant", variant)):
+        if value not in LORA_GA[name]:
+            raise AttributeValueError(f"lora_ga: {name} must be one of {', '.join(LORA_GA[name])}, but {value!r} came.")
     if 2 * rank > min(w.shape):
         raise AttributeValueError(
             f"lora_ga: rank must be at most {min(w.shape) // 2}, half the smaller side, but {rank!r} came."
@@ -169,14 +184,25 @@ def lora_ga(
         "A2rBr": (second, first),
         "ArBr": (slice(1, 2 * rank, 2), slice(0, 2 * rank, 2)),
     }[direction]
-    a, b = vt[of_a], u[:, of_b] * s[of_b]
-    if scale == "stable":
-        b = b * (w.shape[0] ** 0.25 / math.sqrt(gamma))
-    elif scale == "weight_svd" and s[of_b][0] > 0:
-        b = b * (np.linalg.norm(w, 2) / s[of_b][0])
-    elif scale == "gd_scale":
-        a, b = a / scaling, b / scaling
-    return with_residual(weight, a, b, scaling, format)
+    lengths = _authors_lengths if variant == "authors" else _pefts_lengths
+    of_rows, of_columns = lengths(w, s[of_b], rank, scale, scaling, w.shape[0] ** 0.25 / math.sqrt(gamma))
+    return with_residual(weight, vt[of_a] * of_rows, u[:, of_b] * of_columns, scaling, format)
+
+
+def _authors_lengths(w, s, rank, scale, scaling, stable):
+    """Of A's rows and B's columns: all are equal."""
+    if scale == "weight_svd":
+        c = np.sqrt(np.linalg.svd(w, compute_uv=False)[:rank] / scaling).mean()
+    else:
+        c = {"stable": stable, "gd_scale": 1 / scaling, "unit": 1.0}[scale]
+    return c, c
+
+
+def _pefts_lengths(w, s, rank, scale, scaling, stable):
+    """Of A's rows and B's columns, where B is multiplied by its singular values of the gradient."""
+    largest = np.linalg.norm(w, 2) / s[0] if s[0] > 0 else 1.0
+    of_columns = {"stable": stable, "weight_svd": largest, "gd_scale": 1 / scaling, "unit": 1.0}[scale]
+    return 1 / scaling if scale == "gd_scale" else 1.0, of_columns * s
 
 
 class Quantised(NamedTuple):
@@ -194,6 +220,12 @@ class Quantised(NamedTuple):
     absmax: np.ndarray
     a: np.ndarray
     b: np.ndarray
+
+    def base(self, shape: tuple[int, ...], blocksize: int = 64) -> np.ndarray:
+        """Q as numbers, in float64."""
+        codes = {"packed": self.packed, "absmax": self.absmax}
+        options = {"n": math.prod(shape), "blocksize": blocksize, "dtype": "float32"}
+        return stored(Problem.of("nf4.dequantize", codes, options))["y"].astype(np.float64).reshape(shape)
 
 
 def loftq(
@@ -224,17 +256,13 @@ def loftq(
     _above_zero("loftq", scaling=scaling)
     if not isinstance(iterations, int) or iterations < 1:
         raise AttributeValueError(f"loftq: iterations must be an integer of at least 1, but {iterations!r} came.")
-    update = np.zeros(w.shape)
+    a, b = np.zeros((rank, w.shape[1])), np.zeros((len(w), rank))
     for _ in range(iterations):
-        rest = (w - update).astype(np.float32).reshape(-1)
+        rest = (w - scaling * b @ a).astype(np.float32).reshape(-1)
         codes = stored(Problem.of("nf4.quantize", {"weight": rest}, {"blocksize": blocksize}))
-        options = {"n": rest.size, "blocksize": blocksize, "dtype": "float32"}
-        base = stored(Problem.of("nf4.dequantize", codes, options))["y"].astype(np.float64).reshape(w.shape)
-        u, s, vt = np.linalg.svd(w - base, full_matrices=False)
-        root = np.sqrt(s[:rank] / scaling)
-        a, b = root[:, None] * vt[:rank], u[:, :rank] * root
-        update = scaling * b @ a
-    return Quantised(codes["packed"], codes["absmax"], a, b)
+        found = Quantised(**codes, a=a, b=b)
+        a, b = principal(w - found.base(w.shape, blocksize), rank, scaling)
+    return found._replace(a=a, b=b)
 
 
 def _square(name: str, covariance, side: int) -> np.ndarray:

@@ -102,9 +102,14 @@ def pissa(weight: np.ndarray, rank: int, *, scaling: float) -> Factors:
     w, format = matrix("pissa", weight, rank)
     if not (math.isfinite(scaling) and scaling > 0):
         raise AttributeValueError(f"pissa: scaling must be a finite number above 0, but {scaling!r} came.")
+    return with_residual(weight, *principal(w, rank, scaling), scaling, format)
+
+
+def principal(w: np.ndarray, rank: int, scaling: float) -> tuple[np.ndarray, np.ndarray]:
+    """A and B, equal in length, of which s B A is the best approximation of rank r (Eckart and Young 1936); in float64."""
     u, s, vt = np.linalg.svd(w, full_matrices=False)
     root = np.sqrt(s[:rank] / scaling)
-    return with_residual(weight, root[:, None] * vt[:rank], u[:, :rank] * root, scaling, format)
+    return root[:, None] * vt[:rank], u[:, :rank] * root
 
 
 def olora(weight: np.ndarray, rank: int, *, scaling: float) -> Factors:

@@ -8,6 +8,7 @@ import pytest
 from refpeft.errors import AttributeValueError, DomainError, ShapeError
 from refpeft.ops.lora_data_init import corda, eva, eva_ranks, loftq, lora_ga
 from refpeft.ops.lora_init import mica, orthogonal
+from refpeft.ops.lora_inputs import Inputs
 
 SCALING = 2.0
 
@@ -35,10 +36,24 @@ def up_to_signs(ours, theirs, unit):
     return np.linalg.norm(ours - signs * theirs) <= unit * np.linalg.norm(ours)
 
 
+def test_inputs_that_come_in_batches_are_those_that_come_at_once():
+    """Number, mean, covariance and shares of the variance, whatever the batches, small directions beside large ones too."""
+    x = inputs() @ np.diag(2.0 ** -np.arange(0, 30, 5)) + 100.0
+    whole, joined = Inputs.of(x), Inputs.of(x[:2])
+    for start, stop in ((2, 3), (3, 20), (20, 50)):
+        joined = joined.joined(Inputs.of(x[start:stop].reshape(1, -1, 6)))
+    assert joined.tokens == whole.tokens == 50
+    assert np.linalg.norm(joined.mean - whole.mean) <= 2.0**-48 * np.linalg.norm(whole.mean)
+    for got in (joined.covariance, whole.covariance):
+        assert np.linalg.norm(got - x.T @ x) <= 2.0**-46 * np.linalg.norm(x) ** 2
+    np.testing.assert_allclose(joined.explained, whole.explained, rtol=2.0**-20)
+    assert whole.explained.sum() == pytest.approx(1, rel=2.0**-48)
+
+
 def test_evas_directions_hold_most_of_the_variance():
     """Orthonormal, and their share of the variance is the largest that three directions can have."""
     x = inputs()
-    a, centred = eva(x, 3), x - x.mean(axis=0)
+    a, centred = eva(Inputs.of(x), 3), x - x.mean(axis=0)
     assert np.linalg.norm(a @ a.T - np.eye(3)) <= 2.0**-48
     singular = np.linalg.svd(centred, compute_uv=False)
     assert np.linalg.norm(centred @ a.T) ** 2 == pytest.approx(np.sum(singular[:3] ** 2), rel=2.0**-45)
@@ -50,7 +65,7 @@ def test_eva_is_pefts(whiten):
     torch, pca = pytest.importorskip("torch"), pytest.importorskip("peft.utils.incremental_pca")
     fitted = pca.IncrementalPCA(n_components=3).partial_fit(torch.from_numpy(inputs()))
     theirs = fitted.components_ / fitted.singular_values_.sqrt()[:, None] if whiten else fitted.components_
-    assert up_to_signs(eva(inputs(), 3, whiten=whiten), theirs.numpy(), 2.0**-40)
+    assert up_to_signs(eva(Inputs.of(inputs()), 3, whiten=whiten), theirs.numpy(), 2.0**-40)
 
 
 def test_evas_ranks_go_where_variance_is_explained():
@@ -105,7 +120,7 @@ def test_lora_ga_is_pefts(direction, scale):
         lora_ga_config=peft.tuners.lora.config.LoraGAConfig(direction=direction, scale=scale),
     )
     layer = peft.get_peft_model(torch.nn.Sequential(linear), config).base_model.model[0]
-    ours = lora_ga(weight, gradient, 3, scaling=SCALING, direction=direction, scale=scale)
+    ours = lora_ga(weight, gradient, 3, scaling=SCALING, direction=direction, scale=scale, variant="peft")
     a, b = (factor["default"].weight.detach().numpy() for factor in (layer.lora_A, layer.lora_B))
     if scale == "weight_svd":
         lengths = [np.linalg.norm(factor[:, 0]) for factor in (ours.b, b)]
@@ -117,18 +132,38 @@ def test_lora_ga_is_pefts(direction, scale):
     assert np.linalg.norm(whole - weight) <= 2.0**-22 * np.linalg.norm(ours.residual)
 
 
+@pytest.mark.parametrize("scale", ["stable", "weight_svd", "gd_scale", "unit"])
+@pytest.mark.parametrize("direction", ["ArB2r", "A2rBr", "ArBr"])
+def test_lora_gas_first_step_is_that_of_full_fine_tuning(direction, scale):
+    """It moves the weight along the best approximation of rank 2 r that the gradient has; peft's moves it elsewhere."""
+    weight, gradient = drawn(12, 10), drawn(12, 10, seed=3)
+    u, s, vt = np.linalg.svd(gradient)
+    best = (u[:, :6] * s[:6]) @ vt[:6]
+
+    def angle(variant):
+        """Between the step and that one, as a cosine."""
+        options = {"direction": direction, "scale": scale, "variant": variant}
+        factors = lora_ga(weight, gradient, 3, scaling=SCALING, **options)
+        assert gives_the_weight_back(weight, factors, SCALING)
+        step = factors.b @ factors.b.T @ gradient + gradient @ factors.a.T @ factors.a
+        return np.sum(step * best) / np.linalg.norm(step) / np.linalg.norm(best)
+
+    assert angle("authors") == pytest.approx(1, rel=2.0**-46)
+    assert angle("peft") < 0.95
+
+
 @pytest.mark.parametrize("iterations", [1, 3])
 def test_loftq_makes_up_for_what_the_quantiser_loses(iterations):
     """Base and update lie nearer to the weight than the base alone, by what the largest singular values of the loss hold."""
     weight = drawn(32, 24, dtype=np.float32)
     found = loftq(weight, 4, scaling=SCALING, iterations=iterations)
-    base = decoded(found, weight.shape)
+    base = found.base(weight.shape)
     loss, rest = weight - base, weight - base - SCALING * found.b @ found.a
     left_out = np.linalg.svd(loss.astype(np.float64), compute_uv=False)[4:]
     assert np.linalg.norm(rest) == pytest.approx(np.linalg.norm(left_out), rel=2.0**-40)
-    if iterations == 1:
-        alone = decoded(loftq(weight, 1), weight.shape)
-        assert np.array_equal(base, alone)
+    alone = loftq(weight, 1).base(weight.shape)
+    assert np.linalg.norm(rest) < np.linalg.norm(weight - alone)
+    assert iterations > 1 or np.array_equal(base, alone)
 
 
 def test_loftq_is_bitsandbytes_nf4_with_pefts_decomposition():
@@ -140,19 +175,9 @@ def test_loftq_is_bitsandbytes_nf4_with_pefts_decomposition():
     base = functional.dequantize_4bit(packed, state)
     theirs = utils._low_rank_decomposition((torch.from_numpy(weight) - base).double(), 4)
     found = loftq(weight, 4)
-    assert np.array_equal(decoded(found, weight.shape), base.numpy())
+    assert np.array_equal(found.base(weight.shape), base.numpy())
     update = (theirs["L"] @ theirs["R"]).numpy()
     assert np.linalg.norm(found.b @ found.a - update) <= 2.0**-40 * np.linalg.norm(update)
-
-
-def decoded(found, shape):
-    """The base as float32."""
-    from refpeft.golden import stored
-    from refpeft.problem import Problem
-
-    options = {"n": int(np.prod(shape)), "blocksize": 64, "dtype": "float32"}
-    codes = {"packed": found.packed, "absmax": found.absmax}
-    return stored(Problem.of("nf4.dequantize", codes, options))["y"].reshape(shape)
 
 
 def test_orthogonal_factors_are_both_at_work_and_their_product_is_zero():
@@ -189,7 +214,7 @@ def test_micas_b_spans_the_smallest_singular_values():
         (lambda: loftq(drawn(4, 4), 2, iterations=0), "iterations must be an integer of at least 1, but 0 came"),
         (lambda: loftq(drawn(4, 4), 2, iterations=1.5), "iterations must be an integer of at least 1, but 1.5 came"),
         (lambda: eva_ranks({"q": [0.5]}, -1), "budget must be at least 0"),
-        (lambda: eva(inputs(), 7), "rank must be an integer from 1 to 6"),
+        (lambda: eva(Inputs.of(inputs()), 7), "rank must be an integer from 1 to 6"),
     ],
 )
 def test_an_option_outside_its_domain_is_refused(call, said):
@@ -209,8 +234,8 @@ def test_data_that_does_not_fit_the_weight_is_refused():
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: eva(np.full((5, 4), np.nan), 2), "eva: the matrix of inputs holds NaN or infinity"),
-        (lambda: eva(np.ones((5, 4)), 2, whiten=True), "vary in fewer than 2 directions"),
+        (lambda: eva(Inputs.of(np.full((5, 4), np.nan)), 2), "eva: the matrix of inputs holds NaN or infinity"),
+        (lambda: eva(Inputs.of(np.ones((5, 4))), 2, whiten=True), "vary in fewer than 2 directions"),
         (lambda: corda(drawn(4, 4), np.zeros((4, 4)), 2, scaling=1.0), "trace above 0"),
         (lambda: corda(drawn(4, 4), np.full((4, 4), np.inf), 2, scaling=1.0), "covariance holds NaN or infinity"),
         (lambda: lora_ga(drawn(4, 4), np.full((4, 4), np.inf), 2, scaling=1.0), "gradient holds NaN or infinity"),
