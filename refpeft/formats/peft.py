@@ -19,9 +19,9 @@ import numpy as np
 
 from refpeft.errors import AttributeValueError, CapabilityError, FormatError
 from refpeft.files import atomic_write, read_json
-from refpeft.formats import peft_prompts, safetensors
+from refpeft.formats import peft_prompts, peft_ranks, safetensors
 from refpeft.formats.peft_layouts import LAYOUTS, Layout, read, written
-from refpeft.methods import Method
+from refpeft.methods import Arrays, Method
 from refpeft.methods.prefix import PTuningV2
 from refpeft.methods.prompt import PromptTuning
 
@@ -45,6 +45,9 @@ INERT = (
 )
 """Fields that say where an adapter comes from, or how it was started and regularised: nothing of what it computes."""
 
+CHANGING = ("pissa", "olora", "corda", "lora_ga", "loftq")
+"""Starts that change the base weight, by how ``init_lora_weights`` begins."""
+
 _KEY = re.compile(r"base_model\.model\.model\.layers\.(\d+)\.(self_attn\.\w+_proj|mlp\.\w+_proj)\.(.+)")
 
 
@@ -62,7 +65,7 @@ class Adapter:
     """
 
     method: Method
-    arrays: Mapping[str, Mapping[str, np.ndarray]]
+    arrays: Arrays
     config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -105,7 +108,10 @@ def load(folder: str | os.PathLike[str]) -> Adapter:
             raise FormatError(f"{folder / TENSORS}: {site} lacks {', '.join(sorted(missing))}.")
     if not arrays:
         raise FormatError(f"{folder / TENSORS}: there is no tensor, expected an adapter's.")
-    return Adapter(_method(folder, config, layout), arrays, config)
+    method = _method(folder, config, layout)
+    if layout.kind == "LORA":
+        peft_ranks.require_one_scaling(folder / TENSORS, _ranked(arrays), config)
+    return Adapter(method, arrays, config)
 
 
 def save(folder: str | os.PathLike[str], adapter: Adapter, base: str = "") -> None:
@@ -161,7 +167,13 @@ def _encode(adapter: Adapter) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     fields = {theirs: getattr(adapter.method, ours) for theirs, ours in layout.fields.items()}
     flags = {n: [] if n.endswith("_modules") else v for n, v in layout.theirs.items()}
     flags |= {"peft_version": ".".join(map(str, layout.since))} if layout.since else {}
-    return {"peft_type": layout.kind, "target_modules": modules} | fields | flags, tensors
+    fields |= flags | (peft_ranks.patterns(_ranked(adapter.arrays), fields | flags) if layout.kind == "LORA" else {})
+    return {"peft_type": layout.kind, "target_modules": modules} | fields, tensors
+
+
+def _ranked(arrays: Arrays) -> dict[str, np.ndarray]:
+    """A of each site, by peft's name of the module."""
+    return {f"model.{module_of(site)}": np.asarray(its["a"]) for site, its in arrays.items()}
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -183,7 +195,13 @@ def _layout(folder: Path, config: dict[str, Any]) -> Layout:
         deciding = sorted({n for other in LAYOUTS if other.kind == config["peft_type"] for n in other.theirs})
         came = ", ".join(f"{n} {json.dumps(config.get(n))}" for n in [*deciding, "peft_version"])
         raise CapabilityError(f"{folder / CONFIG}: {config['peft_type']} with {came} is not read.")
-    _require_understood(folder, config, [*layout.fields, *layout.theirs])
+    _require_understood(folder, config, [*layout.fields, *layout.theirs, *peft_ranks.FIELDS])
+    if layout.kind == "LORA" and str(config.get("init_lora_weights")).lower().startswith(CHANGING):
+        raise CapabilityError(
+            f"{folder / CONFIG}: init_lora_weights is {json.dumps(config['init_lora_weights'])}, so that the adapter is for a "
+            "weight that peft changed before training; what save_pretrained writes with "
+            "path_initial_model_for_weight_conversion is for the weight as it was, and is read."
+        )
     return layout
 
 

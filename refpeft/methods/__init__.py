@@ -11,7 +11,7 @@ import importlib
 import inspect
 import math
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
@@ -24,6 +24,8 @@ from refpeft.problem import Problem
 METHODS: dict[str, type[Method]] = {}
 _KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
 _M = TypeVar("_M", bound="type[Method]")
+Arrays = Mapping[str, Mapping[str, np.ndarray]]
+"""Of a method at sites of a model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +104,9 @@ class Method:
     def init(self, random: np.random.Generator, weight: np.ndarray) -> dict[str, np.ndarray]:
         """The operation's parameters at the start of training, trained and frozen ones, as float64 arrays.
 
-        Where the method changes the base weight at the start (PiSSA), its new value is among them as ``weight``.
+        Where the method changes the base weight at the start (PiSSA), its new value is among them as ``weight``. A method that
+        starts from data takes more, by name, see `needs_of`: ``inputs``, the layer's, as `refpeft.ops.lora_inputs.Inputs`
+        (EVA), or ``gradient``, the loss's to the weight (LoRA-GA).
 
         Parameters
         ----------
@@ -111,6 +115,21 @@ class Method:
             The base weight.
         """
         raise NotImplementedError
+
+    def shared(self, data: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Method]:
+        """The method at each of several sites, given what `init` takes there; none where nothing is left for a site."""
+        return dict.fromkeys(data, self)
+
+    def over(self, arrays: Arrays, weight: Callable[[str], np.ndarray]) -> tuple[Method, Arrays]:
+        """A method and its arrays that say over the base weights what these say over those that the start changed.
+
+        Parameters
+        ----------
+        arrays : mapping of site to mapping of str to array
+        weight : callable
+            The base weight of a site.
+        """
+        return self, arrays
 
     def count(self, *args: Any, **dims: Any) -> int:
         """Number of trainable parameters; which dims it needs is what its own signature says."""
@@ -204,6 +223,11 @@ def fixed_inputs(operation: str) -> tuple[str, ...]:
     own = [m for m in methods().values() if m.operation.partition(".")[0] == family]
     fixed = {name for m in own for name in m.fixed} - {name for m in own for name in m.trainable}
     return tuple(a.name for a in find(operation).differentiable if a.name in fixed)
+
+
+def needs_of(method: Method) -> tuple[str, ...]:
+    """The data that a method's start is computed from, by the names that its `init` has for them."""
+    return tuple(n for n in inspect.signature(method.init).parameters if n not in ("random", "weight"))
 
 
 def dims_of(method: type[Method]) -> tuple[str, ...]:

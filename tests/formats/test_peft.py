@@ -122,11 +122,18 @@ def test_fields_that_change_nothing_are_kept(tmp_path):
     ("change", "error", "message"),
     [
         ({"peft_type": "VERA"}, CapabilityError, r"peft_type is 'VERA', but C3A, DELORA, .*, ROAD are read"),
+        ({"rank_pattern": {"q_proj": 4}}, FormatError, "q_proj has rank 2, but r and rank_pattern say 4"),
         (
-            {"rank_pattern": {"q_proj": 4}},
+            {"alpha_pattern": {"q_proj": 4}},
             CapabilityError,
-            r'rank_pattern is {"q_proj": 4}, which is not understood here',
+            "scale model.layers.0.self_attn.q_proj by 2 and others by 3",
         ),
+        (
+            {"init_lora_weights": "pissa_niter_4"},
+            CapabilityError,
+            'is "pissa_niter_4", so that the adapter is for a weight',
+        ),
+        ({"init_lora_weights": "loftq"}, CapabilityError, "path_initial_model_for_weight_conversion"),
         ({"fan_in_fan_out": True}, CapabilityError, "fan_in_fan_out is true"),
         ({"bias": "all"}, CapabilityError, 'bias is "all"'),
         ({"a_field_of_the_future": 7}, CapabilityError, "a_field_of_the_future is 7"),
