@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from refpeft.golden import evaluate
-from refpeft.methods import Method, dims_of, methods
+from refpeft.methods import Method, dims_of, methods, needs_of
 from refpeft.numerics.formats import as_format, store
 from refpeft.operation import find
+from refpeft.ops.lora_inputs import Inputs
 from refpeft.problem import Problem
 
 SIDE, ROWS, STEP = 128, 64, 0.1
@@ -74,7 +76,7 @@ def merging_cost(method: Method, dtype: str, *, merge: Callable | None = None, s
     """
     random, format = np.random.default_rng(seed), as_format(dtype)
     weight = random.normal(size=(SIDE, SIDE)) / np.sqrt(SIDE)
-    started = method.init(random, weight)
+    started = method.init(random, weight, **stand_in(method, random, weight))
     weight = store(started.pop("weight", weight), format)
     parameters = {n: _moved(random, a, n in method.trainable, format) for n, a in started.items()}
     x = store(random.normal(size=(ROWS, SIDE)), format).astype(np.float64)
@@ -96,6 +98,16 @@ def merging_cost(method: Method, dtype: str, *, merge: Callable | None = None, s
         restored,
         residue,
     )
+
+
+def stand_in(method: Method, random: np.random.Generator, weight: np.ndarray) -> dict[str, Any]:
+    """Normal data of the weight's size, for a method that starts from data."""
+    o, i = weight.shape
+    normal = {
+        "inputs": lambda: Inputs.of(random.normal(size=(2 * i, i))),
+        "gradient": lambda: random.normal(size=(o, i)),
+    }
+    return {name: normal[name]() for name in needs_of(method)}
 
 
 def _moved(random, array: np.ndarray, trained: bool, format) -> np.ndarray:

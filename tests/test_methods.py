@@ -12,7 +12,7 @@ from refpeft.cli import main
 from refpeft.cli.methods import DIMS
 from refpeft.errors import AttributeValueError, CapabilityError
 from refpeft.golden import evaluate
-from refpeft.merging import merging_cost
+from refpeft.merging import merging_cost, stand_in
 from refpeft.methods import METHODS, LoRA, dims_of, methods
 from refpeft.numerics.formats import as_format
 from refpeft.operation import find
@@ -30,7 +30,7 @@ def started(name: str, shape=(48, 32), seed=0):
     random = np.random.default_rng(seed)
     weight = random.normal(size=shape) / np.sqrt(shape[1])
     chosen = ALL[name]()
-    return chosen, weight, chosen.init(random, weight)
+    return chosen, weight, chosen.init(random, weight, **stand_in(chosen, random, weight))
 
 
 def layer(chosen, weight, parameters, x) -> np.ndarray:

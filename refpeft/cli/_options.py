@@ -110,6 +110,13 @@ _TRAINING = (
         help="Of a paged optimizer's state in memory.",
     ),
     click.option("--decay", type=float, default=0.0, show_default=True),
+    click.option(
+        "--start-batches",
+        type=int,
+        default=8,
+        show_default=True,
+        help="Seen before by eva, corda and lora_ga, to start from.",
+    ),
     click.option("--checkpointing", is_flag=True, help="Compute blocks again on the way back, to keep less of them."),
     click.option("--backend", default="cpu", show_default=True, help="torch has every method."),
 )

@@ -12,7 +12,7 @@ site                   kind        what stands there in the plain model
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Self
@@ -21,8 +21,8 @@ import numpy as np
 
 from refpeft.errors import CapabilityError, ShapeError
 from refpeft.formats.four_bit import Quantised
-from refpeft.methods import Method
-from refpeft.models import encoders
+from refpeft.methods import Arrays, Method
+from refpeft.models import encoders, starts
 from refpeft.models.calls import Call, Calls
 from refpeft.models.encoders import ENCODED, GIVEN, Encoder
 from refpeft.models.four_bit import Base
@@ -96,6 +96,8 @@ class Sites:
         Of every site, of those too at which nothing stands.
     encoder : Encoder or None
         What computes the arrays of a reparametrised prompt or prefix.
+    watch : callable or None
+        Told each site and its input x before what stands there is called.
     """
 
     def __init__(self, run: Calls, device: str, dtype: np.dtype):
@@ -103,6 +105,7 @@ class Sites:
         self.sites: dict[str, Layer] = {}
         self.places: dict[str, Place] = {}
         self.encoder: Encoder | None = None
+        self.watch: Callable[[str, Any], None] | None = None
 
     @property
     def backend(self) -> str:
@@ -140,7 +143,8 @@ class Sites:
         pattern: str,
         method: Method,
         random: np.random.Generator | None = None,
-        arrays: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+        arrays: Arrays | None = None,
+        batches: Sequence[np.ndarray] = (),
     ) -> None:
         """Put a method's layer at every site of its kind that matches, in place of what is there.
 
@@ -154,9 +158,13 @@ class Sites:
             What its parameters are drawn from, at each site in turn.
         arrays : mapping of site to mapping of str to array, optional
             The parameters themselves, where they are not to be drawn; an encoder's under ``encoder``.
+        batches : sequence of (n, s) int64
+            Token ids, where the method starts from data, as `refpeft.methods.EVA`; see `refpeft.models.starts`.
 
         Raises
         ------
+        AttributeValueError
+            If it starts from data, but there are no batches.
         CapabilityError
             If the method's operation stands at no kind of site, or it brings a weight over one in 4 bits that cannot be kept so.
         ShapeError
@@ -169,7 +177,10 @@ class Sites:
             self._encode_with(method, chosen, random, arrays)
             return
         if arrays is None:
-            arrays = {site: method.init(random, self._weight(site)) for site in chosen}
+            data = starts.collected(self, chosen, method, batches)  # type: ignore[arg-type]
+            own = method.shared(data)
+            chosen = list(own)
+            arrays = {site: own[site].init(random, self.weight(site), **data[site]) for site in chosen}
         _require_for(chosen, arrays)
         attributes = {n: v for n, v in method.attributes().items() if n in find(operation).attributes}
         for site in chosen:
@@ -195,6 +206,27 @@ class Sites:
             if layer.brought
         }
 
+    def kept(self, method: Method) -> tuple[Method, Arrays]:
+        """What is kept of a method that was trained: without its encoder, and over the weights that the model had before it.
+
+        A weight that the method brought is kept where it was quantised again: the two differ by more than a rank then.
+        """
+        arrays = self.arrays()
+        again = any("weight" in its and isinstance(self.places[site].weight, Base) for site, its in arrays.items())
+        kept = encoders.dropped(method)
+        return (kept, arrays) if again else kept.over(arrays, self.weight)
+
+    def weight(self, site: str) -> np.ndarray:
+        """The matrix of a site as the model has it, whatever stands there, in float64."""
+        return self.host(self.places[site].weight).astype(np.float64)
+
+    def bare(self, site: str) -> Layer:
+        """What stands at a matrix's site in the plain model."""
+        there = self.sites[site].arrays
+        return Layer(
+            "nn.linear", {n: a for n, a in there.items() if n == "bias"} | {"weight": self.places[site].weight}
+        )
+
     def _matching(self, pattern: str, operation: str) -> list[str]:
         """The sites that match, of those at which the operation can stand."""
         kind = next((k for k, first in KINDS.items() if _inputs(operation)[: len(first)] == first), None)
@@ -209,8 +241,8 @@ class Sites:
 
     def _place(self, site: str, layer: Layer) -> None:
         """Put a layer at a site, over the weight and bias that are there, if it fits."""
-        there = self.sites[site].arrays if site in self.sites else {}
-        layer = replace(layer, arrays={n: a for n, a in there.items() if n in ("weight", "bias")} | layer.arrays)
+        below = self.bare(site).arrays if self.places[site].kind == "linear" else {}
+        layer = replace(layer, arrays=below | layer.arrays)
         _require_fitting(site, self.places[site], layer)
         if self.encoder and site in self.encoder.sites:
             self.encoder = None
@@ -219,7 +251,7 @@ class Sites:
     def _encode_with(self, method: Method, chosen: list[str], random, arrays) -> None:
         """Have the sites' arrays encoded."""
         if arrays is None:
-            arrays = {"encoder": encoders.init(method, random, self._weight(chosen[0]), len(chosen))}
+            arrays = {"encoder": encoders.init(method, random, self.weight(chosen[0]), len(chosen))}
         _require_for(["encoder"], arrays)
         given = {name: self.asarray(a) for name, a in arrays["encoder"].items()}
         self.encoder = Encoder(method.operation, given, method.trainable, tuple(chosen), getattr(method, "size", 0))
@@ -243,12 +275,11 @@ class Sites:
         own = self.encoder.vjp(self._run, calls, gradients, lambda g: self.asarray(np.stack([*map(self.host, g)])))
         return {n: g for n, g in gradients.items() if n.rpartition(".")[0] not in self.encoder.sites} | own
 
-    def _weight(self, site: str) -> np.ndarray:
-        return self.host(self.places[site].weight).astype(np.float64)
-
     def _call(self, site: str, inputs: Mapping[str, Any], keep: bool, **attributes):
         """The output of what stands at a site."""
         layer = self.sites[site]
+        if self.watch:
+            self.watch(site, inputs.get("x"))
         called = layer.operation, layer.arrays, layer.attributes
         if isinstance(base := layer.arrays.get("weight"), Base):
             called = base.under(*called)

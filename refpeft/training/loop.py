@@ -20,8 +20,8 @@ from refpeft import plugins
 from refpeft.errors import AttributeValueError, FormatError
 from refpeft.files import atomic_write
 from refpeft.formats import adapters
-from refpeft.methods import Method
-from refpeft.models import Llama, encoders
+from refpeft.methods import Method, needs_of
+from refpeft.models import Llama
 from refpeft.models.sites import operations
 from refpeft.ops import schedule
 from refpeft.training import optimizers
@@ -52,6 +52,8 @@ class Settings:
         Of weights, by the optimizer.
     seed : int
         Of the adapter's start and of the order of the text.
+    start_batches : int
+        How many batches a start from data looks at, as EVA's: the first.
     checkpointing : bool
         Whether blocks are computed again on the way back.
     """
@@ -65,9 +67,12 @@ class Settings:
     budget: int = 2**24
     decay: float = 0.0
     seed: int = 0
+    start_batches: int = 8
     checkpointing: bool = False
 
     def __post_init__(self):
+        if self.start_batches < 1:
+            raise AttributeValueError(f"start_batches must be at least 1, but {self.start_batches} came.")
         if self.steps < 1 or self.batch < 1:
             raise AttributeValueError(
                 f"at least 1 step of 1 row is needed, but steps {self.steps} and batch {self.batch} came."
@@ -127,9 +132,8 @@ def train(
     FormatError
         If the folder holds another run, or one that is complete.
     """
-    require_implemented(model, method, settings)
+    begin(model, method, pattern, ids, settings)
     kind, numbers = optimizers.chosen(settings.optimizer, settings.decay)
-    model.attach(pattern, method, np.random.default_rng(settings.seed))
     what = {"method": type(method).__name__, **asdict(method), "sites": pattern, **asdict(settings)}
     enter(out, "run.json", "run", identity | what)
     if adapters.is_there(out / "adapter"):
@@ -155,19 +159,21 @@ def train(
                 file.write(json.dumps(line | {"tokens_per_second": rows.size / (time.perf_counter() - began)}) + "\n")
             optimizer.step(gradients, factor)
             advance(step + 1, loss)
-    adapter = adapters.Adapter(encoders.dropped(method), model.arrays())
-    adapters.save(out / "adapter", adapter, base=str(identity.get("model", "")))
+    adapters.save(out / "adapter", adapters.Adapter(*model.kept(method)), base=str(identity.get("model", "")))
     return losses
 
 
-def require_implemented(model: Llama, method: Method, settings: Settings) -> None:
-    """Refuse to begin what the model's backend could not end.
+def begin(model: Llama, method: Method, pattern: str, ids: np.ndarray, settings: Settings) -> None:
+    """Put a method at its sites as `train` starts: by the seed, and by the first batches of the text where it asks for data.
 
     Raises
     ------
     CapabilityError
-        If it lacks an operation of the method's or the optimizer's.
+        If the method stands at no site, or the backend lacks an operation of the method's or the optimizer's.
     """
     kind, _ = optimizers.chosen(settings.optimizer, settings.decay)
     for operation in (*sorted(operations(method)), kind.operation):
         plugins.backend(model.backend).implementation(operation)
+    seen = range(settings.start_batches if needs_of(method) else 0)
+    first = [batch(ids, settings.batch, settings.seed, step) for step in seen]
+    model.attach(pattern, method, np.random.default_rng(settings.seed), batches=first)

@@ -183,12 +183,11 @@ def require_possible(plan: Plan) -> None:
     RefpeftError
         Where a run would fail at its start.
     """
-    plan.text()
+    ids, _ = plan.text()
     for run in plan.runs():
         if run.seed == plan.seeds[0]:
             model, method, sites = plan.begun(run)
-            loop.require_implemented(model, method, plan.settings)
-            model.attach(sites, method, np.random.default_rng(run.seed))
+            loop.begin(model, method, sites, ids, replace(plan.settings, seed=run.seed))
     _base.cache_clear()
 
 

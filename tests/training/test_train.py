@@ -69,6 +69,10 @@ def test_training_lowers_the_loss_and_peft_loads_what_was_learned(model, tmp_pat
         ("ptuning", {"tokens": 3}, "adapter_config.json"),
         ("prefix", {"tokens": 3}, "adapter_config.json"),
         ("ia3", {"targets": "k,v"}, "adapter_config.json"),
+        ("eva", {"rank": 3, "start-batches": 2}, "adapter_config.json"),
+        ("corda", {"rank": 3, "start-batches": 9}, "adapter_config.json"),
+        ("lora_ga", {"rank": 3}, "adapter_config.json"),
+        ("loftq", {"rank": 3}, "refpeft_adapter.json"),
         ("houlsby", {"reduction": 4}, "refpeft_adapter.json"),
         ("vera", {"rank": 4, "lr": 0.1}, "refpeft_adapter.json"),
     ],
@@ -151,6 +155,35 @@ def test_qlora_is_trained_with_paged_state_and_its_options_may_lie_in_a_file(mod
     assert four != plain
 
 
+@pytest.mark.parametrize("method", ["eva", "corda", "lora_ga", "loftq"])
+def test_a_start_from_data_is_the_same_when_a_run_goes_on(model, tmp_path, method):
+    """Interrupted behind any step and started anew, a run ends with the adapter, to the bit, of one that was left alone."""
+    from pathlib import Path
+
+    from refpeft.methods import methods
+    from refpeft.models import load
+    from refpeft.training import loop
+
+    class Interrupted(Exception):
+        pass
+
+    def run(out: Path, stops: int) -> dict[str, bytes]:
+        def advance(step, loss):
+            if step == stops:
+                raise Interrupted
+
+        ids = np.random.default_rng(0).integers(0, 256, (9, 12))
+        settings = loop.Settings(steps=4, batch=2, lr=0.02, start_batches=2)
+        loop.train(load(model, backend="cpu"), methods()[method](rank=3), "*.q,*.down", ids, settings, out, {}, advance)
+        return {path.name: path.read_bytes() for path in (out / "adapter").iterdir()}
+
+    whole = run(tmp_path / "whole", 0)
+    for stops in (1, 3):
+        with pytest.raises(Interrupted):
+            run(tmp_path / "stopped", stops)
+    assert run(tmp_path / "stopped", 0) == whole
+
+
 def test_rows_of_a_step_do_not_depend_on_the_steps_before():
     """A pass takes every row once, in an order of its own."""
     ids = np.arange(10)[:, None]
@@ -182,6 +215,11 @@ def test_wrong_runs_are_refused_in_a_sentence(model, tmp_path):
         (training(model, tmp_path / "new", method="hira"), "backend 'cpu' does not implement hira.linear"),
         (training(model, tmp_path / "new", method="none"), "there is no method 'none'"),
         (training(model, tmp_path / "new", targets="query"), "has no matrix 'query'"),
+        (training(model, tmp_path / "new", **{"start-batches": 0}), "start_batches must be at least 1, but 0 came"),
+        (
+            training(model, tmp_path / "new", method="lora_ga", rank=17),
+            "rank must be at most 16, half the smaller side",
+        ),
         (training(model, tmp_path / "new", warmup=9), "warmup must be from 0 to the 8 steps, but 9 came"),
         (training(model, tmp_path / "new", schedule="steep"), "schedule must be one of constant, linear, cosine"),
         (training(model, tmp_path / "new", data=tmp_path / "bad.jsonl"), "line 2 must be a JSON object with a text"),

@@ -1,0 +1,91 @@
+"""Starts from data: what a method's `init` asks for, under its own name for it, is collected by running a model over texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from refpeft.errors import AttributeValueError
+from refpeft.methods import Method, needs_of
+from refpeft.models.four_bit import Base
+from refpeft.ops.lora_inputs import Inputs
+
+if TYPE_CHECKING:
+    from refpeft.models.llama import Llama
+
+
+def collected(
+    model: Llama, sites: Sequence[str], method: Method, batches: Sequence[np.ndarray]
+) -> dict[str, dict[str, Any]]:
+    """For each site what the method's start needs, by name.
+
+    Parameters
+    ----------
+    model : Llama
+        As it is, with what stands in it, but plain at the sites.
+    sites : sequence of str
+    method : Method
+    batches : sequence of (n, s) int64
+        Token ids.
+
+    Raises
+    ------
+    AttributeValueError
+        If batches are needed, but none came.
+    """
+    wanted = needs_of(method)
+    if wanted and not batches:
+        raise AttributeValueError(
+            f"{type(method).__name__} starts from the layers' {' and '.join(wanted)}: batches of token ids are needed, "
+            "but none came."
+        )
+    found = {name: _COLLECT[name](model, sites, batches) for name in wanted}
+    return {site: {name: of[site] for name, of in found.items()} for site in sites}
+
+
+def inputs(model: Llama, sites: Sequence[str], batches: Sequence[np.ndarray]) -> dict[str, Inputs]:
+    """The inputs of each site. Sites next to each other that are given the same array, as q, k and v are, share one account."""
+    seen: dict[str, Inputs] = {}
+    first: dict[str, str] = {}
+    last: tuple[Any, str] = (None, "")
+
+    def watch(site: str, x) -> None:
+        nonlocal last
+        if site not in sites:
+            return
+        if x is not last[0]:
+            last, here = (x, site), Inputs.of(model.host(x))
+            seen[site] = seen[site].joined(here) if site in seen else here
+        first[site] = last[1]
+
+    plain = _plain(model, sites)
+    plain.watch = watch
+    for ids in batches:
+        plain.logits(ids)
+    return {site: seen[first[site]] for site in sites}
+
+
+def gradients(model: Llama, sites: Sequence[str], batches: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """The loss's gradient to the weight of each site, in the mean over the batches."""
+    plain, total = _plain(model, sites), dict.fromkeys(sites, np.zeros(()))
+    for site, layer in ((site, plain.sites[site]) for site in sites):
+        weight = base.decoded() if isinstance(base := layer.arrays["weight"], Base) else base
+        plain.sites[site] = replace(layer, arrays=layer.arrays | {"weight": weight}, trained=("weight",))
+    for ids in batches:
+        _, found = plain.loss(ids)
+        total = {site: sums + model.host(found[f"{site}.weight"]).astype(np.float64) for site, sums in total.items()}
+    return {site: sums / len(batches) for site, sums in total.items()}
+
+
+_COLLECT: dict[str, Callable[..., dict[str, Any]]] = {"inputs": inputs, "gradient": gradients}
+
+
+def _plain(model: Llama, sites: Sequence[str]) -> Llama:
+    """The same model with nothing at the sites but their matrices."""
+    plain = model.twin()
+    for site in sites:
+        plain.sites[site] = plain.bare(site)
+    return plain
