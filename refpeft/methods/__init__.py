@@ -131,6 +131,10 @@ class Method:
         """
         return self, arrays
 
+    def learning_rates(self, rate: float) -> dict[str, float]:
+        """The learning rate of each trained parameter, where that of the whole is given."""
+        return dict.fromkeys(self.trainable, rate)
+
     def count(self, *args: Any, **dims: Any) -> int:
         """Number of trainable parameters; which dims it needs is what its own signature says."""
         raise NotImplementedError

@@ -38,6 +38,10 @@ class LowRank(Method):
     def count(self, o, i):
         return self.rank * (o + i)
 
+    def over(self, arrays, weight):
+        """LoRA: how it started and was trained is not in what it computes."""
+        return LoRA(rank=self.rank, alpha=self.alpha), arrays
+
 
 @method("lora")
 class LoRA(LowRank):
@@ -67,6 +71,9 @@ class LoRA(LowRank):
             return dict(zip(("a", "b"), lora_init.orthogonal(random, self.rank, o, i)))
         draw = {"kaiming": lora_init.kaiming_uniform, "gaussian": lora_init.gaussian}[self.start]
         return {"a": draw(random, (self.rank, i)), "b": lora_init.zeros((o, self.rank))}
+
+    def over(self, arrays, weight):
+        return self, arrays
 
 
 @method("rslora")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from refpeft.methods import method
-from refpeft.methods.lora import LoRA, LowRank, Split, started
+from refpeft.methods.lora import LowRank, Split, started
 from refpeft.ops import lora_data_init, lora_init
 
 
@@ -46,10 +46,6 @@ class EVA(LowRank):
             "a": lora_data_init.eva(inputs, self.rank, whiten=self.whiten),
             "b": lora_init.zeros((len(weight), self.rank)),
         }
-
-    def over(self, arrays, weight):
-        """LoRA, as the base weight is what it was."""
-        return LoRA(rank=self.rank, alpha=self.alpha), arrays
 
 
 @method("corda")
@@ -132,3 +128,7 @@ class LoftQ(LowRank):
         options = {"blocksize": self.blocksize, "iterations": self.iterations}
         found = lora_data_init.loftq(weight, self.rank, **self.attributes(), **options)
         return {"a": found.a, "b": found.b, "weight": found.base(weight.shape, self.blocksize)}
+
+    def over(self, arrays, weight):
+        """Itself: by what it quantised, the base is off by more than a rank."""
+        return self, arrays

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from refpeft.methods import method
-from refpeft.methods.lora import LoRA
+from refpeft.methods.lora import LoRA, LowRank
 
 
 @method("lora_fa")
@@ -14,6 +14,7 @@ class LoRAFA(LoRA):
     paper = "arXiv:2308.03303"
     peft = ()
     adapters = ()
+    over = LowRank.over
 
     def count(self, o, i):
         return self.rank * o
@@ -34,6 +35,7 @@ class LoRAPlus(LoRA):
     paper = "arXiv:2402.12354"
     peft = ()
     adapters = ()
+    over = LowRank.over
 
     def validate(self):
         super().validate()

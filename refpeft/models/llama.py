@@ -6,7 +6,7 @@
     logits = H norm(x)
 
 Every step is an operation of the catalogue, called through a backend, so that a model runs on any that is certified. Methods
-stand at *sites*, see `refpeft.models.sites`: at matrices, in attention, behind sublayers, in front of the tokens.
+stand at *sites*, see `refpeft.models.places`: at matrices, in attention, behind sublayers, in front of the tokens.
 
 A prefix's keys are not turned, and the input's tokens are counted from behind it, as transformers has it with a cache; a prompt's
 tokens are tokens, counted from 0. Neither is predicted, and the first of the input is not predicted from them.
@@ -23,7 +23,8 @@ from refpeft import plugins
 from refpeft.errors import CapabilityError, DomainError, ShapeError
 from refpeft.memory.decoder import Decoder
 from refpeft.models.calls import Call, Calls
-from refpeft.models.sites import Layer, Place, Sites, place
+from refpeft.models.places import Layer, Place, place
+from refpeft.models.sites import Sites
 from refpeft.numerics.formats import as_format
 from refpeft.ops import prompt, rope
 

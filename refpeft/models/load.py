@@ -21,7 +21,7 @@ from refpeft.formats.peft import MODULES
 from refpeft.memory.decoder import Decoder
 from refpeft.memory.models import from_config
 from refpeft.models.llama import Llama
-from refpeft.models.sites import place
+from refpeft.models.places import place
 from refpeft.numerics.formats import as_format
 from refpeft.ops import rope
 

@@ -1,21 +1,11 @@
-"""Sites: places in a model, by name, at each of which a method's layer can stand.
-
-=====================  ==========  ==========================================================================
-site                   kind        what stands there in the plain model
-=====================  ==========  ==========================================================================
-``layers.0.attn.q``    linear      ``nn.linear``; likewise k, v, o, ``mlp.gate``, ``mlp.up``, ``mlp.down``, ``head``
-``layers.0.attention`` attention   ``nn.attention``
-``layers.0.attn.out``  sublayer    nothing; likewise ``mlp.out``: behind the last matrix of a sublayer
-``prompt``             prompt      nothing: in front of the embedded tokens
-=====================  ==========  ==========================================================================
-"""
+"""Sites: a model's places by name, see `refpeft.models.places`, at each of which a method's layer can stand."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Self
+from dataclasses import replace
+from typing import Any, Self
 
 import numpy as np
 
@@ -26,57 +16,8 @@ from refpeft.models import encoders, starts
 from refpeft.models.calls import Call, Calls
 from refpeft.models.encoders import ENCODED, GIVEN, Encoder
 from refpeft.models.four_bit import Base
+from refpeft.models.places import KINDS, Layer, Place, inputs_of, require_fitting, require_for, standing
 from refpeft.operation import find, matches
-
-KINDS = {
-    "linear": ("x", "weight"),
-    "attention": ("q", "k", "v"),
-    "sublayer": ("x", "down", "up"),
-    "prompt": ("x", "prompt"),
-}
-"""Kind of a site, and the first inputs of an operation that can stand there."""
-
-
-@dataclass
-class Layer:
-    """What is computed at a site: y = operation(x, *arrays).
-
-    Attributes
-    ----------
-    operation : str
-        ``nn.linear``, or a method's ``*.linear``, and so on.
-    arrays : dict of str to array
-        What it takes beside what comes from below: the frozen weight, and what is trained.
-    trained : tuple of str
-        Those of them that get gradients.
-    attributes : dict
-    brought : tuple of str
-        Those arrays that came with a method, frozen ones among them.
-    """
-
-    operation: str
-    arrays: dict[str, Any]
-    trained: tuple[str, ...] = ()
-    attributes: dict[str, Any] = field(default_factory=dict)
-    brought: tuple[str, ...] = ()
-
-
-class Place(NamedTuple):
-    """A site, whatever stands there.
-
-    Attributes
-    ----------
-    kind : str
-        Of `KINDS`.
-    weight : array, or `refpeft.models.four_bit.Base`
-        The matrix that a method which stands there takes its sizes and its start from.
-    below : dict of str to tuple of int
-        Shapes of what comes from below, for one token of one text.
-    """
-
-    kind: str
-    weight: Any
-    below: dict[str, tuple[int, ...]]
 
 
 class Sites:
@@ -181,7 +122,7 @@ class Sites:
             own = method.shared(data)
             chosen = list(own)
             arrays = {site: own[site].init(random, self.weight(site), **data[site]) for site in chosen}
-        _require_for(chosen, arrays)
+        require_for(chosen, arrays)
         attributes = {n: v for n, v in method.attributes().items() if n in find(operation).attributes}
         for site in chosen:
             given = {name: self.asarray(a) for name, a in arrays[site].items()}
@@ -229,11 +170,11 @@ class Sites:
 
     def _matching(self, pattern: str, operation: str) -> list[str]:
         """The sites that match, of those at which the operation can stand."""
-        kind = next((k for k, first in KINDS.items() if _inputs(operation)[: len(first)] == first), None)
+        kind = next((k for k, first in KINDS.items() if inputs_of(operation)[: len(first)] == first), None)
         known = [site for site, its in self.places.items() if its.kind == kind]
         if kind is None or (kind == "linear") != operation.endswith(".linear"):
             raise CapabilityError(
-                f"{operation} stands at no site of a model: it takes {', '.join(_inputs(operation))}."
+                f"{operation} stands at no site of a model: it takes {', '.join(inputs_of(operation))}."
             )
         if chosen := [site for site in known if matches(site, pattern)]:
             return chosen
@@ -243,7 +184,7 @@ class Sites:
         """Put a layer at a site, over the weight and bias that are there, if it fits."""
         below = self.bare(site).arrays if self.places[site].kind == "linear" else {}
         layer = replace(layer, arrays=below | layer.arrays)
-        _require_fitting(site, self.places[site], layer)
+        require_fitting(site, self.places[site], layer)
         if self.encoder and site in self.encoder.sites:
             self.encoder = None
         self.sites[site] = layer
@@ -252,7 +193,7 @@ class Sites:
         """Have the sites' arrays encoded."""
         if arrays is None:
             arrays = {"encoder": encoders.init(method, random, self.weight(chosen[0]), len(chosen))}
-        _require_for(["encoder"], arrays)
+        require_for(["encoder"], arrays)
         given = {name: self.asarray(a) for name, a in arrays["encoder"].items()}
         self.encoder = Encoder(method.operation, given, method.trainable, tuple(chosen), getattr(method, "size", 0))
         operation = ENCODED[method.operation]
@@ -292,68 +233,3 @@ class Sites:
         found = self._run.vjp(call, dy, [*wanted, *trained])
         gradients.update({f"{site}.{name}": found[name] for name in trained})
         return found
-
-
-def standing(method: Method) -> str:
-    """The operation that stands at a site for a method.
-
-    A block that has its norms in front has none behind its sublayers, so that what is left of Houlsby's adapter there is
-    h + A(h).
-
-    Raises
-    ------
-    CapabilityError
-        If the method freezes a part of an array.
-    """
-    if getattr(method, "frozen", 0):
-        raise CapabilityError(
-            f"{type(method).__name__} freezes tokens of its own, which training a model does not do yet."
-        )
-    if getattr(method, "placement", "") == "houlsby":
-        return "adapter.bottleneck"
-    return ENCODED.get(method.operation, method.operation)
-
-
-def operations(method: Method) -> set[str]:
-    """All that a model calls for a method."""
-    cutting = {"prefix.cut"} if method.operation == "prefix.encode" else set()
-    return {standing(method)} | ({method.operation} & set(ENCODED)) | cutting
-
-
-def _inputs(operation: str) -> tuple[str, ...]:
-    return tuple(a.name for a in find(operation).signature.inputs)
-
-
-def _require_fitting(site: str, place: Place, layer: Layer) -> None:
-    """Refuse a layer that takes what a model does not give it, or whose arrays are not those of the site.
-
-    Raises
-    ------
-    CapabilityError, ShapeError
-    """
-    operation, inputs = find(layer.operation), _inputs(layer.operation)
-    if missing := [n for n in layer.trained if n not in layer.arrays]:
-        came = ", ".join(layer.brought) or "none"
-        raise ShapeError(f"{site}: {layer.operation} needs {', '.join(missing)}, but {came} came.")
-    if strange := [n for n in layer.arrays if n not in inputs]:
-        raise ShapeError(f"{site}: {layer.operation} has no input {', '.join(strange)}.")
-    known = (*KINDS[place.kind], *layer.arrays)
-    if missing := [a.name for a in operation.signature.inputs if not a.optional and a.name not in known]:
-        raise CapabilityError(f"{layer.operation} also takes {', '.join(missing)}, which a model does not give it.")
-    shapes = {n: shape for n, shape in place.below.items() if n in inputs}
-    shapes |= {n: tuple(a.shape) for n, a in layer.arrays.items()}
-    try:
-        operation.check_shapes(shapes, operation.check_attributes(layer.attributes))
-    except ShapeError as error:
-        raise ShapeError(f"{site}: {error}") from error
-
-
-def _require_for(chosen: Sequence[str], arrays: Mapping) -> None:
-    if set(arrays) != set(chosen):
-        came = ", ".join(arrays) or "none"
-        raise ShapeError(f"arrays for {', '.join(chosen)} are needed, but for {came} they came.")
-
-
-def place(matrix: str) -> str:
-    """Where a matrix of `Decoder` stands in its layer: ``attn.q`` for ``q``."""
-    return f"{'attn' if matrix in ('q', 'k', 'v', 'o') else 'mlp'}.{matrix}"

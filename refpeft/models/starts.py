@@ -36,7 +36,7 @@ def collected(
     AttributeValueError
         If batches are needed, but none came.
     """
-    wanted = needs_of(method)
+    wanted, batches = needs_of(method), [ids for ids in batches if np.size(ids)]
     if wanted and not batches:
         raise AttributeValueError(
             f"{type(method).__name__} starts from the layers' {' and '.join(wanted)}: batches of token ids are needed, "
@@ -71,9 +71,11 @@ def inputs(model: Llama, sites: Sequence[str], batches: Sequence[np.ndarray]) ->
 def gradients(model: Llama, sites: Sequence[str], batches: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """The loss's gradient to the weight of each site, in the mean over the batches."""
     plain, total = _plain(model, sites), dict.fromkeys(sites, np.zeros(()))
-    for site, layer in ((site, plain.sites[site]) for site in sites):
-        weight = base.decoded() if isinstance(base := layer.arrays["weight"], Base) else base
-        plain.sites[site] = replace(layer, arrays=layer.arrays | {"weight": weight}, trained=("weight",))
+    for site in sites:
+        layer = plain.sites[site]
+        weight = layer.arrays["weight"]
+        decoded = weight.decoded() if isinstance(weight, Base) else weight
+        plain.sites[site] = replace(layer, arrays=layer.arrays | {"weight": decoded}, trained=("weight",))
     for ids in batches:
         _, found = plain.loss(ids)
         total = {site: sums + model.host(found[f"{site}.weight"]).astype(np.float64) for site, sums in total.items()}

@@ -10,7 +10,7 @@ from refpeft.memory.decoder import Decoder
 from refpeft.memory.trained import ALIASES
 from refpeft.methods import Method, methods
 from refpeft.models.llama import pattern
-from refpeft.models.sites import standing
+from refpeft.models.places import standing
 
 
 def named(name: str) -> type[Method]:

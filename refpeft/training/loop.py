@@ -22,7 +22,7 @@ from refpeft.files import atomic_write
 from refpeft.formats import adapters
 from refpeft.methods import Method, needs_of
 from refpeft.models import Llama
-from refpeft.models.sites import operations
+from refpeft.models.places import operations
 from refpeft.ops import schedule
 from refpeft.training import optimizers
 from refpeft.training.folder import enter
@@ -107,7 +107,7 @@ def train(
     ----------
     model : Llama
     method : Method
-        One that stands at sites of a model, see `refpeft.models.sites`.
+        One that stands at sites of a model, see `refpeft.models.places`.
     pattern : str
         Of the sites.
     ids : (count, length) int64
@@ -141,10 +141,9 @@ def train(
     parameters = model.trained
     whole = 8 * sum(int(np.prod(p.shape)) for p in parameters.values()) + 2**21
     budget = settings.budget if settings.optimizer.startswith(optimizers.PAGED) else whole
-    metrics = out / "metrics.jsonl"
-    with kind(
-        parameters, lr=settings.lr, budget=budget, folder=out / "state", backend=model.backend, **numbers
-    ) as optimizer:
+    metrics, own = out / "metrics.jsonl", method.learning_rates(settings.lr)
+    rates = {name: own[name.rpartition(".")[2]] for name in parameters}
+    with kind(parameters, lr=rates, budget=budget, folder=out / "state", backend=model.backend, **numbers) as optimizer:
         lines = metrics.read_text().splitlines()[: optimizer.steps] if metrics.exists() else []
         atomic_write(metrics, "".join(line + "\n" for line in lines).encode())
         losses = [json.loads(line)["loss"] for line in lines]

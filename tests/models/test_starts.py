@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from refpeft.convert.quantise import Settings
 from refpeft.errors import AttributeValueError, CapabilityError
 from refpeft.formats import adapters
 from refpeft.formats import peft as files
-from refpeft.methods import EVA, CorDA, LoftQ, LoRA, LoRAGA, OLoRA, PiSSA
+from refpeft.methods import EVA, CorDA, LoftQ, LoRA, LoRAFA, LoRAGA, MiCA, OLoRA, PiSSA
 from refpeft.models import load
+from refpeft.models.starts import gradients, inputs
 from refpeft.ops.lora_inputs import Inputs
 
 SITES = "layers.*.attn.q,layers.*.attn.v,layers.*.mlp.down"
@@ -115,6 +117,8 @@ def test_lora_ga_is_pefts(saved):
         EVA(rank=4, alpha=10),
         CorDA(rank=4, alpha=8),
         LoRAGA(rank=4, alpha=8),
+        MiCA(rank=4, alpha=8),
+        LoRAFA(rank=4, alpha=8),
     ],
     ids=repr,
 )
@@ -179,6 +183,38 @@ def test_loftqs_base_has_no_place_in_pefts_files(saved_folder, tmp_path):
     assert 0 < off < alone
 
 
+@pytest.mark.parametrize("double", [False, True])
+def test_over_a_base_in_4_bits_a_start_is_computed_from_what_it_is_decoded_to(saved_folder, double):
+    """EVA's is kept as LoRA; a weight that CorDA or LoRA-GA changed is quantised again, and kept whole where that can be."""
+    model = load(saved_folder, quantise=Settings(kind="nf4", double=double))
+    model.attach(SITES, EVA(rank=4), batches=[IDS])
+    assert type(model.kept(EVA(rank=4))[0]) is LoRA
+    for method in (CorDA(rank=4), LoRAGA(rank=4)):
+        if double:
+            with pytest.raises(CapabilityError, match="not doubly quantised"):
+                model.attach(SITES, method, batches=[IDS])
+        else:
+            model.attach(SITES, method, batches=[IDS])
+            kept, arrays = model.kept(method)
+            again = load(saved_folder, quantise=Settings(kind="nf4"))
+            again.attach(SITES, kept, arrays=arrays)
+            assert kept == method
+            np.testing.assert_array_equal(again.logits(IDS), model.logits(IDS))
+
+
+def test_the_gradient_to_a_matrix_in_4_bits_is_that_to_what_it_is_decoded_to(saved_folder):
+    """Of a model whose every matrix is the decoded one."""
+    four, decoded = load(saved_folder, quantise=Settings(kind="nf4", double=True)), load(saved_folder)
+    for site, place in four.places.items():
+        if place.kind == "linear":
+            weight = decoded.asarray(four.weight(site))
+            decoded.sites[site].arrays["weight"] = weight
+            decoded.places[site] = place._replace(weight=weight)
+    sites = ["layers.0.attn.q", "layers.1.mlp.down"]
+    got, wanted = (gradients(model, sites, [IDS, IDS[:2]]) for model in (four, decoded))
+    assert all(near(got[site], wanted[site], 2.0**-16) for site in sites)
+
+
 def test_a_start_from_data_needs_data(saved_folder):
     """One sentence, and nothing is attached; a site in place of which another method stood is seen plain."""
     model = load(saved_folder)
@@ -198,8 +234,6 @@ def test_a_start_from_data_needs_data(saved_folder):
 
 def test_sites_that_are_given_one_array_share_one_account(saved_folder):
     """q and v of a layer, over two batches of other lengths; what they are given is counted once."""
-    from refpeft.models.starts import inputs
-
     model = load(saved_folder)
     found = inputs(model, ["layers.0.attn.q", "layers.0.attn.v", "layers.1.attn.q"], [IDS, IDS[:, :5]])
     assert isinstance(found["layers.0.attn.q"], Inputs)

@@ -184,6 +184,19 @@ def test_a_start_from_data_is_the_same_when_a_run_goes_on(model, tmp_path, metho
     assert run(tmp_path / "stopped", 0) == whole
 
 
+def test_lora_plus_has_a_rate_of_its_own_for_b_and_is_kept_as_lora(model, tmp_path):
+    """Adam's first step is as long as the rate, for every element that has a gradient."""
+    from refpeft.formats import adapters
+
+    options = {"method": "lora_plus", "rank": 2, "steps": 1, "schedule": "constant", "lr": 0.01}
+    result = refpeft(*training(model, tmp_path / "run", **options))
+    assert result.exit_code == 0, result.output
+    found = adapters.load(tmp_path / "run" / "adapter")
+    assert type(found.method).__name__ == "LoRA"
+    for arrays in found.arrays.values():
+        np.testing.assert_allclose(np.abs(arrays["b"]), 16 * 0.01, rtol=2.0**-8)
+
+
 def test_rows_of_a_step_do_not_depend_on_the_steps_before():
     """A pass takes every row once, in an order of its own."""
     ids = np.arange(10)[:, None]

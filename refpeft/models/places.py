@@ -1,0 +1,137 @@
+"""Places in a model, and what fits there: what stands at one, the operation that a method has for it, what it may take.
+
+=====================  ==========  ==========================================================================
+site                   kind        what stands there in the plain model
+=====================  ==========  ==========================================================================
+``layers.0.attn.q``    linear      ``nn.linear``; likewise k, v, o, ``mlp.gate``, ``mlp.up``, ``mlp.down``, ``head``
+``layers.0.attention`` attention   ``nn.attention``
+``layers.0.attn.out``  sublayer    nothing; likewise ``mlp.out``: behind the last matrix of a sublayer
+``prompt``             prompt      nothing: in front of the embedded tokens
+=====================  ==========  ==========================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from refpeft.errors import CapabilityError, ShapeError
+from refpeft.methods import Method
+from refpeft.models.encoders import ENCODED
+from refpeft.operation import find
+
+KINDS = {
+    "linear": ("x", "weight"),
+    "attention": ("q", "k", "v"),
+    "sublayer": ("x", "down", "up"),
+    "prompt": ("x", "prompt"),
+}
+"""Kind of a site, and the first inputs of an operation that can stand there."""
+
+
+@dataclass
+class Layer:
+    """What is computed at a site: y = operation(x, *arrays).
+
+    Attributes
+    ----------
+    operation : str
+        ``nn.linear``, or a method's ``*.linear``, and so on.
+    arrays : dict of str to array
+        What it takes beside what comes from below: the frozen weight, and what is trained.
+    trained : tuple of str
+        Those of them that get gradients.
+    attributes : dict
+    brought : tuple of str
+        Those arrays that came with a method, frozen ones among them.
+    """
+
+    operation: str
+    arrays: dict[str, Any]
+    trained: tuple[str, ...] = ()
+    attributes: dict[str, Any] = field(default_factory=dict)
+    brought: tuple[str, ...] = ()
+
+
+class Place(NamedTuple):
+    """A site, whatever stands there.
+
+    Attributes
+    ----------
+    kind : str
+        Of `KINDS`.
+    weight : array, or `refpeft.models.four_bit.Base`
+        The matrix that a method which stands there takes its sizes and its start from.
+    below : dict of str to tuple of int
+        Shapes of what comes from below, for one token of one text.
+    """
+
+    kind: str
+    weight: Any
+    below: dict[str, tuple[int, ...]]
+
+
+def standing(method: Method) -> str:
+    """The operation that stands at a site for a method.
+
+    A block that has its norms in front has none behind its sublayers, so that what is left of Houlsby's adapter there is
+    h + A(h).
+
+    Raises
+    ------
+    CapabilityError
+        If the method freezes a part of an array.
+    """
+    if getattr(method, "frozen", 0):
+        raise CapabilityError(
+            f"{type(method).__name__} freezes tokens of its own, which training a model does not do yet."
+        )
+    if getattr(method, "placement", "") == "houlsby":
+        return "adapter.bottleneck"
+    return ENCODED.get(method.operation, method.operation)
+
+
+def operations(method: Method) -> set[str]:
+    """All that a model calls for a method."""
+    cutting = {"prefix.cut"} if method.operation == "prefix.encode" else set()
+    return {standing(method)} | ({method.operation} & set(ENCODED)) | cutting
+
+
+def inputs_of(operation: str) -> tuple[str, ...]:
+    return tuple(a.name for a in find(operation).signature.inputs)
+
+
+def require_fitting(site: str, place: Place, layer: Layer) -> None:
+    """Refuse a layer that takes what a model does not give it, or whose arrays are not those of the site.
+
+    Raises
+    ------
+    CapabilityError, ShapeError
+    """
+    operation, inputs = find(layer.operation), inputs_of(layer.operation)
+    if missing := [n for n in layer.trained if n not in layer.arrays]:
+        came = ", ".join(layer.brought) or "none"
+        raise ShapeError(f"{site}: {layer.operation} needs {', '.join(missing)}, but {came} came.")
+    if strange := [n for n in layer.arrays if n not in inputs]:
+        raise ShapeError(f"{site}: {layer.operation} has no input {', '.join(strange)}.")
+    known = (*KINDS[place.kind], *layer.arrays)
+    if missing := [a.name for a in operation.signature.inputs if not a.optional and a.name not in known]:
+        raise CapabilityError(f"{layer.operation} also takes {', '.join(missing)}, which a model does not give it.")
+    shapes = {n: shape for n, shape in place.below.items() if n in inputs}
+    shapes |= {n: tuple(a.shape) for n, a in layer.arrays.items()}
+    try:
+        operation.check_shapes(shapes, operation.check_attributes(layer.attributes))
+    except ShapeError as error:
+        raise ShapeError(f"{site}: {error}") from error
+
+
+def require_for(chosen: Sequence[str], arrays: Mapping) -> None:
+    if set(arrays) != set(chosen):
+        came = ", ".join(arrays) or "none"
+        raise ShapeError(f"arrays for {', '.join(chosen)} are needed, but for {came} they came.")
+
+
+def place(matrix: str) -> str:
+    """Where a matrix of `Decoder` stands in its layer: ``attn.q`` for ``q``."""
+    return f"{'attn' if matrix in ('q', 'k', 'v', 'o') else 'mlp'}.{matrix}"
