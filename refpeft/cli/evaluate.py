@@ -11,28 +11,41 @@ from refpeft.cli._output import as_json, progress, report
 @click.command("evaluate")
 @click.argument("model")
 @click.option("--data", required=True, metavar="FILE", help="A .txt file, or a .jsonl file of objects with a text.")
-@click.option("--adapter", metavar="DIR", help="An adapter as refpeft train leaves one, or peft.")
+@click.option(
+    "--adapter", "folders", multiple=True, metavar="DIR", help="As refpeft train leaves one, or peft; repeatable."
+)
 @click.option("--sequence", type=int, default=128, show_default=True, help="Tokens that a row predicts.")
 @click.option("--batch", type=int, default=4, show_default=True)
 @click.option("--rows", "limit", type=int, help="So many rows of the text only.")
+@click.option("--cost", is_flag=True, help="What each adapter costs, and what it costs merged.")
+@click.option(
+    "--rounds", type=int, default=21, show_default=True, help="Of --cost, each the base's time and then the other's."
+)
 @click.option("--backend", default="cpu", show_default=True)
 @quantised
 @as_json
-def command(model, data, adapter, sequence, batch, limit, backend, quantise, as_json):
-    """The mean cross-entropy of MODEL over the rows of a text, and its exponential."""
+def command(model, data, folders, sequence, batch, limit, cost, rounds, backend, quantise, as_json):
+    """The mean cross-entropy of MODEL over the rows of a text, and its exponential; with each adapter, if any are given.
+
+    With --cost there is a row for the base and for each adapter merged, too, and in each row: by how much of the base's time a
+    forward pass over the first rows takes longer (the median in its interval of 95 %; the base's own is noise), the tokens it
+    takes of the context, and the bytes it keeps for a task, with their share of a whole copy's in float32.
+    """
     from refpeft.errors import AttributeValueError
     from refpeft.formats import adapters
     from refpeft.models import load
     from refpeft.models.tokens import tokenizer
-    from refpeft.training import evaluation, text
+    from refpeft.training import costs, evaluation, text
 
-    if min(sequence, batch, 1 if limit is None else limit) < 1:
-        raise AttributeValueError("--sequence, --batch and --rows must be at least 1.")
-    found = adapters.load(adapter) if adapter else None
+    if min(sequence, batch, 1 if limit is None else limit, rounds) < 1:
+        raise AttributeValueError("--sequence, --batch, --rows and --rounds must be at least 1.")
+    loaded = {folder: adapters.load(folder) for folder in folders}
     ids = text.rows(data, tokenizer(model), sequence + 1)[:limit]
-    decoder = load(model, backend=backend, quantise=quantise)
-    if found:
-        decoder.attach(found.pattern, found.method, arrays=found.arrays)
-    loss = evaluation.mean_loss(decoder, ids, batch, lambda parts: progress(parts, "evaluating"))
-    row = {"loss": loss, "perplexity": evaluation.perplexity(loss), "tokens": len(ids) * sequence}
-    report([row], tuple(row), as_json)
+    base = load(model, backend=backend, quantise=quantise)
+    rows = []
+    for variant in costs.variants(base, loaded, all=cost):
+        loss = evaluation.mean_loss(variant.model, ids, batch, lambda parts: progress(parts, "evaluating"))
+        row = {"adapter": variant.name, "loss": loss, "perplexity": evaluation.perplexity(loss)}
+        row |= {"tokens": len(ids) * sequence}
+        rows.append(row | (costs.measured(base, variant, ids[:batch, :-1], rounds) if cost else {}))
+    report(rows, tuple(rows[0]), as_json)

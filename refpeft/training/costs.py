@@ -1,0 +1,113 @@
+"""What an adapter costs where it is used: time over the base's, tokens of the context, and bytes kept for a task.
+
+A merged adapter costs no time, but its weights are a copy of the model for each task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from refpeft import intervals, plugins
+from refpeft.formats.peft import Adapter
+from refpeft.memory.decoder import Decoder
+from refpeft.models import Llama
+from refpeft.models.calls import Calls
+from refpeft.models.sites import Layer
+
+
+class Variant(NamedTuple):
+    """A model as it is, with an adapter, or with one merged.
+
+    Attributes
+    ----------
+    name : str
+        The adapter's; empty for the model as it is.
+    model : Llama
+    bytes : int
+        That are kept for a task.
+    """
+
+    name: str
+    model: Llama
+    bytes: int
+
+
+def variants(base: Llama, loaded: Mapping[str, Adapter], all: bool) -> Iterator[Variant]:
+    """Each adapter over the base, or the base where there is none; with ``all``, the base before them, and each one merged."""
+    if all or not loaded:
+        yield Variant("", base, 0)
+    for name, adapter in loaded.items():
+        twin = base.twin()
+        twin.attach(adapter.pattern, adapter.method, arrays=adapter.arrays)
+        yield Variant(name, twin, kept(adapter))
+        if all and not adapter.method.not_mergeable:
+            yield Variant(f"{name}, merged", merged(base, adapter), copied(base.shape))
+
+
+def kept(adapter: Adapter) -> int:
+    """Bytes of the arrays of an adapter."""
+    return sum(array.nbytes for arrays in adapter.arrays.values() for array in arrays.values())
+
+
+def copied(shape: Decoder) -> int:
+    """Bytes of a whole model in float32, as adapters are: 4 a parameter."""
+    return 4 * shape.parameters()
+
+
+def measured(base: Llama, variant: Variant, ids: np.ndarray, rounds: int) -> dict[str, float]:
+    """A variant's overhead, its tokens of the context, its bytes, and their share of a whole copy's."""
+    low, overhead, high = timed(base, variant.model, ids, rounds)
+    share = variant.bytes / copied(base.shape)
+    numbers = {"rounds": rounds, "overhead": overhead, "low": low, "high": high, "context": context(variant.model)}
+    return numbers | {"bytes": variant.bytes, "share": share}
+
+
+def timed(base: Llama, other: Llama, ids: np.ndarray, rounds: int) -> tuple[float, float, float]:
+    """By how much of the base's time a forward pass takes longer: the median over rounds that alternate, in its interval.
+
+    It ends with the logits behind the last token; see `refpeft.intervals.median`.
+    """
+
+    def forward(model):
+        return model.host(model.logits(ids, last=True))
+
+    low, middle, high = intervals.alternating(lambda: forward(base), lambda: forward(other), rounds)["ratio"]
+    return low - 1, middle - 1, high - 1
+
+
+def context(model: Llama) -> int:
+    """Tokens that prompts and prefixes put in front of every text, for which its own have less room."""
+    arrays = [layer.arrays for layer in model.sites.values()]
+    prompts = [a["prompt"].shape[0] for a in arrays if "prompt" in a]
+    prefixes = [a["prefix_k"].shape[-2] for a in arrays if "prefix_k" in a]
+    return sum(prompts) + max(prefixes, default=0)
+
+
+def merged(model: Llama, adapter: Adapter) -> Llama:
+    """A twin of the base with the adapter in its matrices: merged by the model's backend, by the reference where it lacks that.
+
+    A bias becomes what the adapted layer gives for zero, since some methods scale or turn it with the outputs.
+
+    Raises
+    ------
+    CapabilityError
+        If the method cannot be merged.
+    """
+    twin, backend = model.twin(), plugins.backend(model.backend)
+    twin.attach(adapter.pattern, adapter.method, arrays=adapter.arrays)
+    for site, arrays in adapter.arrays.items():
+        weight = model.host(model.places[site].weight)
+        problem = adapter.method.merging(weight, arrays)
+        name, inputs = problem.operation.name, {n: model.asarray(a) for n, a in problem.inputs.items()}
+        if name in backend.operations():
+            both = {"weight": Calls(backend).forward(name, inputs, keep=False, **problem.attributes)[0]}
+        else:
+            both = {"weight": model.asarray(adapter.method.merge(weight, arrays))}
+        if "bias" in twin.sites[site].arrays:
+            zero = {"x": model.asarray(np.zeros((1, weight.shape[1])))}
+            both["bias"] = twin._call(site, zero, keep=False)[0][0]
+        twin.sites[site] = Layer("nn.linear", both)
+    return twin
