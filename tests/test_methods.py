@@ -77,14 +77,16 @@ def trained(parameters, names, seed=2) -> dict:
 
 @pytest.mark.parametrize("name", MERGEABLE)
 def test_the_merged_weight_is_the_adapted_layer(name):
-    """x Wmergedᵀ is the adapted layer's output, to float64 rounding of a few dozen units."""
+    """x Wmergedᵀ + merged bias is the adapted layer's output, to float64 rounding of a few dozen units."""
     chosen, weight, parameters = started(name)
     parameters = trained(parameters, chosen.trainable)
-    weight = parameters.pop("weight", weight)
-    x = np.random.default_rng(1).normal(size=(5, weight.shape[1]))
+    weight, random = parameters.pop("weight", weight), np.random.default_rng(1)
+    x, bias = random.normal(size=(5, weight.shape[1])), random.normal(size=len(weight))
+    takes = "bias" in {a.name for a in find(chosen.operation).signature.inputs}
     merged = chosen.merge(weight, parameters)
-    y = layer(chosen, weight, parameters, x)
-    assert np.linalg.norm(y - x @ merged.T) <= 2.0**-45 * np.linalg.norm(x) * np.linalg.norm(merged)
+    y = layer(chosen, weight, parameters | ({"bias": bias} if takes else {}), x)
+    alone = x @ merged.T + (chosen.merge_bias(bias, parameters) if takes else 0)
+    assert np.linalg.norm(y - alone) <= 2.0**-45 * np.linalg.norm(x) * np.linalg.norm(merged)
     assert not np.array_equal(merged, weight)
 
 

@@ -76,15 +76,16 @@ class Merge:
         return tensor.elements * stored(tensor, self.dtype).itemsize
 
     def write(self, path: Path, name: str, tensor: Tensor) -> None:
-        dtype = stored(tensor, self.dtype)
-        if name not in self.adapted:
+        dtype, (layer, _, kind) = stored(tensor, self.dtype), name.rpartition(".")
+        arrays = self.adapted.get(f"{layer}.weight")
+        if arrays is None or kind not in ("weight", "bias"):
             copy(path, name, tensor, dtype)
             return
-        arrays = self.adapted[name]
+        merge = self.adapter.method.merge if kind == "weight" else self.adapter.method.merge_bias
         wide = np.result_type(np.float32, *(a.dtype for a in arrays.values()), dtype)
-        weight = np.concatenate([piece.astype(dtype).astype(wide) for piece in tensor.pieces()]).reshape(tensor.shape)
+        before = np.concatenate([piece.astype(dtype).astype(wide) for piece in tensor.pieces()]).reshape(tensor.shape)
         with np.errstate(over="ignore"):
-            merged = self.adapter.method.merge(weight, arrays).astype(dtype)
+            merged = merge(before, arrays).astype(dtype)
         if not np.isfinite(merged.astype(np.float32)).all():
             raise DomainError(f"Merged, tensor {name} has an element that is not finite in {dtype.name}.")
         safetensors.save(path, {name: merged})

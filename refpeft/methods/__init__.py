@@ -159,6 +159,10 @@ class Method:
         """
         return self._problem(self._merging("merge"), {"weight": weight} | dict(parameters))
 
+    def merge_bias(self, bias: np.ndarray, parameters: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The base layer's bias as the merged layer needs it; another where the method acts on outputs, of which it is a part."""
+        return bias
+
     def unmerge(self, merged: np.ndarray, parameters: Mapping[str, np.ndarray]) -> np.ndarray:
         """The base weight that ``merged`` came from, up to the merge's rounding.
 

@@ -36,3 +36,6 @@ class IA3(Method):
 
     def count(self, o, i):
         return ia3.count(o, i, side=self.side)
+
+    def merge_bias(self, bias, parameters):
+        return bias if self.side == "input" else self.merge(bias[:, None], parameters)[:, 0]

@@ -40,3 +40,6 @@ class RoAd(Method):
 
     def count(self, o, i):
         return road.count(o, variant=self.variant)
+
+    def merge_bias(self, bias, parameters):
+        return self.merge(bias[:, None], parameters)[:, 0]

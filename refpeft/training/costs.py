@@ -89,15 +89,12 @@ def context(model: Llama) -> int:
 def merged(model: Llama, adapter: Adapter) -> Llama:
     """A twin of the base with the adapter in its matrices: merged by the model's backend, by the reference where it lacks that.
 
-    A bias becomes what the adapted layer gives for zero, since some methods scale or turn it with the outputs.
-
     Raises
     ------
     CapabilityError
         If the method cannot be merged.
     """
     twin, backend = model.twin(), plugins.backend(model.backend)
-    twin.attach(adapter.pattern, adapter.method, arrays=adapter.arrays)
     for site, arrays in adapter.arrays.items():
         weight = model.host(model.places[site].weight)
         problem = adapter.method.merging(weight, arrays)
@@ -106,8 +103,7 @@ def merged(model: Llama, adapter: Adapter) -> Llama:
             both = {"weight": Calls(backend).forward(name, inputs, keep=False, **problem.attributes)[0]}
         else:
             both = {"weight": model.asarray(adapter.method.merge(weight, arrays))}
-        if "bias" in twin.sites[site].arrays:
-            zero = {"x": model.asarray(np.zeros((1, weight.shape[1])))}
-            both["bias"] = twin._call(site, zero, keep=False)[0][0]
+        if "bias" in (there := model.sites[site].arrays):
+            both["bias"] = model.asarray(adapter.method.merge_bias(model.host(there["bias"]), arrays))
         twin.sites[site] = Layer("nn.linear", both)
     return twin

@@ -10,10 +10,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from small_models import save
 
 from refpeft.cli import main
 from refpeft.formats import peft, safetensors
-from refpeft.methods import LoRA
+from refpeft.methods import IA3, LoRA
 from refpeft.methods.dora import DoRA
 from refpeft.models import load
 
@@ -81,6 +82,28 @@ def test_the_merged_model_is_the_adapted_one_and_peft_merges_alike(tiny_llama, t
     np.testing.assert_allclose(merged.logits(IDS), model.logits(IDS), rtol=0, atol=2.0**-20)
     base = transformers.AutoModelForCausalLM.from_pretrained(tiny_llama)
     theirs.PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained(tmp_path / "peft")
+    ours, other = (safetensors.scan(f / "model.safetensors") for f in (tmp_path / "out", tmp_path / "peft"))
+    for name in ours:
+        np.testing.assert_allclose(np.array(ours[name]), np.array(other[name]), rtol=2.0**-20, atol=2.0**-20)
+
+
+def test_a_bias_that_a_method_scales_is_merged(tmp_path):
+    """IA3's scale acts on outputs, and in Qwen2 biases are part of them; peft's own merge is as near."""
+    transformers, theirs = pytest.importorskip("transformers"), pytest.importorskip("peft")
+    config = transformers.Qwen2Config(
+        vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2,
+    )  # fmt: skip
+    base, random = save(config, tmp_path / "base"), np.random.default_rng(1)
+    arrays = {f"layers.0.attn.{m}": {"scale": random.uniform(0.5, 2, 16).astype(np.float32)} for m in "kv"}
+    peft.save(tmp_path / "adapter", peft.Adapter(IA3(), arrays))
+    assert run(base, "--adapter", tmp_path / "adapter", "--out", tmp_path / "out").exit_code == 0
+    model = load(base, dtype="float64", backend="reference")
+    model.attach(",".join(arrays), IA3(), arrays=arrays)
+    merged = load(tmp_path / "out", dtype="float64", backend="reference")
+    np.testing.assert_allclose(merged.logits(IDS % 97), model.logits(IDS % 97), rtol=0, atol=2.0**-16)
+    whole = transformers.AutoModelForCausalLM.from_pretrained(base)
+    theirs.PeftModel.from_pretrained(whole, tmp_path / "adapter").merge_and_unload().save_pretrained(tmp_path / "peft")
     ours, other = (safetensors.scan(f / "model.safetensors") for f in (tmp_path / "out", tmp_path / "peft"))
     for name in ours:
         np.testing.assert_allclose(np.array(ours[name]), np.array(other[name]), rtol=2.0**-20, atol=2.0**-20)
