@@ -45,8 +45,14 @@ INERT = (
 )
 """Fields that say where an adapter comes from, or how it was started and regularised: nothing of what it computes."""
 
-CHANGING = ("pissa", "olora", "corda", "lora_ga", "loftq")
-"""Starts that change the base weight, by how ``init_lora_weights`` begins."""
+CONVERTED = (
+    "changed before training; what save_pretrained writes with path_initial_model_for_weight_conversion is for the weight "
+    "as it was, and is read"
+)
+CHANGING = dict.fromkeys(("pissa", "olora", "corda", "lora_ga"), CONVERTED) | {
+    "loftq": "quantised, which is not in the file"
+}
+"""Starts that change the base weight, by how ``init_lora_weights`` begins, and what is to be said of the weight."""
 
 _KEY = re.compile(r"base_model\.model\.model\.layers\.(\d+)\.(self_attn\.\w+_proj|mlp\.\w+_proj)\.(.+)")
 
@@ -196,12 +202,8 @@ def _layout(folder: Path, config: dict[str, Any]) -> Layout:
         came = ", ".join(f"{n} {json.dumps(config.get(n))}" for n in [*deciding, "peft_version"])
         raise CapabilityError(f"{folder / CONFIG}: {config['peft_type']} with {came} is not read.")
     _require_understood(folder, config, [*layout.fields, *layout.theirs, *peft_ranks.FIELDS])
-    if layout.kind == "LORA" and str(config.get("init_lora_weights")).lower().startswith(CHANGING):
-        raise CapabilityError(
-            f"{folder / CONFIG}: init_lora_weights is {json.dumps(config['init_lora_weights'])}, so that the adapter is for a "
-            "weight that peft changed before training; what save_pretrained writes with "
-            "path_initial_model_for_weight_conversion is for the weight as it was, and is read."
-        )
+    if layout.kind == "LORA":
+        _require_unchanged(folder, config)
     return layout
 
 
@@ -209,6 +211,17 @@ def _require_understood(folder: Path, config: dict[str, Any], understood: Sequen
     for name, value in config.items():
         if name not in understood and name not in INERT.split() and value and (name, value) != ("bias", "none"):
             raise CapabilityError(f"{folder / CONFIG}: {name} is {json.dumps(value)}, which is not understood here.")
+
+
+def _require_unchanged(folder: Path, config: dict[str, Any]) -> None:
+    """Refuse what was trained over another weight than the original."""
+    start = config.get("init_lora_weights")
+    for name, said in CHANGING.items():
+        if str(start).lower().startswith(name):
+            raise CapabilityError(
+                f"{folder / CONFIG}: init_lora_weights is {json.dumps(start)}, so that the adapter is for a weight that peft "
+                f"{said}."
+            )
 
 
 def _method(folder: Path, config: dict[str, Any], layout: Layout) -> Method:

@@ -133,7 +133,12 @@ def test_fields_that_change_nothing_are_kept(tmp_path):
             CapabilityError,
             'is "pissa_niter_4", so that the adapter is for a weight',
         ),
-        ({"init_lora_weights": "loftq"}, CapabilityError, "path_initial_model_for_weight_conversion"),
+        ({"init_lora_weights": "loftq"}, CapabilityError, "a weight that peft quantised, which is not in the file"),
+        (
+            {"init_lora_weights": "olora"},
+            CapabilityError,
+            "writes with path_initial_model_for_weight_conversion is for",
+        ),
         ({"fan_in_fan_out": True}, CapabilityError, "fan_in_fan_out is true"),
         ({"bias": "all"}, CapabilityError, 'bias is "all"'),
         ({"a_field_of_the_future": 7}, CapabilityError, "a_field_of_the_future is 7"),

@@ -53,8 +53,11 @@ def signed(ours, theirs):
     return ours * np.sign(np.sum(ours * theirs, axis=1, keepdims=True))
 
 
-def test_eva_is_pefts(saved):
-    """The same ranks at every site, and the same directions up to signs, to what peft's random decomposition is good for."""
+def test_eva_is_pefts(saved, tmp_path):
+    """The same ranks at every site, and the same directions up to signs, to what peft's random decomposition is good for.
+
+    What peft saves of it, with other ranks at other sites, is read.
+    """
     torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
     folder, theirs = saved
     settings = config("eva", 6, eva_config=peft.EvaConfig(rho=2.0, tau=0.9999))
@@ -71,6 +74,12 @@ def test_eva_is_pefts(saved):
         assert model.sites[site].attributes == {"scaling": layer.scaling["default"]}
         assert near(signed(its["a"], a), a, 2.0**-10)
         assert not np.any(its["b"]) and not np.any(b)
+        layer.lora_B["default"].weight.data.normal_()
+    theirs.save_pretrained(tmp_path)
+    found, again = files.load(tmp_path), load(folder)
+    again.attach(found.pattern, found.method, arrays=found.arrays)
+    with torch.no_grad():
+        assert near(again.logits(IDS).numpy(), theirs(torch.from_numpy(IDS)).logits.numpy(), 2.0**-14)
 
 
 @pytest.mark.parametrize("mode", ["ipm", "kpm"])
