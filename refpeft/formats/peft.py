@@ -201,7 +201,8 @@ def _layout(folder: Path, config: dict[str, Any]) -> Layout:
         deciding = sorted({n for other in LAYOUTS if other.kind == config["peft_type"] for n in other.theirs})
         came = ", ".join(f"{n} {json.dumps(config.get(n))}" for n in [*deciding, "peft_version"])
         raise CapabilityError(f"{folder / CONFIG}: {config['peft_type']} with {came} is not read.")
-    _require_understood(folder, config, [*layout.fields, *layout.theirs, *peft_ranks.FIELDS])
+    ranks = peft_ranks.FIELDS if layout.kind == "LORA" else ()
+    _require_understood(folder, config, [*layout.fields, *layout.theirs, *ranks])
     if layout.kind == "LORA":
         _require_unchanged(folder, config)
     return layout

@@ -42,6 +42,8 @@ def require_one_scaling(where: Any, modules: Mapping[str, np.ndarray], config: M
     ------
     FormatError, CapabilityError
     """
+    for field in FIELDS:
+        _require_numbers(where, field, config.get(field) or {})
     scaling = config["lora_alpha"] / _root(config["r"], config)
     for name, a in modules.items():
         rank, alpha = (_own(config.get(f), name, config[of]) for f, of in zip(FIELDS, ("r", "lora_alpha")))
@@ -62,3 +64,14 @@ def _root(rank: int, config: Mapping[str, Any]) -> float:
 def _own(pattern: Mapping[str, Any] | None, name: str, otherwise: Any) -> Any:
     """A module's value in a pattern, whose first key that is the end of its name counts, as a regular expression."""
     return next((v for key, v in (pattern or {}).items() if re.match(rf"(.*\.)?({key})$", name)), otherwise)
+
+
+def _require_numbers(where: Any, field: str, pattern: Any) -> None:
+    """Refuse what is not an object of regular expressions and positive numbers."""
+    for key, value in pattern.items() if isinstance(pattern, dict) else [("", pattern)]:
+        try:
+            re.compile(key)
+        except re.error:
+            value = None
+        if type(value) not in (int, float) or not 0 < value < math.inf:
+            raise FormatError(f"{where}: {field} must give modules positive numbers, but is {pattern!r}.")

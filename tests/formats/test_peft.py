@@ -148,6 +148,18 @@ def test_fields_that_change_nothing_are_kept(tmp_path):
             CapabilityError,
             "LORA with use_dora true, use_rslora true, peft_version null is not read",
         ),
+        (
+            {"alpha_pattern": {"q": "4"}},
+            FormatError,
+            "alpha_pattern must give modules positive numbers, but is {'q': '4'}",
+        ),
+        ({"rank_pattern": {"q_(": 2}}, FormatError, r"rank_pattern must give modules positive numbers, but is {'q_\('"),
+        ({"rank_pattern": [2]}, FormatError, r"rank_pattern must give modules positive numbers, but is \[2\]"),
+        (
+            {"peft_type": "HIRA", "lora_alpha": None, "rank_pattern": {"q": 2}},
+            CapabilityError,
+            'rank_pattern is {"q": 2}, which is not',
+        ),
         ({"peft_type": "PREFIX_TUNING", "r": None}, CapabilityError, "lora_alpha is 6.0, which is not understood"),
         ({"r": "two"}, FormatError, "LoRA: rank must be an integer, but 'two' came"),
     ],
