@@ -38,6 +38,7 @@ COMMANDS = (
     "sweep",
     "evaluate",
     "merge",
+    "lint",
     "generate",
     "explain",
     "oracle",

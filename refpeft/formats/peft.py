@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,9 +91,9 @@ def load(folder: str | os.PathLike[str]) -> Adapter:
         If the method, or a field that changes what it computes, is not one that is read.
     """
     folder = Path(folder)
-    config, archive = _config(folder), safetensors.scan(folder / TENSORS)
+    config, archive = configuration(folder), safetensors.scan(folder / TENSORS)
     if config.get("peft_type") in peft_prompts.KINDS:
-        _require_understood(folder, config, peft_prompts.FIELDS.split())
+        _require_understood(folder, config)
         tensors = {name: np.array(archive[name]) for name in archive}
         return Adapter(*peft_prompts.decode(folder / TENSORS, config, tensors), config)
     layout = _layout(folder, config)
@@ -182,7 +182,13 @@ def _ranked(arrays: Arrays) -> dict[str, np.ndarray]:
     return {f"model.{module_of(site)}": np.asarray(its["a"]) for site, its in arrays.items()}
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def configuration(folder: Path) -> dict[str, Any]:
+    """The fields of an adapter whose two files are there.
+
+    Raises
+    ------
+    FormatError
+    """
     for name in (CONFIG, TENSORS):
         if not (folder / name).is_file():
             raise FormatError(f"{folder} has no {name}, expected an adapter of peft.")
@@ -201,17 +207,24 @@ def _layout(folder: Path, config: dict[str, Any]) -> Layout:
         deciding = sorted({n for other in LAYOUTS if other.kind == config["peft_type"] for n in other.theirs})
         came = ", ".join(f"{n} {json.dumps(config.get(n))}" for n in [*deciding, "peft_version"])
         raise CapabilityError(f"{folder / CONFIG}: {config['peft_type']} with {came} is not read.")
-    ranks = peft_ranks.FIELDS if layout.kind == "LORA" else ()
-    _require_understood(folder, config, [*layout.fields, *layout.theirs, *ranks])
+    _require_understood(folder, config)
     if layout.kind == "LORA":
         _require_unchanged(folder, config)
     return layout
 
 
-def _require_understood(folder: Path, config: dict[str, Any], understood: Sequence[str]) -> None:
-    for name, value in config.items():
-        if name not in understood and name not in INERT.split() and value and (name, value) != ("bias", "none"):
-            raise CapabilityError(f"{folder / CONFIG}: {name} is {json.dumps(value)}, which is not understood here.")
+def not_understood(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a method that is read which would change what it computes in a way that is not known here."""
+    layout = read(config)
+    known = {*INERT.split(), *(peft_prompts.FIELDS.split() if layout is None else (*layout.fields, *layout.theirs))}
+    if layout and layout.kind == "LORA":
+        known |= set(peft_ranks.FIELDS)
+    return {n: v for n, v in config.items() if n not in known and v and (n, v) != ("bias", "none")}
+
+
+def _require_understood(folder: Path, config: dict[str, Any]) -> None:
+    for name, value in not_understood(config).items():
+        raise CapabilityError(f"{folder / CONFIG}: {name} is {json.dumps(value)}, which is not understood here.")
 
 
 def _require_unchanged(folder: Path, config: dict[str, Any]) -> None:

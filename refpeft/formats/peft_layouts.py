@@ -64,7 +64,7 @@ class Layout(NamedTuple):
         )
 
 
-def _version(config: Mapping[str, Any]) -> tuple[int, ...]:
+def version(config: Mapping[str, Any]) -> tuple[int, ...]:
     """peft's version that wrote a configuration, as far as it is numbers."""
     found = re.match(r"\d+(\.\d+)*", str(config.get("peft_version") or ""))
     return tuple(map(int, found[0].split("."))) if found else ()

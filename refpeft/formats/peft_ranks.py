@@ -30,7 +30,7 @@ def patterns(modules: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> di
     """
     other = {name: len(a) for name, a in modules.items() if len(a) != config["r"]}
     alphas = {
-        name: config["lora_alpha"] * _root(rank, config) / _root(config["r"], config) for name, rank in other.items()
+        name: config["lora_alpha"] * root(rank, config) / root(config["r"], config) for name, rank in other.items()
     }
     return {"rank_pattern": other, "alpha_pattern": alphas}
 
@@ -43,30 +43,30 @@ def require_one_scaling(where: Any, modules: Mapping[str, np.ndarray], config: M
     FormatError, CapabilityError
     """
     for field in FIELDS:
-        _require_numbers(where, field, config.get(field) or {})
-    scaling = config["lora_alpha"] / _root(config["r"], config)
+        require_numbers(where, field, config.get(field) or {})
+    scaling = config["lora_alpha"] / root(config["r"], config)
     for name, a in modules.items():
-        rank, alpha = (_own(config.get(f), name, config[of]) for f, of in zip(FIELDS, ("r", "lora_alpha")))
+        rank, alpha = (own(config.get(f), name, config[of]) for f, of in zip(FIELDS, ("r", "lora_alpha")))
         if len(a) != rank:
             raise FormatError(f"{where}: {name} has rank {len(a)}, but r and rank_pattern say {rank}.")
-        if not math.isclose(alpha / _root(rank, config), scaling):
+        if not math.isclose(alpha / root(rank, config), scaling):
             raise CapabilityError(
-                f"{where}: rank_pattern and alpha_pattern scale {name} by {alpha / _root(rank, config):g} and others by "
+                f"{where}: rank_pattern and alpha_pattern scale {name} by {alpha / root(rank, config):g} and others by "
                 f"{scaling:g}, which is not understood here."
             )
 
 
-def _root(rank: int, config: Mapping[str, Any]) -> float:
+def root(rank: int, config: Mapping[str, Any]) -> float:
     """What alpha is divided by."""
     return math.sqrt(rank) if config.get("use_rslora") else rank
 
 
-def _own(pattern: Mapping[str, Any] | None, name: str, otherwise: Any) -> Any:
+def own(pattern: Mapping[str, Any] | None, name: str, otherwise: Any) -> Any:
     """A module's value in a pattern, whose first key that is the end of its name counts, as a regular expression."""
     return next((v for key, v in (pattern or {}).items() if re.match(rf"(.*\.)?({key})$", name)), otherwise)
 
 
-def _require_numbers(where: Any, field: str, pattern: Any) -> None:
+def require_numbers(where: Any, field: str, pattern: Any) -> None:
     """Refuse what is not an object of regular expressions and positive numbers."""
     for key, value in pattern.items() if isinstance(pattern, dict) else [("", pattern)]:
         try:
