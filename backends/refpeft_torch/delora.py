@@ -9,7 +9,7 @@ from refpeft_torch.autograd import implements
 def strengths(a, b, boundary, floor):
     """What each product of a column of b and a row of a is multiplied by."""
     long, wide = torch.linalg.vector_norm(a, dim=1), torch.linalg.vector_norm(b, dim=0)
-    return boundary / len(a) / (long.clamp(min=floor) * wide.clamp(min=floor))
+    return boundary / len(a) / long.clamp(min=floor) / wide.clamp(min=floor)
 
 
 @implements("delora.linear")

@@ -8,6 +8,12 @@ from refpeft_torch.convolution import convolve
 from refpeft_torch.precision import widened
 
 
+def _kron(a, b):
+    """The Kronecker product, b (r, s, *k) a kernel; ``torch.kron`` refuses some strides (docs/findings/torch-kron.md)."""
+    product = a.reshape(a.shape[0], 1, a.shape[1], 1, *[1] * (b.ndim - 2)) * b.unsqueeze(1).unsqueeze(0)
+    return product.reshape(a.shape[0] * b.shape[0], a.shape[1] * b.shape[1], *b.shape[2:])
+
+
 def _adapted(x, weight, bias, delta):
     return F.linear(x, weight, bias) + F.linear(x, delta)
 
@@ -15,13 +21,13 @@ def _adapted(x, weight, bias, delta):
 @implements("lokr.linear")
 def linear(x, weight, w1, w2_a, w2_b, bias=None, *, scaling):
     """A dense and a low-rank factor."""
-    return _adapted(x, weight, bias, torch.kron(w1.contiguous(), w2_a @ w2_b) * scaling)
+    return _adapted(x, weight, bias, _kron(w1, w2_a @ w2_b) * scaling)
 
 
 @implements("lokr.merge")
 def merge(weight, w1, w2_a, w2_b, *, scaling):
     """The weight with the update in it."""
-    return weight + torch.kron(w1.contiguous(), w2_a @ w2_b) * scaling
+    return weight + _kron(w1, w2_a @ w2_b) * scaling
 
 
 @implements("lokr.conv2d")
@@ -29,7 +35,7 @@ def conv2d(x, weight, w1, w2_a, w2_b, bias=None, *, scaling, stride=(1, 1), padd
     """Two convolutions."""
     dtype = x.dtype
     x, weight, w1, w2_a, w2_b, bias = widened(x, weight, w1, w2_a, w2_b, bias)
-    kernel = (torch.kron(w1.contiguous(), w2_a @ w2_b) * scaling).reshape(weight.shape)
+    kernel = (_kron(w1, w2_a @ w2_b) * scaling).reshape(weight.shape)
     how = (stride, padding, dilation, groups)
     return (convolve(x, weight, bias, *how) + convolve(x, kernel, None, *how)).to(dtype)
 
@@ -37,37 +43,38 @@ def conv2d(x, weight, w1, w2_a, w2_b, bias=None, *, scaling, stride=(1, 1), padd
 @implements("lokr_dense.linear")
 def dense_linear(x, weight, w1, w2, bias=None, *, scaling):
     """Two dense factors."""
-    return _adapted(x, weight, bias, torch.kron(w1.contiguous(), w2.contiguous()) * scaling)
+    return _adapted(x, weight, bias, _kron(w1, w2) * scaling)
 
 
 @implements("lokr_dense.merge")
 def dense_merge(weight, w1, w2, *, scaling):
     """The weight with the update in it."""
-    return weight + torch.kron(w1.contiguous(), w2.contiguous()) * scaling
+    return weight + _kron(w1, w2) * scaling
 
 
 @implements("lokr_both.linear")
 def both_linear(x, weight, w1_a, w1_b, w2_a, w2_b, bias=None, *, scaling):
     """Two low-rank factors."""
-    return _adapted(x, weight, bias, torch.kron(w1_a @ w1_b, w2_a @ w2_b) * scaling)
+    return _adapted(x, weight, bias, _kron(w1_a @ w1_b, w2_a @ w2_b) * scaling)
 
 
 @implements("lokr_both.merge")
 def both_merge(weight, w1_a, w1_b, w2_a, w2_b, *, scaling):
     """The weight with the update in it."""
-    return weight + torch.kron(w1_a @ w1_b, w2_a @ w2_b) * scaling
+    return weight + _kron(w1_a @ w1_b, w2_a @ w2_b) * scaling
 
 
 def _with_core(w1, core, w2_a, w2_b, scaling):
     """delta as a kernel: the Tucker product, then the Kronecker product over the channels."""
     w2 = torch.einsum("pjkl,jr->prkl", torch.einsum("ijkl,ip->pjkl", core, w2_a), w2_b)
-    return torch.kron(w1[:, :, None, None].contiguous(), w2.contiguous()) * scaling
+    return _kron(w1, w2) * scaling
 
 
 @implements("lokr_core.merge")
 def core_merge(weight, w1, core, w2_a, w2_b, *, scaling):
     """The kernel, as a matrix, with the update in it."""
-    return weight + _with_core(w1, core, w2_a, w2_b, scaling).reshape(weight.shape)
+    delta = _with_core(*widened(w1, core, w2_a, w2_b), scaling)
+    return weight + delta.to(weight.dtype).reshape(weight.shape)
 
 
 @implements("lokr_core.conv2d")

@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 
 from refpeft_torch.autograd import implements
+from refpeft_torch.precision import widened
 
 
 @implements("miss.linear")
@@ -21,10 +22,11 @@ def merge(weight, block):
 
 
 def _bat(weight, block):
-    """Each block of the weight times the matrix of its row of blocks, and that matrix."""
-    g, r, _ = block.shape
+    """Each block of the weight times the matrix of its row of blocks, and that matrix, whose gradient adds up over the row."""
+    dtype, (g, r, _) = weight.dtype, block.shape
+    weight, block = widened(weight, block)
     blocks = weight.reshape(g, r, -1, r).transpose(1, 2)
-    return (blocks @ block[:, None] + block[:, None]).transpose(1, 2).reshape(weight.shape)
+    return (blocks @ block[:, None] + block[:, None]).transpose(1, 2).reshape(weight.shape).to(dtype)
 
 
 @implements("miss_bat.linear")

@@ -24,7 +24,7 @@ from refpeft.problem import Problem
 from refpeft_conformance import regimes
 
 SIZES = (1, 2, 3, 5, 7, 4, 8, 11, 13, 16, 17)
-LONG_SIZES = (64, 129, 512, 777, 1024, 2048, 4096)
+LONG_SIZES = (64, 100, 129, 512, 777, 1024, 2048, 4096)
 LARGEST = 2**19
 """Inputs of more elements than that, taken together, are not drawn: a hidden size squared grows out of hand."""
 TUPLES = {

@@ -15,6 +15,7 @@ from refpeft.ops._arrays import plus, rows
 @operation(
     "qlora.linear",
     "x[*n,i] packed: u8[(o*i+1)//2] absmax: f32[ceil(o*i/blocksize)] a[r,i] b[o,r] bias?[o] -> y[*n,o]",
+    sizes={"i": (1, 2, 3, 5, 7, 4, 8, 11, 13, 16, 17, 40, 96)},
 )
 def linear(
     x,

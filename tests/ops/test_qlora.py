@@ -112,7 +112,7 @@ def test_the_exact_lane_has_weights(dtype):
     """Its problems are exact, and most of them have a base weight that is not all zero."""
     shares = []
 
-    @few
+    @settings(few, max_examples=100)
     @given(problem=problems(OPERATION, dtype=dtype, regime="exact"))
     def look(problem):
         assert is_exact(problem, standard_precision(dtype))

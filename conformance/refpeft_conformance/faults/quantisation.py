@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from refpeft.numerics.formats import BFLOAT16, store
+from refpeft.golden import stored
+from refpeft.numerics.formats import BFLOAT16, as_format, store
+from refpeft.ops import nf4
+from refpeft.problem import Problem
 from refpeft_conformance.faults import fault, wide, with_attributes, with_inputs
 
 
@@ -16,6 +19,21 @@ def _(problem, run):
 @fault("quantisation", "absmax of the neighbouring block", "absmax", "packed")
 def _(problem, run):
     return _on_absmax(problem, run, lambda a: np.roll(a, 1))
+
+
+@fault("quantisation", "blocks counted anew in each row", "packed", operations="qlora.linear")
+def _(problem, run):
+    """Where rows end within a block, as in bitsandbytes' kernel for AVX-512 (docs/findings/bitsandbytes-rows.md)."""
+    inputs, (o, i) = problem.inputs, (problem.dims["o"], problem.dims["i"])
+    blocksize, packed, absmax = problem.attributes["blocksize"], inputs["packed"], inputs["absmax"]
+    row, column = np.indices((o, i))
+    block = np.minimum(row * (i // blocksize) + column // blocksize, max(len(absmax) - 1, 0))
+    codes = np.stack([packed >> 4, packed & 15], axis=-1).reshape(-1)[: o * i].reshape(o, i)
+    weight = store(nf4.CODEBOOK[codes] * absmax[block], as_format(problem.dtype))
+    others = {name: array for name, array in inputs.items() if name not in ("packed", "absmax")}
+    scaling = {"scaling": problem.attributes["scaling"]}
+    results = stored(Problem.of("lora.linear", others | {"weight": weight}, scaling, problem.cotangents))
+    return {name: results[name] for name in problem.result_specs}
 
 
 @fault("quantisation", "absmax kept in float16", "absmax", "packed")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from refpeft.numerics.formats import as_format
 from refpeft.operation import Operation, find
 from refpeft.problem import Problem
 from refpeft_conformance.strategies import is_exact
@@ -68,6 +69,12 @@ def equal(claim: str, got: np.ndarray, expected: np.ndarray, observed=None) -> N
     if np.any(wrong):
         at = tuple(int(i) for i in np.argwhere(wrong)[0])
         raise Violation(f"{claim}: element {list(at)} is {got[at]} but must be {expected[at]}", {"got": got})
+
+
+def doubled(once: np.ndarray, twice: np.ndarray, observed) -> None:
+    """Twice one result is the other, where it is a normal number: below, halves are rounded."""
+    normal = np.abs(once.astype(np.float64)) >= as_format(once.dtype).tiny
+    equal("doubled", twice[normal], once[normal] * once.dtype.type(2), observed)
 
 
 def agree(claim: str, subject, first, second, pairs, observed=None) -> None:

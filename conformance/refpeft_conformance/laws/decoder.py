@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from refpeft_conformance.laws import equal, law
+from refpeft_conformance.laws import doubled, equal, law
 from refpeft_conformance.verdict import Violation
 
 
@@ -25,8 +25,7 @@ def _(subject, problem, observed):
 def _(subject, problem, observed):
     x = problem.inputs["x"]
     gain = problem.inputs.get("weight", np.ones(problem.dims["d"], x.dtype))
-    once, twice = (subject.run(changed(problem, weight=gain * x.dtype.type(k)))["y"] for k in (1, 2))
-    equal("doubled", twice, once * x.dtype.type(2), observed)
+    doubled(*(subject.run(changed(problem, weight=gain * x.dtype.type(k)))["y"] for k in (1, 2)), observed)
 
 
 @law("nn.rms_norm", "twice the vector with four times eps is the same bit for bit")

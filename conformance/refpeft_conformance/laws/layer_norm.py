@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from refpeft_conformance.laws import equal, law
+from refpeft_conformance.laws import doubled, equal, law
 from refpeft_conformance.verdict import Violation
 
 
@@ -21,8 +21,8 @@ def _(subject, problem, observed):
     inputs = dict(problem.inputs)
     inputs.setdefault("weight", np.ones(problem.dims["d"], inputs["x"].dtype))
     once = problem.replace(inputs=inputs, cotangents={})
-    doubled = once.replace(inputs=inputs | {n: 2 * inputs[n] for n in ("weight", "bias") if n in inputs})
-    equal("doubled", subject.run(doubled)["y"], 2 * subject.run(once)["y"], observed)
+    twice = once.replace(inputs=inputs | {n: 2 * inputs[n] for n in ("weight", "bias") if n in inputs})
+    doubled(subject.run(once)["y"], subject.run(twice)["y"], observed)
 
 
 @law("nn.layer_norm", "the gradient to x sums to zero over each vector", gradients=True)
