@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refpeft.numerics.formats import as_format
+from refpeft.numerics.formats import FORMATS, as_format
 from refpeft.operation import Operation, find
 from refpeft.problem import Problem
 from refpeft_conformance.strategies import is_exact
@@ -29,6 +29,8 @@ class Law:
     gradients : bool
     needs : tuple of str
         Other operations it calls.
+    dtypes : tuple of str
+        In which it says anything.
     examine : callable
         (subject, problem, observation) -> None; raises Violation.
     """
@@ -38,17 +40,26 @@ class Law:
     regime: str
     gradients: bool
     needs: tuple[str, ...]
+    dtypes: tuple[str, ...]
     examine: Callable
 
 
 LAWS: list[Law] = []
 
 
-def law(operation: str, claim: str, *, regime: str = "random", gradients: bool = False, needs: tuple[str, ...] = ()):
+def law(
+    operation: str,
+    claim: str,
+    *,
+    regime: str = "random",
+    gradients: bool = False,
+    needs: tuple[str, ...] = (),
+    dtypes: tuple[str, ...] = tuple(FORMATS),
+):
     """Declare the decorated function as a law of ``operation``."""
 
     def declare(examine):
-        LAWS.append(Law(operation, claim, regime, gradients, needs, examine))
+        LAWS.append(Law(operation, claim, regime, gradients, needs, dtypes, examine))
         return examine
 
     return declare

@@ -59,12 +59,10 @@ def block_laws(
     def size_of(problem):
         return blocksize or problem.attributes["blocksize"]
 
-    @law(quantize, "what was decoded decodes to the same again", needs=needs)
+    @law(quantize, "what was decoded decodes to the same again", needs=needs, dtypes=exactly)
     def _(subject, problem, observed):
         """Where the nearest codeword is taken, and the block's maximum is attained."""
-        if (
-            problem.attributes.get("variant") == "bitsandbytes-cpu" and codes == "codes"
-        ) or problem.dtype not in exactly:
+        if problem.attributes.get("variant") == "bitsandbytes-cpu" and codes == "codes":
             return
         problem = positive(problem)
         first = decoded(subject, problem, subject.run(problem))
