@@ -9,6 +9,7 @@ import pytest
 
 from refpeft.backend import Backend, Implementation, withholding
 from refpeft.errors import CapabilityError
+from refpeft.merging import stand_in
 from refpeft.methods import dims_of, fixed_inputs, methods
 from refpeft.operation import find
 from refpeft_conformance import certificate
@@ -140,7 +141,8 @@ def test_what_is_fixed_is_what_methods_start_with_and_do_not_train():
         assert not fixed & own
         assert not fixed & {a.name for a in operation.differentiable if a.star}
         random = np.random.default_rng(0)
-        started = cls().init(random, random.normal(size=(64, 64)))
+        weight = random.normal(size=(64, 64))
+        started = cls().init(random, weight, **stand_in(cls(), random, weight))
         differentiable = {a.name for a in operation.differentiable}
         assert (started.keys() - own) & differentiable <= fixed
     assert fixed_inputs("lora.conv2d") == ("weight",)
