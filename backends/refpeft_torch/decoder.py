@@ -9,7 +9,7 @@ from refpeft_torch.precision import wide
 
 @implements("nn.rms_norm")
 def rms_norm(x, weight=None, *, eps=1e-6):
-    """A quotient, whose gradient underflows less than that of ``torch.nn.functional.rms_norm``, which multiplies by the inverse."""
+    """A quotient, whose gradient underflows less than ``torch.nn.functional.rms_norm``, which multiplies by the inverse."""
     wide_x, weight = map(wide, (x, weight))
     normal = wide_x / torch.sqrt(wide_x.square().mean(-1, keepdim=True) + eps)
     return (normal if weight is None else normal * weight).to(x.dtype)
