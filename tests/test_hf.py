@@ -153,7 +153,13 @@ def test_what_peft_does_not_take_is_declared():
         ("peft", "loha.linear", "outputs within budget on random inputs", "float64", "off by"),
         ("peft", "gralora.linear", "empty batches give empty results", "float32", "cannot reshape tensor of 0"),
         ("peft", "fourierft.linear", "outputs within budget on random inputs", "float64", "off by"),
-        ("peft", "waveft.merge", "outputs within budget on random inputs", "float32", ""),
+        (
+            "peft",
+            "waveft.merge",
+            "outputs within budget on random inputs",
+            "float32",
+            ("off by", "must match the size"),
+        ),
         ("peft", "c3a.linear_fft", "outputs within budget on random inputs", "float64", "off by"),
         ("peft", "c3a.linear_fft", "gradients within budget on random inputs", "float32", "dx"),
         ("peft", "deft.linear", "gradients within budget on random inputs", "float32", "dbias"),
@@ -197,11 +203,14 @@ def test_what_peft_does_not_take_is_declared():
     ],
 )
 def test_the_suite_reports_each_finding_unaided(backend, operation, claim, dtype, message):
-    """At the standard profile; where only the beginning of a claim is said, by one of those that begin so."""
+    """At the standard profile; where only the beginning of a claim is said, by one of those that begin so.
+
+    Which of several mistakes is met first depends on what is drawn.
+    """
     claims = [c.claim for c in checks_of(find(operation), dtype) if c.claim.startswith(claim)]
     verdicts = (verdict(backend, operation, claim, dtype, profile="standard") for claim in claims)
     found = next(v for v in verdicts if v.verdict == "FAIL")
-    assert message in found.message
+    assert any(part in found.message for part in ([message] if isinstance(message, str) else message)), found.message
 
 
 @pytest.mark.parametrize(

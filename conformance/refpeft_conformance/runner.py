@@ -87,7 +87,7 @@ def run(
     forward_only = subject.backend.implementation(check.operation.name).vjp is None
 
     def examine(problem: Problem) -> None:
-        before = observed.elements
+        compared = observed.elements
         if forward_only:
             problem = problem.with_cotangents({})
         in_flight(problem)
@@ -103,7 +103,7 @@ def run(
         except BudgetError:
             if check.kind != "laws":
                 raise
-        if check.kind == "laws" and observed.elements == before:
+        if check.kind == "laws" and observed.elements == compared:
             observed.examples -= 1
             raise _Silent
 

@@ -83,7 +83,7 @@ class Merge:
             return
         merge = self.adapter.method.merge if kind == "weight" else self.adapter.method.merge_bias
         wide = np.result_type(np.float32, *(a.dtype for a in arrays.values()), dtype)
-        before = np.concatenate([piece.astype(dtype).astype(wide) for piece in tensor.pieces()]).reshape(tensor.shape)
+        before = tensor.whole(dtype).astype(wide)
         with np.errstate(over="ignore"):
             merged = merge(before, arrays).astype(dtype)
         if not np.isfinite(merged.astype(np.float32)).all():

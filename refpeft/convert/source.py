@@ -44,6 +44,14 @@ class Tensor:
         """How many elements it has."""
         return math.prod(self.shape)
 
+    def whole(self, dtype: np.dtype[Any] | None = None) -> np.ndarray:
+        """All of it, each piece rounded to the dtype as it comes."""
+        array, at = np.empty(self.elements, self.dtype if dtype is None else dtype), 0
+        for piece in self.pieces():
+            array[at : at + piece.size] = piece.reshape(-1)
+            at += piece.size
+        return array.reshape(self.shape)
+
 
 @dataclass(frozen=True)
 class Source:
@@ -102,36 +110,33 @@ def open_model(model: str | os.PathLike[str], *, four_bit: bool = False) -> Sour
         with open(path, "rb") as file:
             is_gguf = file.read(4) == b"GGUF"
         source = _gguf(path) if is_gguf else Source(_safetensors([path], transposed=False), None, (path,))
-    states = [n for n in source.tensors if ".quant_state." in n]
-    if states and four_bit:
-        return _in_four_bits(source, os.fspath(model))
-    if states or "quantization_config" in (source.config or {}):
+    found = bitsandbytes.weights(source.tensors)
+    if found and four_bit:
+        return _in_four_bits(source, found, os.fspath(model))
+    if any(".quant_state." in n for n in source.tensors) or "quantization_config" in (source.config or {}):
         raise FormatError(f"{os.fspath(model)} is quantised already, expected a model of floating-point numbers.")
     return source
 
 
-def _in_four_bits(source: Source, where: str) -> Source:
-    """The same model with each 4-bit weight as one tensor, without the parts that hold it."""
-    found = bitsandbytes.weights(source.tensors)
+def _in_four_bits(source: Source, found: list[str], where: str) -> Source:
+    """The same model with each of these 4-bit weights as one tensor, without the parts that hold it."""
     whole = {n: t for n, t in source.tensors.items() if not n.startswith(tuple(f"{w}." for w in found))}
     return replace(source, tensors=whole | {name: _decoded(source.tensors, name, where) for name in found})
 
 
 def _decoded(tensors: Mapping[str, Tensor], name: str, where: str) -> Tensor:
+    """A 4-bit weight as one tensor; only its state is read before it is asked for."""
     parts = {n: t for n, t in tensors.items() if n == name or n.startswith(f"{name}.")}
 
     def read() -> Quantised:
-        return bitsandbytes.decode(name, {n: _whole(t) for n, t in parts.items()}, where)
+        return bitsandbytes.decode(name, {n: t.whole() for n, t in parts.items()}, where)
 
     def pieces():
         yield dequantise(read()).reshape(-1)
 
-    weight = read()
-    return Tensor(weight.shape, as_format(weight.dtype).dtype, pieces, read)
-
-
-def _whole(tensor: Tensor) -> np.ndarray:
-    return np.concatenate([np.empty(0, tensor.dtype), *tensor.pieces()]).reshape(tensor.shape)
+    states = {n: t.whole() for n, t in parts.items() if bitsandbytes.STATE in n}
+    _, state = bitsandbytes.stated(name, states, where)
+    return Tensor(state.shape, as_format(state.dtype).dtype, pieces, read)
 
 
 def _folder(folder: Path) -> Source:

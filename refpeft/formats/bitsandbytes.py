@@ -26,14 +26,16 @@ from typing import Any
 import numpy as np
 
 from refpeft.errors import FormatError
-from refpeft.formats.bitsandbytes_state import NESTED, read_state
+from refpeft.formats.bitsandbytes_state import NESTED, State, read_state
 from refpeft.formats.four_bit import KINDS, Nested, Quantised, codebook, dequantise, nested_codebook, quantise
 from refpeft.formats.safetensors_header import short
 
-__all__ = ["KINDS", "Nested", "Quantised", "decode", "dequantise", "encode", "quantise", "weights"]
+__all__ = ["KINDS", "STATE", "Nested", "Quantised", "decode", "dequantise", "encode", "quantise", "stated", "weights"]
 
-_STATE = "quant_state.bitsandbytes__"
-_PARTS = ("absmax", "quant_map", "nested_absmax", "nested_quant_map", *(_STATE + kind for kind in KINDS))
+STATE = "quant_state.bitsandbytes__"
+"""How the part of a weight that is its state begins; its kind follows."""
+
+_PARTS = ("absmax", "quant_map", "nested_absmax", "nested_quant_map", *(STATE + kind for kind in KINDS))
 
 
 def encode(name: str, weight: Quantised) -> dict[str, np.ndarray]:
@@ -53,14 +55,14 @@ def encode(name: str, weight: Quantised) -> dict[str, np.ndarray]:
         tensors[f"{name}.nested_absmax"] = weight.nested.absmax
         tensors[f"{name}.nested_quant_map"] = nested_codebook()
         state |= {"nested_blocksize": NESTED, "nested_dtype": "float32", "nested_offset": float(weight.nested.offset)}
-    tensors[f"{name}.{_STATE}{weight.kind}"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
+    tensors[f"{name}.{STATE}{weight.kind}"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
     return tensors
 
 
 def weights(names: Iterable[str]) -> list[str]:
     """The names of the 4-bit weights among a checkpoint's tensors, in their order."""
     known = list(names)
-    stated = {name.rpartition(f".{_STATE}")[0] for name in known if _STATE in name}
+    stated = {name.rpartition(f".{STATE}")[0] for name in known if STATE in name}
     return [name for name in known if name in stated]
 
 
@@ -85,12 +87,7 @@ def decode(name: str, tensors: Mapping[str, np.ndarray] | Any, where: str = "the
     if name not in present:
         raise FormatError(f"{what}: there is no such tensor.")
     found = {part: tensors[f"{name}.{part}"] for part in _PARTS if f"{name}.{part}" in present}
-    kinds = [kind for kind in KINDS if _STATE + kind in found]
-    if len(kinds) != 1:
-        raise FormatError(
-            f"{what} must have one of {' and '.join(_STATE + k for k in KINDS)}, got {len(kinds)} of them."
-        )
-    state = read_state(found[_STATE + kinds[0]], kinds[0], what)
+    kind, state = stated(name, tensors, where)
     size = math.prod(state.shape)
     blocks = -(-size // state.blocksize)
     packed = (
@@ -98,7 +95,7 @@ def decode(name: str, tensors: Mapping[str, np.ndarray] | Any, where: str = "the
     )  # quant_storage may be another dtype over the same bytes
     _require(packed.size == (size + 1) // 2, what, f"{(size + 1) // 2} bytes of codes", packed.size)
     absmax = _part(found, "absmax", np.uint8 if state.nested else np.float32, blocks, what)
-    _require_words(_part(found, "quant_map", np.float32, 16, what), codebook(kinds[0]), what, "quant_map")
+    _require_words(_part(found, "quant_map", np.float32, 16, what), codebook(kind), what, "quant_map")
     nested = None
     if state.nested:
         absmax2 = _part(found, "nested_absmax", np.float32, -(-blocks // NESTED), what)
@@ -106,7 +103,24 @@ def decode(name: str, tensors: Mapping[str, np.ndarray] | Any, where: str = "the
             _part(found, "nested_quant_map", np.float32, 256, what), nested_codebook(), what, "nested_quant_map"
         )
         nested = Nested(absmax2, np.float32(state.offset))
-    return Quantised(kinds[0], packed, absmax, state.shape, state.blocksize, state.dtype, nested)
+    return Quantised(kind, packed, absmax, state.shape, state.blocksize, state.dtype, nested)
+
+
+def stated(name: str, tensors: Mapping[str, np.ndarray] | Any, where: str = "the checkpoint") -> tuple[str, State]:
+    """The kind of a weight and what its state says, from the tensors as for `decode`, of which the state is enough.
+
+    Raises
+    ------
+    FormatError
+        If there is not one state, or it is malformed.
+    """
+    present, what = set(tensors), f"{where}: {short.repr(name)}"
+    kinds = [kind for kind in KINDS if f"{name}.{STATE}{kind}" in present]
+    if len(kinds) != 1:
+        raise FormatError(
+            f"{what} must have one of {' and '.join(STATE + k for k in KINDS)}, got {len(kinds)} of them."
+        )
+    return kinds[0], read_state(tensors[f"{name}.{STATE}{kinds[0]}"], kinds[0], what)
 
 
 def _part(found: Mapping[str, np.ndarray], part: str, dtype: type, size: int, what: str) -> np.ndarray:

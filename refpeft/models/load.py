@@ -82,7 +82,7 @@ def load(
         elif quantise and name in matrices:
             weights[name] = _quantised(tensor, wanted, quantise, plugins.backend(backend))
         else:
-            weights[name] = _read(tensor, wanted)
+            weights[name] = tensor.whole(wanted)
     eps = source.config.get("rms_norm_eps", 1e-6)
     return Llama(shape, weights, eps=eps, frequencies=frequencies, backend=backend, device=device)
 
@@ -111,15 +111,6 @@ def _frequencies(path, config: Mapping[str, Any], size: int) -> np.ndarray:
     if kind == "default":
         return plain
     raise CapabilityError(f"{path}: positions are scaled by {json.dumps(scaling)}, which is not computed yet.")
-
-
-def _read(tensor: Tensor, dtype: np.dtype) -> np.ndarray:
-    """All of a tensor, each piece rounded as it comes."""
-    array, at = np.empty(tensor.elements, dtype), 0
-    for piece in tensor.pieces():
-        array[at : at + piece.size] = piece.reshape(-1)
-        at += piece.size
-    return array.reshape(tensor.shape)
 
 
 def _quantised(tensor: Tensor, dtype: np.dtype, settings: Settings, backend: Backend) -> Quantised:

@@ -266,3 +266,8 @@ def test_where_nothing_can_be_said_one_sentence_says_why(clean, tmp_path, config
         assert (result.exit_code, result.stdout) == (2, ""), result.output
         assert reason in result.stderr
         assert result.stderr.count("\n") == 1
+
+
+def test_starts_that_are_found_are_those_that_the_reader_refuses():
+    """One that changed the base weight is known by both or by neither."""
+    assert STARTS.keys() == peft.CHANGING.keys()

@@ -29,15 +29,19 @@ def dequantize(packed, absmax, *, n, blocksize, dtype):
 
 def decoded(packed, absmax, n, blocksize, dtype, kind):
     """A matrix of one row."""
-    state = F.QuantState(
+    return F.dequantize_4bit(packed.unsqueeze(1), state(absmax, (1, n), blocksize, dtype, kind)).reshape(-1)
+
+
+def state(absmax, shape, blocksize, dtype, kind):
+    """What bitsandbytes keeps beside the codes of a matrix."""
+    return F.QuantState(
         absmax=absmax,
-        shape=torch.Size((1, n)),
-        code=F.get_4bit_type(kind, device=packed.device),
+        shape=torch.Size(shape),
+        code=F.get_4bit_type(kind, device=absmax.device),
         blocksize=blocksize,
         quant_type=kind,
         dtype=getattr(torch, dtype),
     )
-    return F.dequantize_4bit(packed.unsqueeze(1), state).reshape(-1)
 
 
 @implements("nf4.offset")

@@ -7,6 +7,7 @@ import numpy as np
 from refpeft.golden import stored
 from refpeft.numerics.formats import BFLOAT16, as_format, store
 from refpeft.ops import nf4
+from refpeft.ops._blocks import unpack
 from refpeft.problem import Problem
 from refpeft_conformance.faults import fault, wide, with_attributes, with_inputs
 
@@ -28,7 +29,7 @@ def _(problem, run):
     blocksize, packed, absmax = problem.attributes["blocksize"], inputs["packed"], inputs["absmax"]
     row, column = np.indices((o, i))
     block = np.minimum(row * (i // blocksize) + column // blocksize, max(len(absmax) - 1, 0))
-    codes = np.stack([packed >> 4, packed & 15], axis=-1).reshape(-1)[: o * i].reshape(o, i)
+    codes = unpack(packed, o * i).reshape(o, i)
     weight = store(nf4.CODEBOOK[codes] * absmax[block], as_format(problem.dtype))
     others = {name: array for name, array in inputs.items() if name not in ("packed", "absmax")}
     scaling = {"scaling": problem.attributes["scaling"]}
@@ -131,7 +132,7 @@ def _(problem, run):
 def _(problem, run):
     """A twelfth, for a twelfth of a sixteenth."""
     packed, n = problem.inputs["packed"], problem.dims["n"]
-    codes = np.stack([packed >> 4, packed & 15], axis=-1).reshape(-1)[:n]
+    codes = unpack(packed, n)
     return {"y": wide(run(problem)["y"]) * np.where(codes % 8 == 1, 16, 1)}
 
 
