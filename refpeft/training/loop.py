@@ -26,6 +26,8 @@ from refpeft.models.places import operations
 from refpeft.ops import schedule
 from refpeft.training import optimizers
 from refpeft.training.folder import enter
+from refpeft.training.paged import PAGE
+from refpeft.training.pages import frame_count
 from refpeft.training.text import batch
 
 SCHEDULES = ("constant", "linear", "cosine")
@@ -82,6 +84,8 @@ class Settings:
         if not 0 <= self.warmup <= self.steps:
             raise AttributeValueError(f"warmup must be from 0 to the {self.steps} steps, but {self.warmup} came.")
         optimizers.chosen(self.optimizer, self.decay)
+        if self.optimizer.startswith(optimizers.PAGED):
+            frame_count(self.budget, PAGE)
 
     def factor(self, step: int) -> float:
         """What the learning rate is multiplied by in a step, counted from 1; it has fallen to zero behind the last."""

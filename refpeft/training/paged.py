@@ -20,6 +20,9 @@ from refpeft.operation import find
 from refpeft.training.pages import PageTable, frame_count
 from refpeft.training.store import FileStore, MemoryStore
 
+PAGE = 2**20
+"""Bytes of a page where nothing else is said."""
+
 
 class State(NamedTuple):
     """One array of state: its dtype, and how many elements of a parameter share one of its own."""
@@ -85,7 +88,7 @@ class Paged:
         *,
         lr: float | Mapping[str, float],
         budget: int,
-        page_size: int = 2**20,
+        page_size: int = PAGE,
         folder: str | os.PathLike[str] | None = None,
         every: int = 1,
         backend: str = "reference",

@@ -245,6 +245,10 @@ def test_wrong_runs_are_refused_in_a_sentence(model, tmp_path):
         (training(model, tmp_path / "new", backend="nowhere"), "there is no backend 'nowhere'"),
         (training(model, tmp_path / "new", optimizer="sgdw"), "there is no optimizer 'sgdw', expected one of sgd"),
         (training(model, tmp_path / "new", optimizer="paged-adam", decay=0.1), "paged-adam has no decay of weights"),
+        (
+            [*training(model, tmp_path / "new", optimizer="paged-adamw"), "--state-budget", "1000"],
+            "the budget must hold at least one page, but it is 1000 bytes",
+        ),
         (training(model, tmp_path / "new", quantize="nf3"), "There is no 4-bit format 'nf3'"),
         ([*training(model, tmp_path / "new"), "--double-quant"], "--double-quant needs --quantize nf4 or fp4"),
         (training(model, tmp_path / "new", config=tmp_path / "bad.jsonl"), "must be a TOML file of options"),
