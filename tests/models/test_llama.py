@@ -166,18 +166,18 @@ def test_the_readmes_training_lowers_the_loss(saved, capsys):
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.skipif("REFPEFT_SMOLLM2" not in os.environ, reason="REFPEFT_SMOLLM2 is not the path of a GGUF file")
-def test_a_real_models_logits_are_transformers():
+def test_a_real_models_logits_are_transformers(smollm2):
     """SmolLM2-135M from the same GGUF file, at every position."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
-    path = os.environ["REFPEFT_SMOLLM2"]
     theirs = transformers.AutoModelForCausalLM.from_pretrained(
-        os.path.dirname(path), gguf_file=os.path.basename(path), dtype=torch.float32
+        os.path.dirname(smollm2), gguf_file=os.path.basename(smollm2), dtype=torch.float32
     )
     ids = np.random.default_rng(0).integers(0, 49152, (1, 12))
     with torch.no_grad():
         expected = theirs(torch.from_numpy(ids)).logits.numpy()
-    np.testing.assert_allclose(load(path).logits(ids).numpy(), expected, rtol=0, atol=2.0**-16 * np.abs(expected).max())
+    np.testing.assert_allclose(
+        load(smollm2).logits(ids).numpy(), expected, rtol=0, atol=2.0**-16 * np.abs(expected).max()
+    )
 
 
 def test_wrong_calls_say_what_was_expected(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from itertools import islice
 
 import numpy as np
@@ -107,11 +106,10 @@ def test_adversarial_weights_equal_bitsandbytes_bit_by_bit(bnb, four, eight):
     dynamic8_agrees(bnb, eight.inputs["weight"], eight.attributes["blocksize"], eight.attributes["signed"])
 
 
-@pytest.mark.skipif("REFPEFT_SMOLLM2" not in os.environ, reason="REFPEFT_SMOLLM2 is not the path of a GGUF file")
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_real_model_equals_bitsandbytes_bit_by_bit(bnb, dtype):
-    """The first matrices of the first block of the model that REFPEFT_SMOLLM2 names."""
-    for _, matrix in islice(matrices(os.environ["REFPEFT_SMOLLM2"] + ":blk.0.*"), 3):
+def test_a_real_model_equals_bitsandbytes_bit_by_bit(bnb, smollm2, dtype):
+    """The first matrices of SmolLM2's first block."""
+    for _, matrix in islice(matrices(smollm2 + ":blk.0.*"), 3):
         weight = store(matrix.reshape(-1).astype(np.float64), as_format(dtype))
         fp4_agrees(bnb, weight, 64)
         dynamic8_agrees(bnb, weight, 256, True)

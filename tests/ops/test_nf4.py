@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from itertools import islice
 
 import numpy as np
@@ -137,11 +136,10 @@ def test_full_blocks_multiply_and_partial_ones_divide_as_bitsandbytes_does(bnb, 
         agree_with(bnb, weight.astype(np.float32), 4096)
 
 
-@pytest.mark.skipif("REFPEFT_SMOLLM2" not in os.environ, reason="REFPEFT_SMOLLM2 is not the path of a GGUF file")
 @pytest.mark.parametrize("dtype", nf4.DTYPES)
-def test_a_real_model_equals_bitsandbytes_bit_by_bit(bnb, dtype):
-    """The first matrices of the first block of the model that REFPEFT_SMOLLM2 names."""
-    for _, weight in islice(matrices(os.environ["REFPEFT_SMOLLM2"] + ":blk.0.*"), 3):
+def test_a_real_model_equals_bitsandbytes_bit_by_bit(bnb, smollm2, dtype):
+    """The first matrices of SmolLM2's first block."""
+    for _, weight in islice(matrices(smollm2 + ":blk.0.*"), 3):
         agree_with(bnb, store(weight.reshape(-1).astype(np.float64), as_format(dtype)), 64)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from itertools import islice
 
 import numpy as np
@@ -124,10 +123,9 @@ def test_all_bins_of_bitsandbytes_are_reproduced(bnb):
     np.testing.assert_array_equal(quantized(d, 0, BNB)[0], theirs.numpy())
 
 
-@pytest.mark.skipif("REFPEFT_SMOLLM2" not in os.environ, reason="REFPEFT_SMOLLM2 is not the path of a GGUF file")
-def test_a_real_model_equals_bitsandbytes_bit_by_bit(bnb):
-    """The first matrices of the first block of the model that REFPEFT_SMOLLM2 names."""
-    for _, weight in islice(matrices(os.environ["REFPEFT_SMOLLM2"] + ":blk.0.*"), 3):
+def test_a_real_model_equals_bitsandbytes_bit_by_bit(bnb, smollm2):
+    """The first matrices of SmolLM2's first block."""
+    for _, weight in islice(matrices(smollm2 + ":blk.0.*"), 3):
         agree_with(bnb, np.array(weight))
 
 

@@ -263,15 +263,13 @@ def test_wrong_runs_are_refused_in_a_sentence(model, tmp_path):
         assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.skipif("REFPEFT_SMOLLM2" not in os.environ, reason="REFPEFT_SMOLLM2 is not the path of a GGUF file")
-def test_a_gguf_files_tokenizer_is_transformers():
+def test_a_gguf_files_tokenizer_is_transformers(smollm2):
     """Text with digits, accents, several scripts and special tokens; and back."""
     transformers = pytest.importorskip("transformers")
     from refpeft.models.tokens import tokenizer
 
-    path = os.environ["REFPEFT_SMOLLM2"]
-    theirs = transformers.AutoTokenizer.from_pretrained(os.path.dirname(path), gguf_file=os.path.basename(path))
-    ours = tokenizer(path)
+    theirs = transformers.AutoTokenizer.from_pretrained(os.path.dirname(smollm2), gguf_file=os.path.basename(smollm2))
+    ours = tokenizer(smollm2)
     for sample in ("In 1815, M. Charles-François-Bienvenu Myriel", "漢字 и кириллица\n\n\tdef f(x): return x**2", TEXT):
         found = ours.encode(sample, add_special_tokens=False)
         assert found.ids == theirs(sample, add_special_tokens=False).input_ids
