@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from refpeft.cli import main
+from refpeft.formats import adapters
 from refpeft.training import text
 
 TEXT = "In the beginning there was a matrix, and the matrix was without rank. " * 12
@@ -129,11 +130,11 @@ def test_a_killed_run_goes_on_to_the_same_bits(model, tmp_path):
 
 
 def test_qlora_is_trained_with_paged_state_and_its_options_may_lie_in_a_file(model, tmp_path):
-    """Over NF4, doubly quantised: equal losses with the state in a small budget or whole, from a file or the command line."""
+    """Over NF4, doubly quantised: equal losses with one page of the state or all, from a file or the command line."""
     (tmp_path / "run.toml").write_text(
-        'method = "qlora"\nrank = 64\noptimizer = "paged-adamw"\nstate-budget = "1MiB"\n'
+        'method = "qlora"\nrank = 256\noptimizer = "paged-adamw"\nstate-budget = "1MiB"\n'
     )
-    alone = {"method": "lora", "rank": 64, "quantize": "nf4", "targets": "all-linear"}
+    alone = {"method": "lora", "rank": 256, "quantize": "nf4", "targets": "all-linear"}
     runs = {
         "paged": training(model, tmp_path / "paged", config=tmp_path / "run.toml", targets="all-linear"),
         "whole": [*training(model, tmp_path / "whole", **alone), "--double-quant"],
@@ -145,6 +146,10 @@ def test_qlora_is_trained_with_paged_state_and_its_options_may_lie_in_a_file(mod
         assert result.exit_code == 0, result.output
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
         losses[name] = [json.loads(line)["loss"] for line in lines]
+    trained = adapters.load(tmp_path / "paged" / "adapter").arrays.values()
+    assert 8 * sum(array.size for arrays in trained for array in arrays.values()) > 2**20, (
+        "more than the budget's one page"
+    )
     assert losses["paged"] == losses["whole"] != losses["lion"]
     assert losses["whole"][-1] < losses["whole"][0]
     arguments = ("evaluate", model, "--data", model / "text.txt", "--adapter", tmp_path / "whole" / "adapter", "--json")
@@ -186,8 +191,6 @@ def test_a_start_from_data_is_the_same_when_a_run_goes_on(model, tmp_path, metho
 
 def test_lora_plus_has_a_rate_of_its_own_for_b_and_is_kept_as_lora(model, tmp_path):
     """Adam's first step is as long as the rate, for every element that has a gradient."""
-    from refpeft.formats import adapters
-
     options = {"method": "lora_plus", "rank": 2, "steps": 1, "schedule": "constant", "lr": 0.01}
     result = refpeft(*training(model, tmp_path / "run", **options))
     assert result.exit_code == 0, result.output
