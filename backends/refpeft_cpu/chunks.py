@@ -16,13 +16,15 @@ LEAST = 2**18
 LEAST_DIVISOR = np.float32(FLOOR)
 
 
-def share_blocks(work: Callable[[Iterator[tuple[int, int]], int], None], count: int, size: int) -> None:
-    """Call ``work(chunks, step)`` on each thread's part of ``count`` blocks of ``size`` elements.
+def share_blocks(
+    work: Callable[[Iterator[tuple[int, int]], int], None], count: int, size: int, chunk: int = CHUNK
+) -> None:
+    """Call ``work(chunks, step)`` on each thread's part of ``count`` blocks of ``size`` elements, about ``chunk`` at a time.
 
     A chunk is its first block and the one after its last, at most ``step`` blocks: memory for them is taken once, since fresh
     memory costs more than the work that is done in it. What is too large for float32 is infinite, without a warning.
     """
-    step = max(1, CHUNK // size)
+    step = max(1, chunk // size)
 
     def part(first, last):
         chunks = ((start, min(start + step, last)) for start in range(first, last, step))

@@ -11,6 +11,9 @@ import numpy as np
 
 from refpeft_cpu.chunks import LEAST_DIVISOR, blocks_of, over_largest, share_blocks
 
+ENCODED = 2**17
+"""Elements at a time: between loops threads wait for the interpreter, and with shorter ones two are no faster than one."""
+
 Bounds = Sequence[tuple[Callable, np.float32]]
 """``np.greater`` or ``np.greater_equal`` and a number, ascending: v has passed the bound where it is true."""
 
@@ -46,7 +49,7 @@ def quantize(weight, blocksize, format: Format):
             over_largest(blocks_of(weight, start, stop, blocksize), scaled, absmax[start:stop])
             _pack(scaled.reshape(-1), format, room, packed[start * blocksize // 2 : stop * blocksize // 2])
 
-    share_blocks(encode, full, blocksize)
+    share_blocks(encode, full, blocksize, ENCODED)
     rest = weight[full * blocksize :].astype(np.float32)
     if rest.size:
         absmax[-1] = np.max(np.abs(rest))
