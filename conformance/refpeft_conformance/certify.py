@@ -288,6 +288,7 @@ def _saved_of(plan: Plan, folder: Path) -> dict[str, Counterexample]:
         and example.backend == (plan.command or plan.backend)
         and example.problem.operation.name in subject.backend.operations()
         and subject.precision(example.problem.dtype) is not None
+        and (subject.differentiates(example.problem.operation.name) or not example.find_check().gradients)
         and not _turned_away(subject, example.problem)
     }
 

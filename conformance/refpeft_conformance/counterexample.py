@@ -129,11 +129,15 @@ class Counterexample:
         CapabilityError
             If the backend says that it does not take the problem, or gives no such gradient.
         """
-        check = self.find_check()
-        in_flight(self.problem)
+        check, problem = self.find_check(), subject.asked(self.problem)
+        if check.gradients and not problem.cotangents:
+            raise CapabilityError(
+                f"{self.check} cannot be asked of {subject.backend.name!r}: it gives {problem.operation.name} no gradients."
+            )
+        in_flight(problem)
         for _ in range(TRIES):
             try:
-                check.examine(subject, self.problem, Observation())
+                check.examine(subject, problem, Observation())
             except Outside as turned_away:
                 raise CapabilityError(
                     f"backend {subject.backend.name!r} does not take the problem: {turned_away}."

@@ -73,7 +73,7 @@ class Plan:
             )
         if self.fault:
             backend = Faulty(backend, named_fault(self.fault))
-        return Subject(backend, self.device or devices[0])
+        return Subject(backend, self.device or devices[0], gradients=self.only != "forward")
 
     def reference(self) -> Plan:
         """The same plan for the reference, at the quick profile."""

@@ -84,12 +84,9 @@ def run(
     if missing:
         return verdict(UNSUPPORTED, missing)
 
-    forward_only = subject.backend.implementation(check.operation.name).vjp is None
-
     def examine(problem: Problem) -> None:
         compared = observed.elements
-        if forward_only:
-            problem = problem.with_cotangents({})
+        problem = subject.asked(problem)
         in_flight(problem)
         observed.examples += 1
         try:
@@ -152,7 +149,7 @@ def _missing(check: Check, subject: Subject) -> str:
             return str(error)
         if reason := implementation.missing or implementation.lacks.get(check.dtype, ""):
             return reason
-        if check.gradients and name == check.operation.name and implementation.vjp is None:
+        if check.gradients and name == check.operation.name and not subject.differentiates(name):
             return f"the backend declares {name} forward only"
     return ""
 

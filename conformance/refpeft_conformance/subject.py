@@ -34,10 +34,13 @@ class Subject:
     ----------
     backend : Backend
     device : str
+    gradients : bool
+        Whether gradients are asked of it at all.
     """
 
     backend: Backend
     device: str = "cpu"
+    gradients: bool = True
 
     def precision(self, dtype: str) -> Precision | None:
         """What the backend declares for the dtype; None where it does not have it."""
@@ -93,6 +96,14 @@ class Subject:
         """What the backend counts for the operation: so far, or since it was ``before``; names that stayed are left out."""
         tally, before = self.backend.tally(operation), before or {}
         return {name: n - before.get(name, 0) for name, n in sorted(tally.items()) if n != before.get(name, 0)}
+
+    def differentiates(self, operation: str) -> bool:
+        """Whether gradients of the operation are asked of the backend, and it gives any."""
+        return self.gradients and self.backend.implementation(operation).vjp is not None
+
+    def asked(self, problem: Problem) -> Problem:
+        """The problem as it is put to the backend: without cotangents where it is asked for no gradients."""
+        return problem if self.differentiates(problem.operation.name) else problem.with_cotangents({})
 
     def outside(self, problem: Problem) -> str:
         """Why the backend says that it does not take the problem; empty if it does."""

@@ -93,6 +93,12 @@ def test_forward_only_leaves_gradients_out():
     assert [c.id for c in forward] == [c.id for c in every if not c.gradients]
 
 
+def test_forward_only_finds_nothing_wrong_in_gradients(tmp_path):
+    """A fault of gradients alone fails no check of conduct either, nor does an example saved when gradients were asked."""
+    certify(tmp_path, "--fault", "scaling lost in db only", status=1, operations="lora.delta")
+    certify(tmp_path, "--fault", "scaling lost in db only", "--only", "forward", operations="lora.delta")
+
+
 def test_equal_plans_give_equal_checks(passed, tmp_path):
     """All that depends on the plan is reproduced, in whatever order workers end; only the time differs."""
     _, content = passed
