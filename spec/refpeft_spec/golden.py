@@ -1,9 +1,9 @@
 """Golden files: problems with their golden values and budgets, for implementations in any language.
 
 ``golden/<operation>/case-NN.safetensors`` holds ``input.NAME`` and ``cotangent.NAME`` in storage dtypes, and for each
-output and gradient ``value.NAME`` and ``budget.NAME`` in float64; ``rest.NAME`` is what the value lacks of a
-double-double one, where that is not zero. Budgets are those of the dtype's standard precision. ``manifest.json`` beside
-them tells the budget kind of each output, and each file's hash, dtype, attributes and number (see
+output and gradient ``golden.NAME`` in float64: along its first axis the value, the budget and, where it is not zero, the
+rest that the value lacks of a double-double one. Budgets are those of the dtype's standard precision. ``manifest.json``
+beside them tells the budget kind of each output, and each file's hash, dtype, attributes and number (see
 `refpeft_spec.draw.case`).
 
 Golden values are float64 sums, whose order a BLAS may choose, so verification is not of bits. To first order a budget
@@ -180,9 +180,8 @@ def _apart(old, new, rest) -> np.ndarray:
 
 def _pack(problem: Problem, golden: dict[str, Golden]) -> bytes:
     tensors, metadata = problem.pack()
-    tensors |= {f"value.{name}": g.value for name, g in golden.items()}
-    tensors |= {f"budget.{name}": g.budget for name, g in golden.items()}
-    tensors |= {f"rest.{name}": g.rest for name, g in golden.items() if g.rest.any()}
+    for name, g in golden.items():
+        tensors[f"golden.{name}"] = np.stack([g.value, g.budget, g.rest][: 3 if g.rest.any() else 2])
     return safetensors.dumps(tensors, metadata)
 
 
@@ -234,13 +233,12 @@ def _load(place: Path, operation: Operation, entry: dict, kinds: dict[str, str])
     tensors = {name: tensor for name, tensor in archive.tensors.items() if name not in problem.pack()[0]}
     answers = {}
     for name, (shape, _) in problem.result_specs.items():
-        value, budget = tensors.pop(f"value.{name}", None), tensors.pop(f"budget.{name}", None)
-        rest = tensors.pop(f"rest.{name}", np.zeros(shape))
-        if name not in kinds or any(
-            t is None or (t.shape, t.dtype) != (shape, np.float64) for t in (value, rest, budget)
-        ):
-            raise FormatError(f"{path.name} needs value and budget of {name} as float64{list(shape)}, and its kind.")
-        answers[name] = (value, rest, budget, kinds[name])
+        golden = tensors.pop(f"golden.{name}", None)
+        forms = [((rows, *shape), np.float64) for rows in (2, 3)]
+        if name not in kinds or golden is None or (golden.shape, golden.dtype) not in forms:
+            raise FormatError(f"{path.name} needs value and budget of {name} as float64{[2, *shape]}, and its kind.")
+        value, budget, *rest = golden
+        answers[name] = (value, rest[0] if rest else np.zeros(shape), budget, kinds[name])
     if tensors:
         raise FormatError(f"{path.name} holds {min(tensors)}, which is no part of its problem.")
     return problem, answers
