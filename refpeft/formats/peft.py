@@ -65,7 +65,7 @@ class Adapter:
     ----------
     method : Method
     arrays : dict of site to dict of str to array
-        As `refpeft.models.Llama.attach` takes them.
+        As `refpeft.models.LanguageModel.attach` takes them.
     config : dict
         All fields of the file that it was read from.
     """

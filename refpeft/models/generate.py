@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from refpeft.errors import AttributeValueError, ShapeError
-from refpeft.models.llama import Llama
+from refpeft.models.language import LanguageModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Sampling:
 
 
 def generate(
-    model: Llama,
+    model: LanguageModel,
     ids: Sequence[int],
     *,
     count: int,
@@ -65,7 +65,7 @@ def generate(
 
     Parameters
     ----------
-    model : Llama
+    model : LanguageModel
     ids : sequence of int
         The tokens so far, at least one.
     count : int

@@ -20,7 +20,7 @@ from refpeft.formats.four_bit import quantise as quantised
 from refpeft.formats.peft import MODULES
 from refpeft.memory.decoder import Decoder
 from refpeft.memory.models import from_config
-from refpeft.models.llama import Llama
+from refpeft.models.language import LanguageModel
 from refpeft.models.places import place
 from refpeft.numerics.formats import as_format
 from refpeft.ops import rope
@@ -35,7 +35,7 @@ def load(
     quantise: Settings | None = None,
     backend: str = "torch",
     device: str = "",
-) -> Llama:
+) -> LanguageModel:
     """The decoder in a Hugging Face folder (``config.json`` and safetensors, sharded or not) or a GGUF file.
 
     A checkpoint of bitsandbytes in 4 bits stays in them.
@@ -84,7 +84,7 @@ def load(
         else:
             weights[name] = tensor.whole(wanted)
     eps = source.config.get("rms_norm_eps", 1e-6)
-    return Llama(shape, weights, eps=eps, frequencies=frequencies, backend=backend, device=device)
+    return LanguageModel(shape, weights, eps=eps, frequencies=frequencies, backend=backend, device=device)
 
 
 def _require_plain(path, config: Mapping[str, Any]) -> None:

@@ -37,12 +37,14 @@ class Sites:
         Of every site, of those too at which nothing stands.
     encoder : Encoder or None
         What computes the arrays of a reparametrised prompt or prefix.
+    run : Calls
+        The backend's operations.
     watch : callable or None
         Told each site and its input x before what stands there is called.
     """
 
     def __init__(self, run: Calls, device: str, dtype: np.dtype):
-        self._run, self._device, self._dtype = run, device, dtype
+        self.run, self._device, self._dtype = run, device, dtype
         self.sites: dict[str, Layer] = {}
         self.places: dict[str, Place] = {}
         self.encoder: Encoder | None = None
@@ -51,12 +53,12 @@ class Sites:
     @property
     def backend(self) -> str:
         """Its name."""
-        return self._run.backend.name
+        return self.run.backend.name
 
     def host(self, array) -> np.ndarray:
         """An array of the model's backend as NumPy's; a matrix in 4 bits decoded."""
         array = array.decoded() if isinstance(array, Base) else array
-        return np.asarray(self._run.backend.to_numpy(array))
+        return np.asarray(self.run.backend.to_numpy(array))
 
     def twin(self) -> Self:
         """The same model over the same arrays, to which a method can be attached without this one's knowing."""
@@ -69,15 +71,17 @@ class Sites:
         array = np.asarray(array)
         return self._put(array.astype(self._dtype, copy=False) if array.dtype.kind not in "bi" else array)
 
+    def joined(self, arrays: Sequence, axis: int):
+        """Arrays of the model's backend, one behind the other along an axis."""
+        return self.asarray(np.concatenate([self.host(array) for array in arrays], axis=axis))
+
     def _put(self, array: np.ndarray):
         """An array of the model's backend, in the dtype that it has."""
-        return self._run.backend.asarray(np.asarray(array, order="C"), self._device)
+        return self.run.backend.asarray(np.asarray(array, order="C"), self._device)
 
     def _matrix(self, weight: np.ndarray | Quantised):
         """A frozen matrix, in 4 bits where it came so."""
-        return (
-            Base(weight, self._run, self._put, self._dtype) if isinstance(weight, Quantised) else self.asarray(weight)
-        )
+        return Base(weight, self.run, self._put, self._dtype) if isinstance(weight, Quantised) else self.asarray(weight)
 
     def attach(
         self,
@@ -137,6 +141,10 @@ class Sites:
         found = {f"encoder.{n}": encoder.arrays[n] for n in encoder.trained} if encoder else {}
         own = {site: layer for site, layer in self.sites.items() if not (encoder and site in encoder.sites)}
         return found | {f"{site}.{n}": layer.arrays[n] for site, layer in own.items() for n in layer.trained}
+
+    def trains(self, prefix: str = "") -> bool:
+        """Whether anything is trained at the sites whose names begin so."""
+        return any(layer.trained for site, layer in self.sites.items() if site.startswith(prefix))
 
     def arrays(self) -> dict[str, dict[str, np.ndarray]]:
         """What methods brought, by site, as host arrays, as `attach` takes them; in place of an encoder, what it gives."""
@@ -204,7 +212,7 @@ class Sites:
         """Give the encoder's sites what it computes now; its calls."""
         if self.encoder is None:
             return []
-        given, calls = self.encoder.forward(self._run, keep)
+        given, calls = self.encoder.forward(self.run, keep)
         for site, arrays in given.items():
             self.sites[site] = replace(self.sites[site], arrays=arrays)
         return calls
@@ -213,10 +221,10 @@ class Sites:
         """The gradients with the encoder's in place of those to what it gave."""
         if self.encoder is None:
             return gradients
-        own = self.encoder.vjp(self._run, calls, gradients, lambda g: self.asarray(np.stack([*map(self.host, g)])))
+        own = self.encoder.vjp(self.run, calls, gradients, lambda g: self.asarray(np.stack([*map(self.host, g)])))
         return {n: g for n, g in gradients.items() if n.rpartition(".")[0] not in self.encoder.sites} | own
 
-    def _call(self, site: str, inputs: Mapping[str, Any], keep: bool, **attributes):
+    def call(self, site: str, inputs: Mapping[str, Any], keep: bool, **attributes):
         """The output of what stands at a site."""
         layer = self.sites[site]
         if self.watch:
@@ -225,11 +233,11 @@ class Sites:
         if isinstance(base := layer.arrays.get("weight"), Base):
             called = base.under(*called)
         operation, arrays, stated = called
-        return self._run.forward(operation, {**inputs, **arrays}, keep, **stated, **attributes)
+        return self.run.forward(operation, {**inputs, **arrays}, keep, **stated, **attributes)
 
-    def _vjp(self, site: str, call: Call, dy, gradients: dict, wanted: Sequence[str]) -> dict[str, Any]:
+    def vjp(self, site: str, call: Call, dy, gradients: dict, wanted: Sequence[str]) -> dict[str, Any]:
         """The gradients to the inputs that are wanted; those to what is trained go into ``gradients``."""
         trained = self.sites[site].trained
-        found = self._run.vjp(call, dy, [*wanted, *trained])
+        found = self.run.vjp(call, dy, [*wanted, *trained])
         gradients.update({f"{site}.{name}": found[name] for name in trained})
         return found

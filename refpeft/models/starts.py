@@ -14,17 +14,17 @@ from refpeft.models.four_bit import Base
 from refpeft.ops.lora_inputs import Inputs
 
 if TYPE_CHECKING:
-    from refpeft.models.llama import Llama
+    from refpeft.models.language import LanguageModel
 
 
 def collected(
-    model: Llama, sites: Sequence[str], method: Method, batches: Sequence[np.ndarray]
+    model: LanguageModel, sites: Sequence[str], method: Method, batches: Sequence[np.ndarray]
 ) -> dict[str, dict[str, Any]]:
     """For each site what the method's start needs, by name.
 
     Parameters
     ----------
-    model : Llama
+    model : LanguageModel
         As it is, with what stands in it, but plain at the sites.
     sites : sequence of str
     method : Method
@@ -46,7 +46,7 @@ def collected(
     return {site: {name: of[site] for name, of in found.items()} for site in sites}
 
 
-def inputs(model: Llama, sites: Sequence[str], batches: Sequence[np.ndarray]) -> dict[str, Inputs]:
+def inputs(model: LanguageModel, sites: Sequence[str], batches: Sequence[np.ndarray]) -> dict[str, Inputs]:
     """The inputs of each site. Sites next to each other that are given the same array, as q, k and v are, share one account."""
     seen: dict[str, Inputs] = {}
     first: dict[str, str] = {}
@@ -68,7 +68,7 @@ def inputs(model: Llama, sites: Sequence[str], batches: Sequence[np.ndarray]) ->
     return {site: seen[first[site]] for site in sites}
 
 
-def gradients(model: Llama, sites: Sequence[str], batches: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+def gradients(model: LanguageModel, sites: Sequence[str], batches: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """The loss's gradient to the weight of each site, in the mean over the batches."""
     plain, total = _plain(model, sites), dict.fromkeys(sites, np.zeros(()))
     for site in sites:
@@ -85,7 +85,7 @@ def gradients(model: Llama, sites: Sequence[str], batches: Sequence[np.ndarray])
 _COLLECT: dict[str, Callable[..., dict[str, Any]]] = {"inputs": inputs, "gradient": gradients}
 
 
-def _plain(model: Llama, sites: Sequence[str]) -> Llama:
+def _plain(model: LanguageModel, sites: Sequence[str]) -> LanguageModel:
     """The same model with nothing at the sites but their matrices."""
     plain = model.twin()
     for site in sites:

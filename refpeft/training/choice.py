@@ -9,7 +9,7 @@ from refpeft.errors import AttributeValueError
 from refpeft.memory.decoder import Decoder
 from refpeft.memory.trained import ALIASES
 from refpeft.methods import Method, methods
-from refpeft.models.llama import pattern
+from refpeft.models.language import pattern
 from refpeft.models.places import standing
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from refpeft import intervals, plugins
 from refpeft.formats.peft import Adapter
 from refpeft.memory.decoder import Decoder
-from refpeft.models import Llama
+from refpeft.models import LanguageModel
 from refpeft.models.calls import Calls
 from refpeft.models.sites import Layer
 
@@ -25,17 +25,17 @@ class Variant(NamedTuple):
     ----------
     name : str
         The adapter's; empty for the model as it is.
-    model : Llama
+    model : LanguageModel
     bytes : int
         That are kept for a task.
     """
 
     name: str
-    model: Llama
+    model: LanguageModel
     bytes: int
 
 
-def variants(base: Llama, loaded: Mapping[str, Adapter], all: bool) -> Iterator[Variant]:
+def variants(base: LanguageModel, loaded: Mapping[str, Adapter], all: bool) -> Iterator[Variant]:
     """Each adapter over the base, or the base where there is none; with ``all``, the base before them, and each one merged."""
     if all or not loaded:
         yield Variant("", base, 0)
@@ -57,7 +57,7 @@ def copied(shape: Decoder) -> int:
     return 4 * shape.parameters()
 
 
-def measured(base: Llama, variant: Variant, ids: np.ndarray, rounds: int) -> dict[str, float]:
+def measured(base: LanguageModel, variant: Variant, ids: np.ndarray, rounds: int) -> dict[str, float]:
     """A variant's overhead, its tokens of the context, its bytes, and their share of a whole copy's."""
     low, overhead, high = timed(base, variant.model, ids, rounds)
     share = variant.bytes / copied(base.shape)
@@ -65,7 +65,7 @@ def measured(base: Llama, variant: Variant, ids: np.ndarray, rounds: int) -> dic
     return numbers | {"bytes": variant.bytes, "share": share}
 
 
-def timed(base: Llama, other: Llama, ids: np.ndarray, rounds: int) -> tuple[float, float, float]:
+def timed(base: LanguageModel, other: LanguageModel, ids: np.ndarray, rounds: int) -> tuple[float, float, float]:
     """By how much of the base's time a forward pass takes longer: the median over rounds that alternate, in its interval.
 
     It ends with the logits behind the last token; see `refpeft.intervals.median`.
@@ -78,7 +78,7 @@ def timed(base: Llama, other: Llama, ids: np.ndarray, rounds: int) -> tuple[floa
     return low - 1, middle - 1, high - 1
 
 
-def context(model: Llama) -> int:
+def context(model: LanguageModel) -> int:
     """Tokens that prompts and prefixes put in front of every text, for which its own have less room."""
     arrays = [layer.arrays for layer in model.sites.values()]
     prompts = [a["prompt"].shape[0] for a in arrays if "prompt" in a]
@@ -86,7 +86,7 @@ def context(model: Llama) -> int:
     return sum(prompts) + max(prefixes, default=0)
 
 
-def merged(model: Llama, adapter: Adapter) -> Llama:
+def merged(model: LanguageModel, adapter: Adapter) -> LanguageModel:
     """A twin of the base with the adapter in its matrices: merged by the model's backend, by the reference where it lacks that.
 
     Raises

@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from refpeft.models import Llama
+from refpeft.models import LanguageModel
 
 
-def mean_loss(model: Llama, ids: np.ndarray, batch: int, each: Callable[[list], Iterable] = iter) -> float:
+def mean_loss(model: LanguageModel, ids: np.ndarray, batch: int, each: Callable[[list], Iterable] = iter) -> float:
     """The mean cross-entropy of rows of a text, so many at a time.
 
     Parameters
     ----------
-    model : Llama
+    model : LanguageModel
     ids : (count, length) int64
     batch : int
     each : callable

@@ -21,7 +21,7 @@ from refpeft.errors import AttributeValueError, FormatError
 from refpeft.files import atomic_write
 from refpeft.formats import adapters
 from refpeft.methods import Method, needs_of
-from refpeft.models import Llama
+from refpeft.models import LanguageModel
 from refpeft.models.places import operations
 from refpeft.ops import schedule
 from refpeft.training import optimizers
@@ -96,7 +96,7 @@ class Settings:
 
 
 def train(
-    model: Llama,
+    model: LanguageModel,
     method: Method,
     pattern: str,
     ids: np.ndarray,
@@ -109,7 +109,7 @@ def train(
 
     Parameters
     ----------
-    model : Llama
+    model : LanguageModel
     method : Method
         One that stands at sites of a model, see `refpeft.models.places`.
     pattern : str
@@ -166,7 +166,7 @@ def train(
     return losses
 
 
-def begin(model: Llama, method: Method, pattern: str, ids: np.ndarray, settings: Settings) -> None:
+def begin(model: LanguageModel, method: Method, pattern: str, ids: np.ndarray, settings: Settings) -> None:
     """Put a method at its sites as `train` starts: by the seed, and by the first batches of the text where it asks for data.
 
     Raises

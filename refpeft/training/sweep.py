@@ -26,7 +26,7 @@ from refpeft.convert.quantise import Settings
 from refpeft.errors import AttributeValueError
 from refpeft.files import atomic_write, plain, read_json
 from refpeft.methods import Method
-from refpeft.models import Llama, load
+from refpeft.models import LanguageModel, load
 from refpeft.models.tokens import tokenizer
 from refpeft.training import choice, loop, text
 from refpeft.training.evaluation import mean_loss, perplexity
@@ -122,7 +122,7 @@ class Plan:
         """Rows to train on, and rows that are held out."""
         return _parted(self.data, self.model, self.sequence + 1, self.share)
 
-    def begun(self, run: Run) -> tuple[Llama, Method, str]:
+    def begun(self, run: Run) -> tuple[LanguageModel, Method, str]:
         """What a run starts from: the model, the method as the model takes it, and the pattern of its sites."""
         model = _base(self.model, self.backend, choice.base(run.method, self.quantise)).twin()
         chosen = choice.configured(run.method, **self.numbers, rank=run.rank)
@@ -251,7 +251,7 @@ def _row(out: Path, run: Run) -> Path:
 
 
 @functools.lru_cache(1)
-def _base(model: str, backend: str, quantise: Settings | None) -> Llama:
+def _base(model: str, backend: str, quantise: Settings | None) -> LanguageModel:
     """The model, once in a process, whatever runs it sees."""
     return load(model, backend=backend, quantise=quantise)
 

@@ -13,8 +13,8 @@ from refpeft.errors import CapabilityError, FormatError
 from refpeft.formats.four_bit import Quantised, dequantise
 from refpeft.memory.decoder import Decoder
 from refpeft.methods import methods
-from refpeft.models import Llama, load
-from refpeft.models.llama import place
+from refpeft.models import LanguageModel, load
+from refpeft.models.places import place
 
 SHAPE = Decoder(name="tiny", width=16, layers=2, heads=4, kv_heads=2, head_size=4, inner=24, vocabulary=19, tied=True)
 IDS = np.random.default_rng(0).integers(0, 19, (2, 9))
@@ -54,7 +54,7 @@ def test_a_method_over_4_bits_is_the_method_over_what_they_are_decoded_to(name, 
     found = weights(np.random.default_rng(1), kind, double=True)
     losses, gradients = [], []
     for its in (found, decoded(found)):
-        model = Llama(SHAPE, its, eps=1e-5)
+        model = LanguageModel(SHAPE, its, eps=1e-5)
         model.attach(OVER[name][0], methods()[name](**OVER[name][1]), np.random.default_rng(2))
         random = np.random.default_rng(3)
         for array in model.trained.values():
@@ -71,10 +71,10 @@ def test_a_method_over_4_bits_is_the_method_over_what_they_are_decoded_to(name, 
 
 def test_the_codes_are_what_is_kept_and_the_layers_are_qloras(monkeypatch):
     """No weight of a block is an array, and a step with LoRA decodes none of them whole."""
-    model, called = Llama(SHAPE, weights(np.random.default_rng(1), "nf4", double=True), eps=1e-5), []
+    model, called = LanguageModel(SHAPE, weights(np.random.default_rng(1), "nf4", double=True), eps=1e-5), []
     model.attach("layers.*.attn.q", methods()["lora"](rank=2), np.random.default_rng(2))
-    plain = model._run.forward
-    monkeypatch.setattr(model._run, "forward", lambda name, *a, **k: called.append(name) or plain(name, *a, **k))
+    plain = model.run.forward
+    monkeypatch.setattr(model.run, "forward", lambda name, *a, **k: called.append(name) or plain(name, *a, **k))
     model.loss(IDS)
     assert called.count("qlora.linear") == 7 * SHAPE.layers == called.count("nf4.double_dequantize")
     assert called.count("nn.linear") == 1, "the head's"
@@ -137,13 +137,13 @@ def test_a_checkpoint_in_4_bits_stays_in_them_and_is_not_quantised_again(saved_f
 def test_a_weight_that_a_method_brings_is_kept_in_4_bits_too():
     """PiSSA's: the arrays that are saved give the same bits; doubly quantised they would not, and are refused."""
     pissa = methods()["pissa"](rank=2)
-    model = Llama(SHAPE, weights(np.random.default_rng(1), "nf4", double=False), eps=1e-5)
+    model = LanguageModel(SHAPE, weights(np.random.default_rng(1), "nf4", double=False), eps=1e-5)
     plain = model.score(IDS)
     model.attach("layers.*.attn.q", pissa, np.random.default_rng(2))
     assert isinstance(model.sites["layers.0.attn.q"].arrays["weight"].weight, Quantised)
-    again = Llama(SHAPE, weights(np.random.default_rng(1), "nf4", double=False), eps=1e-5)
+    again = LanguageModel(SHAPE, weights(np.random.default_rng(1), "nf4", double=False), eps=1e-5)
     again.attach("layers.*.attn.q", pissa, arrays=model.arrays())
     assert again.score(IDS) == model.score(IDS) != plain
-    double = Llama(SHAPE, weights(np.random.default_rng(1), "nf4", double=True), eps=1e-5)
+    double = LanguageModel(SHAPE, weights(np.random.default_rng(1), "nf4", double=True), eps=1e-5)
     with pytest.raises(CapabilityError, match="not doubly quantised"):
         double.attach("layers.*.attn.q", pissa, np.random.default_rng(2))

@@ -13,8 +13,8 @@ from refpeft.memory.decoder import Decoder
 from refpeft.methods import methods
 from refpeft.methods.prefix import PrefixTuning, PTuningV2
 from refpeft.methods.prompt import PromptTuning
-from refpeft.models import Llama, load
-from refpeft.models.llama import place
+from refpeft.models import LanguageModel, load
+from refpeft.models.places import place
 
 TINY = Decoder(name="tiny", width=16, layers=3, heads=4, kv_heads=2, head_size=4, inner=24, vocabulary=19, tied=True)
 IDS = np.random.default_rng(0).integers(0, 19, (2, 7))
@@ -31,7 +31,7 @@ KINDS = {
 }
 
 
-def tiny(name: str, backend="reference", dtype="float64", pattern=None) -> Llama:
+def tiny(name: str, backend="reference", dtype="float64", pattern=None) -> LanguageModel:
     """A random decoder with a method's arrays off their start."""
     random = np.random.default_rng(1)
     sizes = {"embedding": (TINY.vocabulary, TINY.width), "norm": (TINY.width,)}
@@ -39,7 +39,7 @@ def tiny(name: str, backend="reference", dtype="float64", pattern=None) -> Llama
         sizes |= {f"layers.{i}.{part}.norm": (TINY.width,) for part in ("attn", "mlp")}
         sizes |= {f"layers.{i}.{place(m.site)}": (m.o, m.i) for m in TINY.matrices()}
     weights = {n: (random.normal(size=s) * 0.3 + n.endswith("norm")).astype(dtype) for n, s in sizes.items()}
-    model = Llama(TINY, weights, eps=1e-5, backend=backend)
+    model = LanguageModel(TINY, weights, eps=1e-5, backend=backend)
     where, numbers = KINDS[name]
     model.attach(pattern or where, methods()[name](**numbers), random)
     for array in model.trained.values():

@@ -14,8 +14,8 @@ from refpeft.errors import CapabilityError, DomainError, FormatError, ShapeError
 from refpeft.formats import safetensors
 from refpeft.memory.decoder import Decoder
 from refpeft.methods import LoRA, methods
-from refpeft.models import Llama, load
-from refpeft.models.llama import place
+from refpeft.models import LanguageModel, load
+from refpeft.models.places import place
 
 README = Path(__file__).parents[2] / "README.md"
 HALF = LoRA(rank=2, alpha=1)
@@ -35,7 +35,7 @@ def weights(shape: Decoder, dtype="float64") -> dict[str, np.ndarray]:
     return {n: (random.normal(size=s) * 0.3 + n.endswith("norm")).astype(dtype) for n, s in sizes.items()}
 
 
-def adapters(model: Llama, sites, rank=2) -> dict[str, dict[str, np.ndarray]]:
+def adapters(model: LanguageModel, sites, rank=2) -> dict[str, dict[str, np.ndarray]]:
     """LoRA's a and b, b off zero."""
     random, found = np.random.default_rng(2), {}
     for site in sites:
@@ -44,8 +44,8 @@ def adapters(model: Llama, sites, rank=2) -> dict[str, dict[str, np.ndarray]]:
     return found
 
 
-def adapted(backend="reference", dtype="float64", sites=("layers.1.attn.q", "layers.2.mlp.down")) -> Llama:
-    model = Llama(TINY, weights(TINY, dtype), eps=1e-5, backend=backend)
+def adapted(backend="reference", dtype="float64", sites=("layers.1.attn.q", "layers.2.mlp.down")) -> LanguageModel:
+    model = LanguageModel(TINY, weights(TINY, dtype), eps=1e-5, backend=backend)
     model.attach(",".join(sites), HALF, arrays=adapters(model, sites))
     return model
 
@@ -56,7 +56,7 @@ def test_gradients_are_differences_of_the_loss(site):
     mask = np.random.default_rng(3).random((2, 6)) < 0.7
 
     def model(step):
-        model = Llama(TINY, weights(TINY), eps=1e-5)
+        model = LanguageModel(TINY, weights(TINY), eps=1e-5)
         arrays = adapters(model, [site])
         model.attach(site, HALF, arrays={site: {n: a + step * along[n] for n, a in arrays[site].items()}})
         return model
@@ -75,7 +75,7 @@ def test_only_what_is_trained_gets_gradients():
     model = adapted()
     _, gradients = model.loss(IDS)
     assert sorted(gradients) == [f"layers.{i}.{s}.{n}" for i, s in ((1, "attn.q"), (2, "mlp.down")) for n in "ab"]
-    assert Llama(TINY, weights(TINY), eps=1e-5).loss(IDS)[1] == {}
+    assert LanguageModel(TINY, weights(TINY), eps=1e-5).loss(IDS)[1] == {}
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch"])
@@ -148,7 +148,7 @@ def test_any_linear_method_attaches_and_trains(name):
     """Each as it is configured by default, at one site: a gradient of its shape for every trained array, and not all zero."""
     method = methods()[name]()
     shape = replace(TINY, width=64, heads=4, kv_heads=4, head_size=16, inner=64)
-    model = Llama(shape, weights(shape), eps=1e-5)
+    model = LanguageModel(shape, weights(shape), eps=1e-5)
     model.attach("layers.1.attn.q", method, np.random.default_rng(0))
     _, gradients = model.loss(IDS)
     assert {n: g.shape for n, g in gradients.items()} == {n: a.shape for n, a in model.trained.items()}
@@ -182,7 +182,7 @@ def test_a_real_models_logits_are_transformers(smollm2):
 
 def test_wrong_calls_say_what_was_expected(tmp_path):
     """One sentence each."""
-    model = Llama(TINY, weights(TINY), eps=1e-5)
+    model = LanguageModel(TINY, weights(TINY), eps=1e-5)
     with pytest.raises(ShapeError, match=r"matches none of the sites for lora.linear, which are layers.0.attn.q, "):
         model.attach("layers.*.attn.query", HALF)
     with pytest.raises(ShapeError, match=r"arrays for layers.0.attn.q are needed, but for none they came"):

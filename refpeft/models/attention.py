@@ -1,0 +1,112 @@
+"""A block's attention sublayer.
+
+    y = O attention(turn(Q x), turn(K x), V x)
+
+Where positions are rotary, queries and keys are turned by their angles. Q, K and V may be one matrix, whose output is cut.
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import add
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from refpeft.models.parts import Vjp, linear
+
+if TYPE_CHECKING:
+    from refpeft.models.transformer import Transformer
+
+
+class Shared(NamedTuple):
+    """What the blocks of one pass have in common.
+
+    Attributes
+    ----------
+    turns : dict of str to array, or None
+        Cosines and sines of rotary positions, (s, d / 2).
+    cache : list or None
+        Keys and values of the tokens before, a pair for each block; those of this pass are put behind them.
+    """
+
+    turns: dict[str, Any] | None = None
+    cache: list | None = None
+
+
+def attention(model: Transformer, layer: str, x, shared: Shared, keep: bool) -> tuple[Any, Vjp]:
+    """y = O attention(turn(Q x), turn(K x), V x)."""
+    shape, vjps = model.shape, {}
+    rows, projections_vjp = (_together if shape.fused else _apart)(model, f"{layer}.attn", x, keep)
+    q, k, v = (_heads(row, count) for row, count in zip(rows, (shape.heads, shape.kv_heads, shape.kv_heads)))
+    if shared.turns is not None:
+        q, vjps["q"] = _turned(model, q, shared.turns, keep)
+        k, vjps["k"] = _turned(model, k, shared.turns, keep)
+    before, k, v = _behind_cached(model, layer, k, v, shared.cache)
+    seen = {"causal": True, "offset": before}
+    y, call = model.call(f"{layer}.attention", {"q": q, "k": k, "v": v}, keep, **seen)
+    y, output_vjp = linear(model, f"{layer}.attn.o", _joined(y), keep)
+
+    def vjp(dy, gradients, further=True):
+        dheads = _heads(output_vjp(dy, gradients), shape.heads)
+        into = [n for n in "qkv" if further or model.sites[f"{layer}.attn.{'qkv' if shape.fused else n}"].trained]
+        d = model.vjp(f"{layer}.attention", call, dheads, gradients, into)
+        d = {n: _joined(vjps[n](d[n]) if n in vjps else d[n]) for n in into}
+        return projections_vjp(d, gradients, further) if into else None
+
+    return y, vjp
+
+
+def _apart(model: Transformer, site: str, x, keep: bool) -> tuple[list, Vjp]:
+    """Q x, K x and V x, of three matrices."""
+    parts = {n: linear(model, f"{site}.{n}", x, keep) for n in "qkv"}
+    vjps = {n: part_vjp for n, (_, part_vjp) in parts.items()}
+
+    def vjp(d, gradients, further):
+        dx = [vjps[n](dn, gradients, further) for n, dn in d.items()]
+        return reduce(add, dx) if further else None
+
+    return [row for row, _ in parts.values()], vjp
+
+
+def _together(model: Transformer, site: str, x, keep: bool) -> tuple[list, Vjp]:
+    """Q x, K x and V x, of one matrix whose rows are theirs one below the other."""
+    rows, part_vjp = linear(model, f"{site}.qkv", x, keep)
+    q, k = (heads * model.shape.head_size for heads in (model.shape.heads, model.shape.kv_heads))
+
+    def vjp(d, gradients, further):
+        return part_vjp(model.joined(list(d.values()), axis=-1), gradients, further)
+
+    return [rows[..., :q], rows[..., q : q + k], rows[..., q + k :]], vjp
+
+
+def _turned(model: Transformer, x, turns: dict[str, Any], keep: bool) -> tuple[Any, Vjp]:
+    """Each token's heads turned by its position."""
+    y, call = model.run.forward("nn.rope", {"x": x, **turns}, keep, layout="halves")
+    return y, lambda dy: model.run.vjp(call, dy, ["x"])["x"]
+
+
+def _behind_cached(model: Transformer, layer: str, k, v, cache: list | None):
+    """How many tokens came before; keys and values with theirs in front."""
+    if cache is None:
+        return 0, k, v
+    i = int(layer.rpartition(".")[2])
+    before = cache[i][0].shape[-2] if len(cache) > i else 0
+    if before:
+        k, v = (model.joined([old, new], axis=-2) for old, new in zip(cache[i], (k, v)))
+    cache[i : i + 1] = [(k, v)]
+    return before, k, v
+
+
+def cached(cache: list | None) -> int:
+    """How many tokens a cache holds."""
+    return cache[0][0].shape[-2] if cache else 0
+
+
+def _heads(x, count: int):
+    """(n, s, count d) as (n, count, s, d)."""
+    return x.reshape(*x.shape[:-1], count, x.shape[-1] // count).swapaxes(-2, -3)
+
+
+def _joined(x):
+    """(n, h, s, d) as (n, s, h d)."""
+    n, h, s, d = x.shape
+    return x.swapaxes(-2, -3).reshape(n, s, h * d)

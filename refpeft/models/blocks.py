@@ -1,0 +1,60 @@
+"""Blocks, one on the other: attention and a feed-forward layer, each behind a norm and beside what goes into it.
+
+x = x + attention(norm(x))
+x = x + feed_forward(norm(x))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from refpeft.models.attention import Shared, attention
+from refpeft.models.feed_forward import feed_forward
+from refpeft.models.parts import Vjp, following, norm, recomputed
+
+if TYPE_CHECKING:
+    from refpeft.models.transformer import Transformer
+
+
+def blocks(model: Transformer, x, shared: Shared, keep: bool, checkpointing: bool = False) -> tuple[Any, Vjp]:
+    """All of them; backwards, as far down as something is trained."""
+    vjps = []
+    for i in range(model.shape.layers):
+        part = partial(block, model, f"layers.{i}", shared=shared)
+        x, block_vjp = recomputed(part, x) if checkpointing else part(x, keep=keep)
+        vjps.append(block_vjp)
+
+    def vjp(dx, gradients, further=True):
+        first = 0 if further else next((i for i in range(len(vjps)) if model.trains(f"layers.{i}.")), len(vjps))
+        for i in reversed(range(first, len(vjps))):
+            dx = vjps[i](dx, gradients, further or i > first)
+        return dx if further else None
+
+    return x, vjp
+
+
+def block(model: Transformer, layer: str, x, keep: bool, shared: Shared) -> tuple[Any, Vjp]:
+    """One of them: x + attention(norm(x)), then x + feed_forward(norm(x))."""
+    attend, feed = partial(attention, model, layer, shared=shared), partial(feed_forward, model, layer)
+    x, attention_vjp = beside(model, f"{layer}.attn", attend, x, keep)
+    x, feed_forward_vjp = beside(model, f"{layer}.mlp", feed, x, keep)
+
+    def vjp(dy, gradients, further=True):
+        return attention_vjp(feed_forward_vjp(dy, gradients), gradients, further)
+
+    return x, vjp
+
+
+def beside(model: Transformer, name: str, sublayer: Callable, x, keep: bool) -> tuple[Any, Vjp]:
+    """x + sublayer(norm(x))."""
+    n, norm_vjp = norm(model, f"{name}.norm", x, keep)
+    h, sublayer_vjp = sublayer(n, keep=keep)
+    h, following_vjp = following(model, f"{name}.out", h, keep)
+
+    def vjp(dy, gradients, further=True):
+        dn = sublayer_vjp(following_vjp(dy, gradients), gradients, further)
+        return dy + norm_vjp(dn) if further else None
+
+    return x + h, vjp

@@ -1,0 +1,120 @@
+"""A language model, forward and backward as a sequence of operations: Llama's kind (Touvron et al. 2023, arXiv:2302.13971) and
+GPT-2's, in the shape's parts.
+
+    x = E[ids], and the table's positions unless they are rotary
+    x = blocks(x)
+    logits = H norm(x)
+
+Every step is an operation of the catalogue, called through a backend, so that a model runs on any that is certified. Methods
+stand at *sites*, see `refpeft.models.places`: at matrices, in attention, behind sublayers, in front of the tokens.
+
+A prefix's keys are not turned, and the input's tokens are counted from behind it, as transformers has it with a cache; a prompt's
+tokens are tokens, counted from 0. Neither is predicted, and the first of the input is not predicted from them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from refpeft.memory.decoder import Decoder
+from refpeft.models.attention import Shared, cached
+from refpeft.models.blocks import blocks
+from refpeft.models.parts import linear, norm
+from refpeft.models.places import place
+from refpeft.models.transformer import Transformer
+from refpeft.ops import prompt
+
+
+class LanguageModel(Transformer):
+    """A decoder: what follows each token, from those before it."""
+
+    def logits(self, ids: np.ndarray, cache: list | None = None, last: bool = False):
+        """Logits (n, s, v) of token ids (n, s), as the backend's array.
+
+        Parameters
+        ----------
+        ids : (n, s) int64
+        cache : list, optional
+            Keys and values of the tokens before, empty at first; those of ``ids`` are put behind them.
+        last : bool
+            Whether only those behind the last token are wanted, (n, 1, v).
+        """
+        ids = self.checked(ids)
+        self._encode(keep=False)
+        return self._forward(ids, keep=False, cache=cache, last=last)[0][:, -ids.shape[1] :]
+
+    def loss(self, ids: np.ndarray, mask: np.ndarray | None = None, checkpointing: bool = False):
+        """The mean cross-entropy of each next token, and its gradients.
+
+        Parameters
+        ----------
+        ids : (n, s) int64
+        mask : (n, s - 1) bool, optional
+            Which of the predicted tokens count.
+        checkpointing : bool
+            Whether only the inputs of blocks are kept, and each block computed again on the way back: equal bits.
+
+        Returns
+        -------
+        loss : float
+        gradients : dict of str to array
+            By ``SITE.ARRAY``, of what is trained.
+        """
+        ids = self.checked(ids)
+        gradients: dict[str, Any] = {}
+        encoding = self._encode(keep=True)
+        logits, logits_vjp = self._forward(ids[:, :-1], keep=True, checkpointing=checkpointing)
+        loss, call = self._cross_entropy(logits, ids[:, 1:], mask, keep=True)
+        logits_vjp(self.run.vjp(call, self.asarray(np.ones(())), ["logits"])["logits"], gradients)
+        return float(self.host(loss)), self._encode_vjp(encoding, gradients)
+
+    def score(self, ids: np.ndarray, mask: np.ndarray | None = None) -> float:
+        """The loss alone; as for `loss`, without what its gradients would take."""
+        ids = self.checked(ids)
+        self._encode(keep=False)
+        loss, _ = self._cross_entropy(self._forward(ids[:, :-1], keep=False)[0], ids[:, 1:], mask, keep=False)
+        return float(self.host(loss))
+
+    def _cross_entropy(self, logits, target, mask, *, keep: bool):
+        virtual = logits.shape[1] - target.shape[1]
+        if virtual:
+            mask = prompt.extend_mask(np.ones(target.shape, bool) if mask is None else np.asarray(mask), virtual)
+            mask[:, :virtual] = False
+            target = prompt.extend_labels(target, virtual, ignore=0)
+        inputs = {"logits": logits, "target": self.asarray(target)}
+        if mask is not None:
+            inputs["mask"] = self.asarray(np.asarray(mask))
+        return self.run.forward("nn.cross_entropy", inputs, keep)
+
+    def _forward(self, ids, *, keep: bool, cache: list | None = None, checkpointing: bool = False, last: bool = False):
+        """Logits, and their vjp."""
+        x, prompting = self._prompted(self.embedded(ids), keep, first=not cached(cache))
+        start, count = cached(cache) + self.prefixed(), x.shape[1]
+        if self.shape.positions:
+            x = x + self.positioned(start, count)
+        turns = None if self.shape.positions else self.turns(start, count)
+        x, blocks_vjp = blocks(self, x, Shared(turns, cache), keep, checkpointing)
+        x = x[:, -1:] if last else x
+        x, norm_vjp = norm(self, "norm", x, keep)
+        logits, head_vjp = linear(self, "head", x, keep)
+
+        def vjp(dlogits, gradients):
+            prompted = prompting is not None
+            dx = head_vjp(dlogits, gradients, further=prompted or self.trains("layers."))
+            if dx is not None:
+                dx = blocks_vjp(norm_vjp(dx), gradients, further=prompted)
+            if prompted:
+                self.vjp("prompt", prompting, dx, gradients, [])
+
+        return logits, vjp
+
+    def _prompted(self, x, keep: bool, first: bool):
+        """x behind the prompt where there is one and these are the first tokens, and the call that put it there."""
+        return self.call("prompt", {"x": x}, keep) if first and "prompt" in self.sites else (x, None)
+
+
+def pattern(shape: Decoder, targets: str) -> str:
+    """The sites in every layer of matrices that ``targets`` names, see `Decoder.select`."""
+    return ",".join(f"layers.*.{place(m.site)}" for m in shape.select(targets))

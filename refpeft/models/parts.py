@@ -1,0 +1,59 @@
+"""What blocks are made of, each with its gradient beside it.
+
+A part gives what it computes and its *vjp*: a function of the cotangent dy and a dict, which gives dx, or None where nothing
+further down is trained, and puts the gradients to what is trained in the part into the dict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from refpeft.models.transformer import Transformer
+
+Vjp = Callable[..., Any]
+
+
+def linear(model: Transformer, site: str, x, keep: bool) -> tuple[Any, Vjp]:
+    """What stands at a matrix's site: W x + b in the plain model."""
+    y, call = model.call(site, {"x": x}, keep)
+
+    def vjp(dy, gradients, further=True):
+        return model.vjp(site, call, dy, gradients, ["x"] if further else []).get("x")
+
+    return y, vjp
+
+
+def norm(model: Transformer, name: str, x, keep: bool) -> tuple[Any, Vjp]:
+    """x over its root mean square, or, where norms are centred, LayerNorm; with a gain, and a bias if there is one."""
+    operation = "nn.layer_norm" if model.shape.centred else "nn.rms_norm"
+    y, call = model.run.forward(operation, {"x": x, **model.norms[name]}, keep, eps=model.eps)
+
+    def vjp(dy):
+        return model.run.vjp(call, dy, ["x"])["x"]
+
+    return y, vjp
+
+
+def following(model: Transformer, site: str, h, keep: bool) -> tuple[Any, Vjp]:
+    """What stands behind a sublayer, if anything does: it takes the sublayer's output, and adds to it."""
+    if site not in model.sites:
+        return h, lambda dh, gradients: dh
+    y, call = model.call(site, {"x": h, "residual": h}, keep)
+
+    def vjp(dy, gradients):
+        d = model.vjp(site, call, dy, gradients, ["x", "residual"])
+        return d["x"] + d["residual"]
+
+    return y, vjp
+
+
+def recomputed(part: Callable[[Any, bool], tuple[Any, Vjp]], x) -> tuple[Any, Vjp]:
+    """A part of which the input alone is kept: it is computed again on the way back, to equal bits (arXiv:1604.06174)."""
+    y, _ = part(x, False)
+
+    def vjp(dy, gradients, further=True):
+        return part(x, True)[1](dy, gradients, further)
+
+    return y, vjp

@@ -1,0 +1,135 @@
+"""What transformers of every kind have in common: weights on a backend, matrices at their sites, and the places of methods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from refpeft import plugins
+from refpeft.errors import DomainError, ShapeError
+from refpeft.memory.decoder import Decoder
+from refpeft.models.calls import Calls
+from refpeft.models.places import Layer, Place
+from refpeft.models.sites import Sites
+from refpeft.numerics.formats import as_format
+from refpeft.ops import rope
+
+TABLES = ("embedding", "positions")
+
+
+class Transformer(Sites):
+    """A model of blocks, see `refpeft.models.blocks`.
+
+    Parameters
+    ----------
+    shape : Decoder
+        What it is made of, and in which sizes.
+    weights : mapping of str to array or Quantised
+        NumPy arrays of one dtype, as far as the shape has them: tables ``embedding`` and ``positions``; norms ``norm``,
+        ``layers.0.attn.norm`` and ``layers.0.mlp.norm``; matrices (o, i) as ``layers.0.attn.q``, see `refpeft.models.places`, and
+        ``head``; biases as ``layers.0.attn.q.bias``. A matrix may come in 4 bits, as `refpeft.formats.four_bit.Quantised`.
+    eps : float
+        Of the norms.
+    frequencies : (d / 2,) array, optional
+        Of rotary positions; plain ones of base 10,000 if they are not given, see `refpeft.ops.rope.inverse_frequencies`.
+    gelu : str
+        Of a feed-forward layer without a gate: exact, ``none``, or by tanh.
+    backend, device : str
+        On what it runs.
+    """
+
+    def __init__(
+        self,
+        shape: Decoder,
+        weights: Mapping[str, Any],
+        *,
+        eps: float,
+        frequencies: np.ndarray | None = None,
+        gelu: Literal["none", "tanh"] = "tanh",
+        backend: str = "reference",
+        device: str = "",
+    ):
+        chosen = plugins.backend(backend)
+        dtype = as_format(weights["embedding"].dtype.name).dtype
+        super().__init__(Calls(chosen), device or chosen.devices()[0], dtype)
+        self.shape, self.eps, self.gelu = shape, eps, gelu
+        self._frequencies = rope.inverse_frequencies(shape.head_size) if frequencies is None else frequencies
+        arrays = {name: self._matrix(w) for name, w in weights.items()}
+        if shape.tied:
+            arrays.setdefault("head", arrays["embedding"])
+        self.tables = {name: arrays[name] for name in TABLES if name in arrays}
+        self.norms: dict[str, dict[str, Any]] = {}
+        for name, array in arrays.items():
+            own = {"weight": array} | ({"bias": arrays[f"{name}.bias"]} if f"{name}.bias" in arrays else {})
+            if name.endswith("norm"):
+                self.norms[name] = own
+            elif name not in self.tables and not name.endswith(".bias"):
+                self.sites[name] = Layer("nn.linear", own)
+        self.places = self._places()
+        for i in range(shape.layers):
+            self.sites[f"layers.{i}.attention"] = Layer("nn.attention", {}, attributes={"scale": shape.head_size**-0.5})
+
+    def _places(self) -> dict[str, Place]:
+        """Where methods can stand."""
+        weights, shape = {site: layer.arrays["weight"] for site, layer in self.sites.items()}, self.shape
+        token, keys = (1, 1, shape.width), (1, shape.kv_heads, 1, shape.head_size)
+        heads = {"q": (1, shape.heads, 1, shape.head_size), "k": keys, "v": keys}
+        places = {site: Place("linear", w, {"x": (1, w.shape[1])}) for site, w in weights.items()}
+        places["prompt"] = Place("prompt", self.tables["embedding"], {"x": token})
+        as_wide_as_keys = "o" if shape.fused else "k"
+        for layer in (f"layers.{i}" for i in range(shape.layers)):
+            places[f"{layer}.attention"] = Place("attention", weights[f"{layer}.attn.{as_wide_as_keys}"], dict(heads))
+            for site, last in (("attn.out", "attn.o"), ("mlp.out", "mlp.down")):
+                below = {"x": token, "residual": token}
+                places[f"{layer}.{site}"] = Place("sublayer", weights[f"{layer}.{last}"], dict(below))
+        return places
+
+    def embedded(self, ids: np.ndarray):
+        """The rows of the table of tokens, (n, s, d)."""
+        return self._looked_up("embedding", ids)
+
+    def positioned(self, start: int, count: int):
+        """The rows (s, d) of the table of positions from ``start`` on.
+
+        Raises
+        ------
+        DomainError
+            If there are not so many.
+        """
+        if start + count > self.shape.positions:
+            raise DomainError(
+                f"{self.shape.name} has positions for {self.shape.positions} tokens, but {start + count} came."
+            )
+        return self._looked_up("positions", np.arange(start, start + count))
+
+    def turns(self, start: int, count: int) -> dict[str, Any]:
+        """Cosines and sines of rotary positions from ``start`` on."""
+        angles = rope.angles(np.arange(start, start + count), self._frequencies)
+        return {"cos": self.asarray(np.cos(angles)), "sin": self.asarray(np.sin(angles))}
+
+    def prefixed(self) -> int:
+        """How many tokens a prefix puts in front."""
+        prefix = self.sites["layers.0.attention"].arrays.get("prefix_k") if self.shape.layers else None
+        return 0 if prefix is None else prefix.shape[-2]
+
+    def checked(self, ids) -> np.ndarray:
+        """Token ids that are none are refused.
+
+        Raises
+        ------
+        ShapeError, DomainError
+        """
+        ids = np.asarray(ids)
+        if ids.ndim != 2 or ids.dtype.kind != "i":
+            raise ShapeError(f"token ids are integers of shape (n, s), but {ids.dtype} of shape {ids.shape} came.")
+        if ids.size and not (ids.min() >= 0 and ids.max() < self.shape.vocabulary):
+            raise DomainError(
+                f"token ids lie from 0 to {self.shape.vocabulary - 1}, but {ids.min()} to {ids.max()} came."
+            )
+        return ids.astype(np.int64)
+
+    def _looked_up(self, table: str, ids: np.ndarray):
+        inputs = {"ids": self.asarray(ids), "weight": self.tables[table]}
+        return self.run.forward("nn.embedding", inputs, keep=False)[0]
