@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 
@@ -12,7 +14,10 @@ def save(config, folder):
     model = transformers.AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            noise, gain = torch.randn_like(parameter), "norm" in name and name.endswith("weight")
-            parameter.copy_(parameter * 8 if parameter.ndim > 1 else gain + 0.1 * noise)
+            noise, gain = (
+                torch.randn_like(parameter),
+                re.search(r"norm|\bln_", name.lower()) and name.endswith("weight"),
+            )
+            parameter.copy_(parameter * 8 if parameter.ndim > 1 else bool(gain) + 0.1 * noise)
     model.save_pretrained(folder)
     return folder

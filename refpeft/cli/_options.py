@@ -88,8 +88,8 @@ _TRAINING = (
     click.option("--reduction", type=int, default=16, show_default=True, help="The width over an adapter's."),
     click.option(
         "--targets",
-        default="q,v",
-        show_default=True,
+        default="",
+        show_default="q,v, or c_attn in GPT-2",
         help="Of a method at matrices: which of every layer, or all-linear.",
     ),
     click.option("--steps", type=int, default=200, show_default=True),

@@ -26,7 +26,7 @@ from refpeft.cli._output import as_json, report
 @quantised
 @as_json
 def command(model, prompts, adapters, chat, tokens, seed, backend, quantise, as_json, **sampling):
-    """What MODEL, a Hugging Face folder or a GGUF file of Llama's type, writes behind each prompt.
+    """What MODEL, a Hugging Face folder or a GGUF file of Llama's or GPT-2's type, writes behind each prompt.
 
     The base is in memory once, however many adapters there are: a prompt that begins with the name of one and an equals sign is
     continued with it.

@@ -19,7 +19,8 @@ def command(adapter, model, as_json):
     from refpeft.convert.source import open_model
     from refpeft.formats.lint import lint
 
-    shapes = {n: t.shape for n, t in open_model(model, four_bit=True).tensors.items()} if model else None
+    tensors = open_model(model, four_bit=True).tensors if model else None
+    shapes = None if tensors is None else {n: t.stored_shape for n, t in tensors.items()}
     found = lint(adapter, model or "", shapes)
     report([finding._asdict() for finding in found], ("severity", "where", "what", "do"), as_json)
     if any(finding.severity != "note" for finding in found):

@@ -9,7 +9,9 @@ from refpeft.cli._output import as_json, bar, report
 
 
 @click.command("sweep")
-@click.option("--model", required=True, metavar="MODEL", help="A Hugging Face folder or a GGUF file of Llama's type.")
+@click.option(
+    "--model", required=True, metavar="MODEL", help="A Hugging Face folder or a GGUF file of Llama's or GPT-2's type."
+)
 @click.option("--data", required=True, metavar="FILE", help="A .txt file, or a .jsonl file of objects with a text.")
 @click.option("--out", required=True, metavar="DIR", help="The sweep's folder; the same command does what is missing.")
 @click.option("--method", "methods", default="lora", show_default=True, metavar="NAMES", help="As lora,dora,ia3.")

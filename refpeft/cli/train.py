@@ -24,7 +24,7 @@ from refpeft.cli._output import as_json, report
 def command(
     model, data, out, method, rank, alpha, tokens, reduction, targets, sequence, backend, quantise, as_json, **settings
 ):
-    """Train a method's arrays in MODEL, a Hugging Face folder or a GGUF file of Llama's type.
+    """Train a method's arrays in MODEL, a Hugging Face folder or a GGUF file of Llama's or GPT-2's type.
 
     A prefix is in every layer, and an adapter behind every sublayer; qlora is lora over a model in NF4, doubly quantised.
     DIR/adapter is what peft loads, if it has the method; DIR/metrics.jsonl has a line for each step.

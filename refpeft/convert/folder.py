@@ -130,7 +130,11 @@ def rounded(tensor: Tensor, dtype: np.dtype) -> Iterator[np.ndarray]:
 
 
 def copy(path: Path, name: str, tensor: Tensor, dtype: np.dtype) -> None:
-    """Write a tensor as it is but for its dtype, without reading it whole."""
+    """Write a tensor as it is stored but for its dtype, without reading it whole unless it has to be turned."""
+    if tensor.turned:
+        with np.errstate(over="ignore", invalid="ignore"):
+            safetensors.save(path, {name: tensor.whole(dtype).T})
+        return
     like = np.broadcast_to(np.zeros((), dtype), tensor.shape)
     with atomic_file(path) as file:
         file.write(encode({name: like}, None)[1])

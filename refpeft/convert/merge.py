@@ -40,7 +40,8 @@ class Merge:
     @cached_property
     def adapted(self) -> Mapping[str, Mapping[str, np.ndarray]]:
         """The adapter's arrays, by the name of the tensor that they are merged into."""
-        return {f"model.{peft.module_of(site)}.weight": arrays for site, arrays in self.adapter.arrays.items()}
+        family = self.adapter.family
+        return {f"{peft.module_of(site, family)}.weight": arrays for site, arrays in self.adapter.arrays.items()}
 
     def require_fitting(self, source: Source) -> None:
         """Refuse a model whose matrices are not those of the adapter.
@@ -88,7 +89,7 @@ class Merge:
             merged = merge(before, arrays).astype(dtype)
         if not np.isfinite(merged.astype(np.float32)).all():
             raise DomainError(f"Merged, tensor {name} has an element that is not finite in {dtype.name}.")
-        safetensors.save(path, {name: merged})
+        safetensors.save(path, {name: merged.T if tensor.turned else merged})
 
     def config(self, source: Source):
         return with_dtype(source.config or {}, self.dtype)

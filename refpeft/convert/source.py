@@ -15,6 +15,7 @@ from refpeft.errors import FormatError
 from refpeft.files import read_json
 from refpeft.formats import bitsandbytes, gguf, safetensors
 from refpeft.formats.four_bit import Quantised, dequantise
+from refpeft.formats.names import GPT2, Names
 from refpeft.formats.safetensors_header import short
 from refpeft.numerics.formats import as_format
 
@@ -23,21 +24,28 @@ PIECE = 1 << 15
 
 _INDEX, _WEIGHTS, _CONFIG = "model.safetensors.index.json", "model.safetensors", "config.json"
 _WEIGHT_FILES = {".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx", ".ckpt"}
-_OUTPUT_FIRST = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
-"""GPT-2 stores these matrices as (i, o); a 4-bit checkpoint holds (o, i)."""
+_INPUT_FIRST = tuple(f".{matrix}.weight" for matrix in GPT2.matrices.values())
+"""GPT-2 stores these matrices as (i, o); GGUF and a 4-bit checkpoint hold (o, i)."""
 
 
 @dataclass(frozen=True)
 class Tensor:
     """One tensor: its shape, the dtype of what is read, and its elements row by row, in pieces of about `PIECE`.
 
-    One in 4 bits is read whole, by ``four_bit``; its pieces are those of what it is decoded to.
+    One in 4 bits is read whole, by ``four_bit``; its pieces are those of what it is decoded to. A matrix (o, i) that transformers
+    stores as (i, o) is ``turned``.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     pieces: Callable[[], Iterator[np.ndarray]]
     four_bit: Callable[[], Quantised] | None = None
+    turned: bool = False
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """The shape in which transformers stores it."""
+        return self.shape[::-1] if self.turned else self.shape
 
     @property
     def elements(self) -> int:
@@ -161,8 +169,15 @@ def _folder(folder: Path) -> Source:
         for path in sorted(folder.iterdir())
         if path.is_file() and path.name not in (_CONFIG, _INDEX) and path.suffix not in _WEIGHT_FILES
     )
-    transposed = (config or {}).get("model_type") == "gpt2"
-    return Source(_safetensors(list(weights), transposed=transposed), config, weights, beside)
+    is_gpt2 = (config or {}).get("model_type") == "gpt2"
+    tensors = _safetensors(list(weights), transposed=is_gpt2)
+    return Source(_with_body(tensors, GPT2) if is_gpt2 else tensors, config, weights, beside)
+
+
+def _with_body(tensors: dict[str, Tensor], names: Names) -> dict[str, Tensor]:
+    """The tensors of a model that may be saved without its head, by the names that they have in one with it."""
+    own = tuple(f"{part}." for part in {part.partition(".")[0] for part in names.top.values()})
+    return {name if name.startswith(own) else f"{names.body}.{name}": t for name, t in tensors.items()}
 
 
 def _safetensors(paths: list[Path], *, transposed: bool) -> dict[str, Tensor]:
@@ -172,7 +187,7 @@ def _safetensors(paths: list[Path], *, transposed: bool) -> dict[str, Tensor]:
         for name in lazy.names():
             if name in found:
                 raise FormatError(f"{path}: tensor {short.repr(name)} is in another file as well.")
-            turned = transposed and name.endswith(_OUTPUT_FIRST) and len(lazy.shape(name)) == 2
+            turned = transposed and name.endswith(_INPUT_FIRST) and len(lazy.shape(name)) == 2
             found[name] = _turned(lazy, name) if turned else _flat(lazy, name)
     return found
 
@@ -197,7 +212,7 @@ def _turned(lazy: safetensors.Lazy, name: str) -> Tensor:
             yield lazy[name][:, start : start + step].T.reshape(-1)
             lazy.forget()
 
-    return Tensor((o, i), lazy.dtype(name), pieces)
+    return Tensor((o, i), lazy.dtype(name), pieces, turned=True)
 
 
 def _gguf(path: Path) -> Source:
@@ -206,7 +221,8 @@ def _gguf(path: Path) -> Source:
     lazy = gguf.scan(path)
     config = configuration(path, lazy)
     tensors = {new: _rows(lazy, old, order) for new, (old, order) in places(path, lazy, config).items()}
-    return Source(tensors, config, (path,))
+    turned = _INPUT_FIRST if config["model_type"] == "gpt2" else ()
+    return Source({n: replace(t, turned=n.endswith(turned)) for n, t in tensors.items()}, config, (path,))
 
 
 def _rows(lazy: gguf.Lazy, name: str, order: np.ndarray | None) -> Tensor:

@@ -16,6 +16,7 @@ import numpy as np
 from refpeft.errors import AttributeValueError, FormatError
 from refpeft.files import atomic_write, read_json
 from refpeft.formats import peft, safetensors
+from refpeft.formats.names import FAMILIES
 from refpeft.formats.peft import Adapter
 from refpeft.formats.safetensors_header import short
 from refpeft.methods import methods
@@ -40,7 +41,7 @@ def save(folder: str | os.PathLike[str], adapter: Adapter, base: str = "") -> No
     FormatError
         If a site has no module of that name in peft.
     """
-    if peft.is_written(adapter.method):
+    if peft.is_written(adapter):
         peft.save(folder, adapter, base)
         return
     folder = Path(folder)
@@ -48,7 +49,7 @@ def save(folder: str | os.PathLike[str], adapter: Adapter, base: str = "") -> No
     tensors = {f"{site}.{n}": np.asarray(a) for site, arrays in adapter.arrays.items() for n, a in arrays.items()}
     name = next(n for n, cls in methods().items() if cls is type(adapter.method))
     numbers = asdict(adapter.method)  # type: ignore[call-overload]
-    config = {"version": _VERSION, "method": name, "settings": numbers, "base": base}
+    config = {"version": _VERSION, "method": name, "settings": numbers, "base": base, "family": adapter.family}
     safetensors.save(folder / TENSORS, tensors)
     atomic_write(folder / CONFIG, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
 
@@ -77,6 +78,8 @@ def load(folder: str | os.PathLike[str]) -> Adapter:
         raise FormatError(
             f"{folder / CONFIG}: a version {_VERSION}, a method and settings are expected, got {short.repr(config)}."
         )
+    if (family := config.get("family", "llama")) not in FAMILIES:
+        raise FormatError(f"{folder / CONFIG}: family must be one of {', '.join(FAMILIES)}, got {short.repr(family)}.")
     try:
         method = cls(**settings)
     except (TypeError, AttributeValueError) as error:
@@ -88,4 +91,4 @@ def load(folder: str | os.PathLike[str]) -> Adapter:
         arrays.setdefault(site, {})[array] = np.array(archive[name])
     if not arrays:
         raise FormatError(f"{folder / TENSORS}: there is no tensor, expected an adapter's.")
-    return Adapter(method, arrays, config)
+    return Adapter(method, arrays, config, family)

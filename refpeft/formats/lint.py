@@ -209,7 +209,7 @@ def stored(adapter: Folder) -> Iterator[Finding]:
 def unknown(adapter: Folder) -> Iterator[Finding]:
     """Fields that are not understood here, and a version of peft that may have brought such."""
     if peft_layouts.read(adapter.config) or adapter.kind in peft_prompts.KINDS:
-        for name, value in peft.not_understood(adapter.config).items():
+        for name, value in peft.not_understood(adapter.config, peft.model_family(adapter.tensors)).items():
             yield Finding("warning", name, f"is {value!r}, which refpeft does not know", "unset it, or stay with peft")
     version = peft_layouts.version(adapter.config)
     if version[:2] > (0, 21):

@@ -10,6 +10,7 @@ import numpy as np
 from refpeft.errors import RefpeftError
 from refpeft.formats import adapters, peft
 from refpeft.formats.lint_folder import Finding, Folder
+from refpeft.formats.names import FAMILIES
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -49,8 +50,9 @@ def unfitting_site(adapter: Folder, shapes: Shapes) -> Iterator[Finding]:
     loaded = adapters.load(adapter.path)
     for site, arrays in loaded.arrays.items() if not loaded.method.not_mergeable else ():
         try:
-            name = f"model.{peft.module_of(site)}.weight"
-            loaded.method.merging(np.broadcast_to(np.float32(1), shapes[name]), arrays)
+            shape = shapes[f"{peft.module_of(site, loaded.family)}.weight"]
+            o, i = shape[::-1] if FAMILIES[loaded.family].input_first else shape
+            loaded.method.merging(np.broadcast_to(np.float32(1), (o, i)), arrays)
         except (RefpeftError, KeyError) as error:
             what = "is not in the model" if isinstance(error, KeyError) else str(error)
             yield Finding("error", site, what, "look for the model that it was trained on")

@@ -1,16 +1,15 @@
 """Adapters as Hugging Face peft saves them: ``adapter_config.json`` beside ``adapter_model.safetensors``.
 
-The methods of `refpeft.formats.peft_layouts` on the matrices of a decoder of Llama's type, and prompts and prefixes
-(`refpeft.formats.peft_prompts`). What is read is understood or refused: a tensor that belongs nowhere, or a field that changes
-the computation in a way not known here, is an error. Fields that change nothing are kept, and written again.
+The methods of `refpeft.formats.peft_layouts` on the matrices of a model whose names are in `refpeft.formats.names`, and prompts
+and prefixes (`refpeft.formats.peft_prompts`). What is read is understood or refused: a tensor that belongs nowhere, or a field
+that changes the computation in a way not known here, is an error. Fields that change nothing are kept, and written again.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,22 +19,15 @@ import numpy as np
 from refpeft.errors import AttributeValueError, CapabilityError, FormatError
 from refpeft.files import atomic_write, read_json
 from refpeft.formats import peft_prompts, peft_ranks, safetensors
+from refpeft.formats.names import FAMILIES, family_of
 from refpeft.formats.peft_layouts import LAYOUTS, Layout, read, written
 from refpeft.methods import Arrays, Method
 from refpeft.methods.prefix import PTuningV2
 from refpeft.methods.prompt import PromptTuning
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
-MODULES = {
-    "attn.q": "self_attn.q_proj",
-    "attn.k": "self_attn.k_proj",
-    "attn.v": "self_attn.v_proj",
-    "attn.o": "self_attn.o_proj",
-    "mlp.gate": "mlp.gate_proj",
-    "mlp.up": "mlp.up_proj",
-    "mlp.down": "mlp.down_proj",
-}
-"""A site within a layer, and the module that Hugging Face has there."""
+ROOT = "base_model.model."
+"""Before every module's name."""
 
 INERT = (
     "auto_mapping base_model_name_or_path corda_config ensure_weight_tying eps eva_config exclude_modules inference_mode "
@@ -54,8 +46,6 @@ CHANGING = dict.fromkeys(("pissa", "olora", "corda", "lora_ga"), CONVERTED) | {
 }
 """Starts that change the base weight, by how ``init_lora_weights`` begins, and what is to be said of the weight."""
 
-_KEY = re.compile(r"base_model\.model\.model\.layers\.(\d+)\.(self_attn\.\w+_proj|mlp\.\w+_proj)\.(.+)")
-
 
 @dataclass(frozen=True)
 class Adapter:
@@ -68,11 +58,14 @@ class Adapter:
         As `refpeft.models.LanguageModel.attach` takes them.
     config : dict
         All fields of the file that it was read from.
+    family : str
+        Of the model that it is for, see `refpeft.formats.names`: what peft calls its sites.
     """
 
     method: Method
     arrays: Arrays
     config: Mapping[str, Any] = field(default_factory=dict)
+    family: str = "llama"
 
     @property
     def pattern(self) -> str:
@@ -96,19 +89,21 @@ def load(folder: str | os.PathLike[str]) -> Adapter:
         _require_understood(folder, config)
         tensors = {name: np.array(archive[name]) for name in archive}
         return Adapter(*peft_prompts.decode(folder / TENSORS, config, tensors), config)
-    layout = _layout(folder, config)
+    family = model_family(archive)
+    layout = _layout(folder, config, family)
     names = {theirs: ours for ours, theirs in layout.tensors.items()}
-    sites = {theirs: ours for ours, theirs in MODULES.items()}
     arrays: dict[str, dict[str, np.ndarray]] = {}
     for key in archive:
-        found = _KEY.fullmatch(key)
-        if not found or found[2] not in sites or found[3] not in names:
+        theirs = next((name for name in names if key.endswith(f".{name}")), "")
+        module = key.removeprefix(ROOT).removesuffix(f".{theirs}")
+        site = FAMILIES[family].site(module) if theirs and key.startswith(ROOT) else None
+        if site is None:
             raise FormatError(
                 f"{folder / TENSORS}: the tensor {key!r} belongs to nothing that {config['peft_type']} has."
             )
-        ours, array = names[found[3]], np.array(archive[key])
+        ours, array = names[theirs], np.array(archive[key])
         array = array.reshape(layout.shapes[ours][1]) if ours in layout.shapes else array
-        arrays.setdefault(f"layers.{found[1]}.{sites[found[2]]}", {})[ours] = array
+        arrays.setdefault(site, {})[ours] = array
     for site, given in arrays.items():
         if missing := set(names.values()) - set(given):
             raise FormatError(f"{folder / TENSORS}: {site} lacks {', '.join(sorted(missing))}.")
@@ -116,8 +111,8 @@ def load(folder: str | os.PathLike[str]) -> Adapter:
         raise FormatError(f"{folder / TENSORS}: there is no tensor, expected an adapter's.")
     method = _method(folder, config, layout)
     if layout.kind == "LORA":
-        peft_ranks.require_one_scaling(folder / TENSORS, _ranked(arrays), config)
-    return Adapter(method, arrays, config)
+        peft_ranks.require_one_scaling(folder / TENSORS, _ranked(arrays, family), config)
+    return Adapter(method, arrays, config, family)
 
 
 def save(folder: str | os.PathLike[str], adapter: Adapter, base: str = "") -> None:
@@ -152,9 +147,17 @@ def save(folder: str | os.PathLike[str], adapter: Adapter, base: str = "") -> No
     atomic_write(folder / CONFIG, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
 
 
-def is_written(method: Method) -> bool:
-    """Whether peft's files hold the method."""
-    return type(method) in (PromptTuning, PTuningV2) or written(method) is not None
+def is_written(adapter: Adapter) -> bool:
+    """Whether peft's files hold the adapter's method, and peft puts it on matrices as the model's are stored."""
+    layout = written(adapter.method)
+    if layout is None:
+        return type(adapter.method) in (PromptTuning, PTuningV2)
+    return layout.input_first or not FAMILIES[adapter.family].input_first
+
+
+def model_family(tensors: Iterable[str]) -> str:
+    """Of the model that tensors of an adapter are for; llama where they name no block that is known."""
+    return next(filter(None, (family_of(name.removeprefix(ROOT)) for name in tensors)), "llama")
 
 
 def _encode(adapter: Adapter) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -164,22 +167,24 @@ def _encode(adapter: Adapter) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         raise CapabilityError(f"peft's files have no place for {adapter.method!r} as it is.")
     tensors, modules = {}, []
     for site, arrays in adapter.arrays.items():
-        module = module_of(site)
-        modules.append(f"model.{module}")
+        module = module_of(site, adapter.family)
+        modules.append(module)
         for ours, theirs in layout.tensors.items():
             array = np.asarray(arrays[ours])
             array = array.reshape(layout.shapes[ours][0]) if ours in layout.shapes else array
-            tensors[f"base_model.model.model.{module}.{theirs}"] = array
+            tensors[f"{ROOT}{module}.{theirs}"] = array
     fields = {theirs: getattr(adapter.method, ours) for theirs, ours in layout.fields.items()}
     flags = {n: [] if n.endswith("_modules") else v for n, v in layout.theirs.items()}
     flags |= {"peft_version": ".".join(map(str, layout.since))} if layout.since else {}
-    fields |= flags | (peft_ranks.patterns(_ranked(adapter.arrays), fields | flags) if layout.kind == "LORA" else {})
+    flags |= {"fan_in_fan_out": True} if FAMILIES[adapter.family].input_first else {}
+    ranked = _ranked(adapter.arrays, adapter.family) if layout.kind == "LORA" else {}
+    fields |= flags | (peft_ranks.patterns(ranked, fields | flags) if ranked else {})
     return {"peft_type": layout.kind, "target_modules": modules} | fields, tensors
 
 
-def _ranked(arrays: Arrays) -> dict[str, np.ndarray]:
+def _ranked(arrays: Arrays, family: str) -> dict[str, np.ndarray]:
     """A of each site, by peft's name of the module."""
-    return {f"model.{module_of(site)}": np.asarray(its["a"]) for site, its in arrays.items()}
+    return {module_of(site, family): np.asarray(its["a"]) for site, its in arrays.items()}
 
 
 def configuration(folder: Path) -> dict[str, Any]:
@@ -195,7 +200,7 @@ def configuration(folder: Path) -> dict[str, Any]:
     return read_json(folder / CONFIG)
 
 
-def _layout(folder: Path, config: dict[str, Any]) -> Layout:
+def _layout(folder: Path, config: dict[str, Any], family: str) -> Layout:
     """How the adapter is written; whatever would make it compute something else is refused."""
     layout = read(config)
     kinds = sorted({layout.kind for layout in LAYOUTS} | set(peft_prompts.KINDS))
@@ -207,23 +212,25 @@ def _layout(folder: Path, config: dict[str, Any]) -> Layout:
         deciding = sorted({n for other in LAYOUTS if other.kind == config["peft_type"] for n in other.theirs})
         came = ", ".join(f"{n} {json.dumps(config.get(n))}" for n in [*deciding, "peft_version"])
         raise CapabilityError(f"{folder / CONFIG}: {config['peft_type']} with {came} is not read.")
-    _require_understood(folder, config)
+    _require_understood(folder, config, family)
     if layout.kind == "LORA":
         _require_unchanged(folder, config)
     return layout
 
 
-def not_understood(config: Mapping[str, Any]) -> dict[str, Any]:
+def not_understood(config: Mapping[str, Any], family: str = "llama") -> dict[str, Any]:
     """Fields of a method that is read which would change what it computes in a way that is not known here."""
     layout = read(config)
     known = {*INERT.split(), *(peft_prompts.FIELDS.split() if layout is None else (*layout.fields, *layout.theirs))}
     if layout and layout.kind == "LORA":
         known |= set(peft_ranks.FIELDS)
+    if FAMILIES[family].input_first:
+        known.add("fan_in_fan_out")
     return {n: v for n, v in config.items() if n not in known and v and (n, v) != ("bias", "none")}
 
 
-def _require_understood(folder: Path, config: dict[str, Any]) -> None:
-    for name, value in not_understood(config).items():
+def _require_understood(folder: Path, config: dict[str, Any], family: str = "llama") -> None:
+    for name, value in not_understood(config, family).items():
         raise CapabilityError(f"{folder / CONFIG}: {name} is {json.dumps(value)}, which is not understood here.")
 
 
@@ -247,9 +254,9 @@ def _method(folder: Path, config: dict[str, Any], layout: Layout) -> Method:
         raise FormatError(f"{folder / CONFIG}: {error}") from error
 
 
-def module_of(site: str) -> str:
-    """``layers.0.self_attn.q_proj`` for ``layers.0.attn.q``."""
-    layer, _, place = site.partition(".")[2].partition(".")
-    if not site.startswith("layers.") or not layer.isdigit() or place not in MODULES:
+def module_of(site: str, family: str) -> str:
+    """``model.layers.0.self_attn.q_proj`` for ``layers.0.attn.q``."""
+    names = FAMILIES[family]
+    if (module := names.module(site)) is None or names.site(module) != site:
         raise FormatError(f"peft has no module for the site {site!r}.")
-    return f"layers.{layer}.{MODULES[place]}"
+    return module

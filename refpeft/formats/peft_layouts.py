@@ -42,6 +42,8 @@ class Layout(NamedTuple):
         An array's shape there and here, where they differ; -1 is what is left.
     since : tuple of int
         peft's version from which on the reading is this one.
+    input_first : bool
+        Whether peft puts it on matrices that are stored as (i, o) too, as GPT-2's are.
     """
 
     method: type[Method]
@@ -52,6 +54,7 @@ class Layout(NamedTuple):
     ours: Mapping[str, Any] = {}
     shapes: Mapping[str, tuple[Shape, Shape]] = {}
     since: tuple[int, ...] = ()
+    input_first: bool = False
 
     def writes(self, method: Method) -> bool:
         """Whether the method is this one."""
@@ -75,18 +78,19 @@ _DORA = _LORA | {"magnitude": "lora_magnitude_vector"}
 _LOHA = {n: f"hada_{n}" for n in ("w1_a", "w1_b", "w2_a", "w2_b")}
 _RANK, _SCALED = {"r": "rank"}, {"r": "rank", "lora_alpha": "alpha"}
 _DELORA = {"a": "delora_A", "b": "delora_B", "boundary": "delora_lambda", "norms": "delora_w_norm"}
+_COLUMN = {"scale": ((-1, 1), (-1,))}
 _TURNED = {"oft_block_size": "block", "block_share": "share"}
 _SERIES = _TURNED | {"num_cayley_neumann_terms": "terms"}
 
 LAYOUTS = (
-    Layout(LoRA, "LORA", _LORA, _SCALED, {"use_rslora": False, "use_dora": False}),
-    Layout(RsLoRA, "LORA", _LORA, _SCALED, {"use_rslora": True, "use_dora": False}),
-    Layout(DoRA, "LORA", _DORA, _SCALED, {"use_rslora": False, "use_dora": True}),
+    Layout(LoRA, "LORA", _LORA, _SCALED, {"use_rslora": False, "use_dora": False}, input_first=True),
+    Layout(RsLoRA, "LORA", _LORA, _SCALED, {"use_rslora": True, "use_dora": False}, input_first=True),
+    Layout(DoRA, "LORA", _DORA, _SCALED, {"use_rslora": False, "use_dora": True}, input_first=True),
     Layout(LoHa, "LOHA", _LOHA, {"r": "rank", "alpha": "alpha"}),
-    Layout(IA3, "IA3", {"scale": "ia3_l"}, {}, {"feedforward_modules": False}, {"side": "output"}, {"scale": ((-1, 1), (-1,))}),
+    Layout(IA3, "IA3", {"scale": "ia3_l"}, {}, {"feedforward_modules": False}, {"side": "output"}, _COLUMN, input_first=True),
     Layout(HRA, "HRA", {"u": "hra_u"}, _RANK, {"apply_GS": False}),
     Layout(HRAGramSchmidt, "HRA", {"u": "hra_u"}, _RANK, {"apply_GS": True}),
-    Layout(HiRA, "HIRA", {"a": "hira_A", "b": "hira_B"}, _RANK),
+    Layout(HiRA, "HIRA", {"a": "hira_A", "b": "hira_B"}, _RANK, input_first=True),
     Layout(RoAd, "ROAD", {"theta": "road_theta", "alpha": "road_alpha"}, {"variant": "variant", "group_size": "group"}),
     Layout(C3A, "C3A", {"kernel": "c3a_kernel"}, {"block_size": "block"}, {}, {"normalised": True}),
     Layout(OFT, "OFT", {"skew": "oft_R.weight"}, _SERIES, {"use_cayley_neumann": True}, {"variant": "neumann"}, since=(0, 18)),

@@ -30,8 +30,9 @@ NAMES = {
     "attn.c_proj": "o",
     "c_fc": "up",
     "mlp.c_proj": "down",
+    "c_proj": "o down",
 }
-"""What Hugging Face calls the sites."""
+"""What Hugging Face calls the sites; one name may be of two."""
 
 
 class Matrix(NamedTuple):
@@ -76,6 +77,8 @@ class Decoder:
         Whether the head is the table of embeddings.
     dropout : bool
         Whether it is trained with dropout on embeddings, attention and both sublayers.
+    family : str
+        What its parts are called in files, see `refpeft.formats.names`.
     """
 
     name: str
@@ -93,6 +96,7 @@ class Decoder:
     biased: frozenset[str] = frozenset()
     tied: bool = False
     dropout: bool = False
+    family: str = "llama"
 
     def matrices(self) -> tuple[Matrix, ...]:
         """The matrices of one block, in the order of the forward pass."""
@@ -117,7 +121,8 @@ class Decoder:
         return tables * self.width + self.linear() + self.layers * (biases + 2 * norm) + norm
 
     def select(self, targets: str) -> tuple[Matrix, ...]:
-        """The matrices of a block that ``targets`` names: ``all-linear``, or sites as ``q,v`` or ``q_proj,v_proj``.
+        """The matrices of a block that ``targets`` names: ``all-linear``, or sites as ``q,v`` or ``q_proj,v_proj``; empty, those
+        that peft adapts where nothing is said, q and v, or all of qkv where they are one.
 
         Raises
         ------
@@ -128,7 +133,8 @@ class Decoder:
         sites = [m.site for m in matrices]
         if targets == "all-linear":
             return matrices
-        asked = {NAMES.get(name, name) for name in (text.strip() for text in targets.split(","))}
+        named = targets or ("qkv" if self.fused else "q,v")
+        asked = {site for name in named.split(",") for site in NAMES.get(name.strip(), name.strip()).split(" ")}
         unknown = sorted(asked - set(sites))
         if unknown:
             raise AttributeValueError(

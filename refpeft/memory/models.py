@@ -109,6 +109,7 @@ def from_config(config: Mapping[str, Any], where: str) -> Decoder:
             biased=ALL_GPT2,
             tied=bool(config.get("tie_word_embeddings", True)),
             dropout=any(config.get(key, 0.1) for key in ("resid_pdrop", "embd_pdrop", "attn_pdrop")),
+            family="gpt2",
         )
     width, heads = size("hidden_size"), size("num_attention_heads")
     attention = frozenset({"q", "k", "v", "o"}) if config.get("attention_bias") else frozenset()
@@ -167,6 +168,7 @@ def from_gguf(path: str) -> Decoder:
         biased=frozenset(site for site, file in files.items() if f"blk.0.{file}.bias" in names),
         tied="output.weight" not in names,
         dropout=plain,
+        family="gpt2" if plain else "llama",
     )
 
 

@@ -3,7 +3,8 @@
 =====================  ==========  ==========================================================================
 site                   kind        what stands there in the plain model
 =====================  ==========  ==========================================================================
-``layers.0.attn.q``    linear      ``nn.linear``; likewise k, v, o, ``mlp.gate``, ``mlp.up``, ``mlp.down``, ``head``
+``layers.0.attn.q``    linear      ``nn.linear``; likewise k, v, o, ``mlp.gate``, ``mlp.up``, ``mlp.down``, ``head``;
+                                   ``attn.qkv`` where q, k and v are one, as in GPT-2
 ``layers.0.attention`` attention   ``nn.attention``
 ``layers.0.attn.out``  sublayer    nothing; likewise ``mlp.out``: behind the last matrix of a sublayer
 ``prompt``             prompt      nothing: in front of the embedded tokens
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from refpeft.errors import CapabilityError, ShapeError
+from refpeft.memory.decoder import ATTENTION_INPUT
 from refpeft.methods import Method
 from refpeft.models.encoders import ENCODED
 from refpeft.operation import find
@@ -134,4 +136,4 @@ def require_for(chosen: Sequence[str], arrays: Mapping) -> None:
 
 def place(matrix: str) -> str:
     """Where a matrix of `Decoder` stands in its layer: ``attn.q`` for ``q``."""
-    return f"{'attn' if matrix in ('q', 'k', 'v', 'o') else 'mlp'}.{matrix}"
+    return f"{'attn' if matrix in (*ATTENTION_INPUT, 'o') else 'mlp'}.{matrix}"

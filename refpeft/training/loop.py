@@ -162,7 +162,8 @@ def train(
                 file.write(json.dumps(line | {"tokens_per_second": rows.size / (time.perf_counter() - began)}) + "\n")
             optimizer.step(gradients, factor)
             advance(step + 1, loss)
-    adapters.save(out / "adapter", adapters.Adapter(*model.kept(method)), base=str(identity.get("model", "")))
+    made = adapters.Adapter(*model.kept(method), family=model.shape.family)
+    adapters.save(out / "adapter", made, base=str(identity.get("model", "")))
     return losses
 
 

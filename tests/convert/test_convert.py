@@ -196,8 +196,8 @@ TABLE = {"token_embd.weight": np.ones((97, 24), np.float32)}
 GGUF = {
     "another architecture": (
         TABLE,
-        {"architecture": "gpt2"},
-        "general.architecture is 'gpt2', expected llama or qwen2",
+        {"architecture": "mistral"},
+        "general.architecture is 'mistral', expected one of llama, qwen2, gpt2",
     ),
     "scaled positions": (TABLE, {"rope__scaling__type": "yarn"}, "its rotary positions are scaled ('yarn')"),
     "a number that is text": (TABLE, {"rope__freq_base": "x"}, "rope.freq_base must be a number, got 'x'"),

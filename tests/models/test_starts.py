@@ -34,7 +34,7 @@ def config(name, rank=4, **more):
 
 def module(model, site):
     """peft's layer at a site."""
-    return model.get_submodule("base_model.model.model." + files.module_of(site))
+    return model.get_submodule("base_model.model." + files.module_of(site, "llama"))
 
 
 def factors(layer):

@@ -1,0 +1,93 @@
+"""What Hugging Face calls the parts of a model, by family.
+
+A part of ours is ``embedding``, ``layers.0.attn.norm`` or ``layers.0.attn.q``, see `refpeft.models.places`; theirs is a module,
+``model.layers.0.self_attn.q_proj`` say. Where a model is saved without its head, the first word is missing from its modules.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Names:
+    """Of one family.
+
+    Attributes
+    ----------
+    body, blocks : str
+        The module that is the model without its head, and the one in it that holds the blocks.
+    top : mapping of str to str
+        Tables, the last norm and the head, by our name; those in the body begin with its name.
+    norms, matrices : mapping of str to str
+        Of a block. Adapters stand at the matrices.
+    input_first : bool
+        Whether matrices are stored as (i, o), as transformers' Conv1D has them; peft calls that ``fan_in_fan_out``.
+    """
+
+    body: str
+    blocks: str
+    top: Mapping[str, str]
+    norms: Mapping[str, str]
+    matrices: Mapping[str, str]
+    input_first: bool = False
+
+    def module(self, part: str) -> str | None:
+        """Their name of a part, if they have it."""
+        found = re.fullmatch(r"layers\.(\d+)\.(.+)", part)
+        if not found:
+            return self.top.get(part)
+        within = (self.norms | self.matrices).get(found[2])  # type: ignore[operator]
+        return within and f"{self.body}.{self.blocks}.{found[1]}.{within}"
+
+    def site(self, module: str) -> str | None:
+        """Our name of a matrix in a block, if the module is one."""
+        found = re.fullmatch(rf"{self._prefix}(\d+)\.(.+)", module)
+        ours = {theirs: ours for ours, theirs in self.matrices.items()}
+        return f"layers.{found[1]}.{ours[found[2]]}" if found and found[2] in ours else None
+
+    def owns(self, name: str) -> bool:
+        """Whether a module or tensor lies in a block of this family."""
+        return re.match(self._prefix, name) is not None
+
+    @property
+    def _prefix(self) -> str:
+        return rf"(?:{self.body}\.)?{re.escape(self.blocks)}\."
+
+
+LLAMA = Names(
+    body="model",
+    blocks="layers",
+    top={"embedding": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"},
+    norms={"attn.norm": "input_layernorm", "mlp.norm": "post_attention_layernorm"},
+    matrices={
+        "attn.q": "self_attn.q_proj",
+        "attn.k": "self_attn.k_proj",
+        "attn.v": "self_attn.v_proj",
+        "attn.o": "self_attn.o_proj",
+        "mlp.gate": "mlp.gate_proj",
+        "mlp.up": "mlp.up_proj",
+        "mlp.down": "mlp.down_proj",
+    },
+)
+GPT2 = Names(
+    body="transformer",
+    blocks="h",
+    top={
+        "embedding": "transformer.wte",
+        "positions": "transformer.wpe",
+        "norm": "transformer.ln_f",
+        "head": "lm_head",
+    },
+    norms={"attn.norm": "ln_1", "mlp.norm": "ln_2"},
+    matrices={"attn.qkv": "attn.c_attn", "attn.o": "attn.c_proj", "mlp.up": "mlp.c_fc", "mlp.down": "mlp.c_proj"},
+    input_first=True,
+)
+FAMILIES = {"llama": LLAMA, "gpt2": GPT2}
+
+
+def family_of(module: str) -> str | None:
+    """The family that a module or tensor of a block is of."""
+    return next((family for family, names in FAMILIES.items() if names.owns(module)), None)
