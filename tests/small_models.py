@@ -7,11 +7,11 @@ import re
 import pytest
 
 
-def save(config, folder):
+def save(config, folder, kind="AutoModelForCausalLM"):
     """A random model of a configuration, its weights large enough to have opinions, saved."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config)
+    model = getattr(transformers, kind).from_config(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise, gain = (

@@ -41,7 +41,7 @@ class Merge:
     def adapted(self) -> Mapping[str, Mapping[str, np.ndarray]]:
         """The adapter's arrays, by the name of the tensor that they are merged into."""
         family = self.adapter.family
-        return {f"{peft.module_of(site, family)}.weight": arrays for site, arrays in self.adapter.arrays.items()}
+        return {peft.tensor_of(site, family): arrays for site, arrays in self.adapter.arrays.items()}
 
     def require_fitting(self, source: Source) -> None:
         """Refuse a model whose matrices are not those of the adapter.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +16,13 @@ from refpeft.errors import FormatError
 from refpeft.files import read_json
 from refpeft.formats import bitsandbytes, gguf, safetensors
 from refpeft.formats.four_bit import Quantised, dequantise
-from refpeft.formats.names import GPT2, Names
+from refpeft.formats.names import FAMILIES, GPT2, Names
 from refpeft.formats.safetensors_header import short
 from refpeft.numerics.formats import as_format
+
+_TODAY = {".gamma": ".weight", ".beta": ".bias"}
+_OLD = re.compile(r"\.(gamma|beta)$")
+"""What BERT's first checkpoints call the parts of a LayerNorm."""
 
 PIECE = 1 << 15
 """About as many elements are in memory at a time."""
@@ -169,15 +174,15 @@ def _folder(folder: Path) -> Source:
         for path in sorted(folder.iterdir())
         if path.is_file() and path.name not in (_CONFIG, _INDEX) and path.suffix not in _WEIGHT_FILES
     )
-    is_gpt2 = (config or {}).get("model_type") == "gpt2"
-    tensors = _safetensors(list(weights), transposed=is_gpt2)
-    return Source(_with_body(tensors, GPT2) if is_gpt2 else tensors, config, weights, beside)
+    kind = (config or {}).get("model_type")
+    tensors = _safetensors(list(weights), transposed=kind == "gpt2")
+    return Source(_with_body(tensors, FAMILIES[kind]) if kind in ("gpt2", "bert") else tensors, config, weights, beside)
 
 
 def _with_body(tensors: dict[str, Tensor], names: Names) -> dict[str, Tensor]:
-    """The tensors of a model that may be saved without its head, by the names that they have in one with it."""
-    own = tuple(f"{part}." for part in {part.partition(".")[0] for part in names.top.values()})
-    return {name if name.startswith(own) else f"{names.body}.{name}": t for name, t in tensors.items()}
+    """The tensors by the names of a model with its head, whether it is saved with it or without; and by today's names."""
+    body = "" if any(name.startswith(f"{names.body}.") for name in tensors) else f"{names.body}."
+    return {body + _OLD.sub(lambda end: _TODAY[end[0]], name): tensor for name, tensor in tensors.items()}
 
 
 def _safetensors(paths: list[Path], *, transposed: bool) -> dict[str, Tensor]:

@@ -31,6 +31,9 @@ def unfitting(adapter: Folder, shapes: Shapes) -> Iterator[Finding]:
         set(filter(None, adapter.modules)),
     )
     known = {name.removesuffix(".weight"): shape for name, shape in shapes.items() if name.endswith(".weight")}
+    names = FAMILIES[peft.model_family(adapter.tensors)]
+    if any(names.owns(module) and module == names.headless(module) for module in modules):
+        known = {names.headless(name): shape for name, shape in known.items()}
     for module in sorted(modules - set(known)):
         yield Finding("error", module, "is not in the model", do)
     for module in sorted(set(known) - modules):
@@ -50,7 +53,7 @@ def unfitting_site(adapter: Folder, shapes: Shapes) -> Iterator[Finding]:
     loaded = adapters.load(adapter.path)
     for site, arrays in loaded.arrays.items() if not loaded.method.not_mergeable else ():
         try:
-            shape = shapes[f"{peft.module_of(site, loaded.family)}.weight"]
+            shape = shapes[peft.tensor_of(site, loaded.family)]
             o, i = shape[::-1] if FAMILIES[loaded.family].input_first else shape
             loaded.method.merging(np.broadcast_to(np.float32(1), (o, i)), arrays)
         except (RefpeftError, KeyError) as error:

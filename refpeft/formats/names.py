@@ -1,7 +1,7 @@
 """What Hugging Face calls the parts of a model, by family.
 
 A part of ours is ``embedding``, ``layers.0.attn.norm`` or ``layers.0.attn.q``, see `refpeft.models.places`; theirs is a module,
-``model.layers.0.self_attn.q_proj`` say. Where a model is saved without its head, the first word is missing from its modules.
+``model.layers.0.self_attn.q_proj`` say. Of a model without its head, the first word is missing from the names.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ class Names:
         Of a block. Adapters stand at the matrices.
     input_first : bool
         Whether matrices are stored as (i, o), as transformers' Conv1D has them; peft calls that ``fan_in_fan_out``.
+    task : str
+        What peft calls it that the model does; without a head where that is FEATURE_EXTRACTION.
     """
 
     body: str
@@ -33,6 +35,7 @@ class Names:
     norms: Mapping[str, str]
     matrices: Mapping[str, str]
     input_first: bool = False
+    task: str = "CAUSAL_LM"
 
     def module(self, part: str) -> str | None:
         """Their name of a part, if they have it."""
@@ -41,6 +44,17 @@ class Names:
             return self.top.get(part)
         within = (self.norms | self.matrices).get(found[2])  # type: ignore[operator]
         return within and f"{self.body}.{self.blocks}.{found[1]}.{within}"
+
+    def adapted(self, site: str) -> str | None:
+        """peft's name of the module at a site of a block, if it has a matrix."""
+        module = self.module(site)
+        if module is None or self.site(module) != site:
+            return None
+        return self.headless(module) if self.task == "FEATURE_EXTRACTION" else module
+
+    def headless(self, name: str) -> str:
+        """The name that a module or tensor has in the model without its head."""
+        return name.removeprefix(f"{self.body}.") if self.owns(name) else name
 
     def site(self, module: str) -> str | None:
         """Our name of a matrix in a block, if the module is one."""
@@ -85,7 +99,27 @@ GPT2 = Names(
     matrices={"attn.qkv": "attn.c_attn", "attn.o": "attn.c_proj", "mlp.up": "mlp.c_fc", "mlp.down": "mlp.c_proj"},
     input_first=True,
 )
-FAMILIES = {"llama": LLAMA, "gpt2": GPT2}
+BERT = Names(
+    body="bert",
+    blocks="encoder.layer",
+    top={
+        "embedding": "bert.embeddings.word_embeddings",
+        "positions": "bert.embeddings.position_embeddings",
+        "segments": "bert.embeddings.token_type_embeddings",
+        "embedding.norm": "bert.embeddings.LayerNorm",
+    },
+    norms={"attn.norm": "attention.output.LayerNorm", "mlp.norm": "output.LayerNorm"},
+    matrices={
+        "attn.q": "attention.self.query",
+        "attn.k": "attention.self.key",
+        "attn.v": "attention.self.value",
+        "attn.o": "attention.output.dense",
+        "mlp.up": "intermediate.dense",
+        "mlp.down": "output.dense",
+    },
+    task="FEATURE_EXTRACTION",
+)
+FAMILIES = {"llama": LLAMA, "gpt2": GPT2, "bert": BERT}
 
 
 def family_of(module: str) -> str | None:

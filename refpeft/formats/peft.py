@@ -138,7 +138,8 @@ def save(folder: str | os.PathLike[str], adapter: Adapter, base: str = "") -> No
         own, tensors = peft_prompts.encode(adapter.method, adapter.arrays)
     else:
         own, tensors = _encode(adapter)
-    config = {"task_type": "CAUSAL_LM", "inference_mode": True} | dict(adapter.config) | own
+    task = FAMILIES[adapter.family].task
+    config = {"task_type": task, "inference_mode": True} | dict(adapter.config) | own
     if base:
         config["base_model_name_or_path"] = base
     folder = Path(folder)
@@ -256,7 +257,12 @@ def _method(folder: Path, config: dict[str, Any], layout: Layout) -> Method:
 
 def module_of(site: str, family: str) -> str:
     """``model.layers.0.self_attn.q_proj`` for ``layers.0.attn.q``."""
-    names = FAMILIES[family]
-    if (module := names.module(site)) is None or names.site(module) != site:
+    if (module := FAMILIES[family].adapted(site)) is None:
         raise FormatError(f"peft has no module for the site {site!r}.")
     return module
+
+
+def tensor_of(site: str, family: str) -> str:
+    """The model's tensor that is adapted at a site: ``model.layers.0.self_attn.q_proj.weight``."""
+    module_of(site, family)
+    return f"{FAMILIES[family].module(site)}.weight"

@@ -1,8 +1,9 @@
 """The shapes of a decoder: every matrix, vector and table of a model, as data.
 
-Two families are described. *Llama*: RMSNorm, separate q, k and v over grouped heads, rotary positions, a gated feed-forward
+Three families are described. *Llama*: RMSNorm, separate q, k and v over grouped heads, rotary positions, a gated feed-forward
 block, down (act(gate x) up x). *GPT-2*: LayerNorm with bias, q, k and v fused into one matrix, a table of
-positions, a plain feed-forward block, every matrix with a bias.
+positions, a plain feed-forward block, every matrix with a bias. *BERT*, which is no decoder but of the same parts: as GPT-2, but
+with q, k and v apart, norms behind sublayers, a table of segments, and no head.
 """
 
 from __future__ import annotations
@@ -65,12 +66,18 @@ class Decoder:
         Width of the feed-forward block.
     positions : int
         Rows of the table of positions, 0 where they are rotary.
+    segments : int
+        Rows of the table of segments, 0 where there is none.
     fused : bool
         Whether q, k and v are one matrix.
     gated : bool
         Whether the feed-forward block is gated.
     centred : bool
         Whether norms are LayerNorm, with a bias and a mean, rather than RMSNorm.
+    post : bool
+        Whether norms stand behind sublayers and what they are added to, rather than in front.
+    causal : bool
+        Whether tokens see those before them only; else the model is an encoder.
     biased : frozenset of str
         The sites whose matrix has a bias.
     tied : bool
@@ -90,9 +97,12 @@ class Decoder:
     inner: int
     vocabulary: int
     positions: int = 0
+    segments: int = 0
     fused: bool = False
     gated: bool = True
     centred: bool = False
+    post: bool = False
+    causal: bool = True
     biased: frozenset[str] = frozenset()
     tied: bool = False
     dropout: bool = False
@@ -114,10 +124,10 @@ class Decoder:
         return self.layers * sum(m.elements for m in self.matrices())
 
     def parameters(self) -> int:
-        """All parameters: V w + P w + L (sum of o i + biases + 2 norms) + a norm + the head's V w, unless it is tied."""
+        """All parameters: V w + P w + S w + L (sum of o i + biases + 2 norms) + a norm + the head's V w, if it is not tied."""
         norm = self.width * (2 if self.centred else 1)
         biases = sum(m.o for m in self.matrices() if m.bias)
-        tables = self.vocabulary * (1 if self.tied else 2) + self.positions
+        tables = self.vocabulary * (1 if self.tied or not self.causal else 2) + self.positions + self.segments
         return tables * self.width + self.linear() + self.layers * (biases + 2 * norm) + norm
 
     def select(self, targets: str) -> tuple[Matrix, ...]:

@@ -53,7 +53,7 @@ PRESETS = {
 """GPT-3 (arXiv:2005.14165, table 2.1) with q, k and v apart, as LoRA adapts them; LLaMA (arXiv:2302.13971, table 2), whose
 feed-forward width is 2/3 of 4 w, rounded up to a multiple of 256."""
 
-FAMILIES = ("llama", "mistral", "qwen2", "gpt2")
+FAMILIES = ("llama", "mistral", "qwen2", "gpt2", "bert")
 """The values of ``model_type`` that are read; the first three are one family, which differs in biases."""
 
 
@@ -63,7 +63,7 @@ def read(model: str) -> Decoder:
     Raises
     ------
     FormatError
-        If it is none of them, or its architecture is not one of `FAMILIES`.
+        If it is none of them, or its architecture is not one of `FAMILIES`, or it is an encoder.
     """
     if model in PRESETS:
         return PRESETS[model]
@@ -75,11 +75,14 @@ def read(model: str) -> Decoder:
         )
     with open(path, "rb") as file:
         is_gguf = file.read(4) == b"GGUF"
-    return from_gguf(path) if is_gguf else from_config(read_json(path), path)
+    found = from_gguf(path) if is_gguf else from_config(read_json(path), path)
+    if not found.causal:
+        raise FormatError(f"{model} is an encoder, but memory is counted for decoders.")
+    return found
 
 
 def from_config(config: Mapping[str, Any], where: str) -> Decoder:
-    """A decoder from what a Hugging Face ``config.json`` holds, with the library's defaults for what it may leave out.
+    """A decoder, or BERT, from what a Hugging Face ``config.json`` holds, with the library's defaults for what it may leave out.
 
     Raises
     ------
@@ -112,6 +115,25 @@ def from_config(config: Mapping[str, Any], where: str) -> Decoder:
             family="gpt2",
         )
     width, heads = size("hidden_size"), size("num_attention_heads")
+    if kind == "bert":
+        return Decoder(
+            name=name,
+            width=width,
+            layers=size("num_hidden_layers"),
+            heads=heads,
+            kv_heads=heads,
+            head_size=size.share("hidden_size", width, heads),
+            inner=size("intermediate_size"),
+            vocabulary=size("vocab_size"),
+            positions=size("max_position_embeddings"),
+            segments=size("type_vocab_size", 2),
+            gated=False,
+            centred=True,
+            post=True,
+            causal=False,
+            biased=ALL_GPT2,
+            family="bert",
+        )
     attention = frozenset({"q", "k", "v", "o"}) if config.get("attention_bias") else frozenset()
     return Decoder(
         name=name,
@@ -144,8 +166,9 @@ def from_gguf(path: str) -> Decoder:
     tensors = gguf.scan(path)
     names = set(tensors.names())
     kind = tensors.metadata.get("general.architecture")
-    if kind not in FAMILIES:
-        raise FormatError(f"{path}: general.architecture is {short.repr(kind)}, expected one of {', '.join(FAMILIES)}.")
+    if kind not in FAMILIES or kind == "bert":
+        decoders = ", ".join(family for family in FAMILIES if family != "bert")
+        raise FormatError(f"{path}: general.architecture is {short.repr(kind)}, expected one of {decoders}.")
     if "token_embd.weight" not in names:
         raise FormatError(f"{path}: there is no tensor token_embd.weight, expected the table of embeddings.")
     size = _Sizes({k.removeprefix(f"{kind}."): v for k, v in tensors.metadata.items()}, path)

@@ -26,10 +26,13 @@ class Shared(NamedTuple):
         Cosines and sines of rotary positions, (s, d / 2).
     cache : list or None
         Keys and values of the tokens before, a pair for each block; those of this pass are put behind them.
+    mask : array or None
+        (n, s, s) bool, where query and key may meet.
     """
 
     turns: dict[str, Any] | None = None
     cache: list | None = None
+    mask: Any = None
 
 
 def attention(model: Transformer, layer: str, x, shared: Shared, keep: bool) -> tuple[Any, Vjp]:
@@ -41,8 +44,8 @@ def attention(model: Transformer, layer: str, x, shared: Shared, keep: bool) -> 
         q, vjps["q"] = _turned(model, q, shared.turns, keep)
         k, vjps["k"] = _turned(model, k, shared.turns, keep)
     before, k, v = _behind_cached(model, layer, k, v, shared.cache)
-    seen = {"causal": True, "offset": before}
-    y, call = model.call(f"{layer}.attention", {"q": q, "k": k, "v": v}, keep, **seen)
+    inputs = {"q": q, "k": k, "v": v} | ({} if shared.mask is None else {"mask": shared.mask})
+    y, call = model.call(f"{layer}.attention", inputs, keep, causal=shape.causal, offset=before)
     y, output_vjp = linear(model, f"{layer}.attn.o", _joined(y), keep)
 
     def vjp(dy, gradients, further=True):

@@ -1,4 +1,4 @@
-"""Blocks, one on the other: attention and a feed-forward layer, each behind a norm and beside what goes into it.
+"""Blocks, one on the other: attention and a feed-forward layer, each beside what goes into it.
 
 x = x + attention(norm(x))
 x = x + feed_forward(norm(x))
@@ -36,8 +36,9 @@ def blocks(model: Transformer, x, shared: Shared, keep: bool, checkpointing: boo
 
 
 def block(model: Transformer, layer: str, x, keep: bool, shared: Shared) -> tuple[Any, Vjp]:
-    """One of them: x + attention(norm(x)), then x + feed_forward(norm(x))."""
+    """One of them."""
     attend, feed = partial(attention, model, layer, shared=shared), partial(feed_forward, model, layer)
+    beside = norm_behind if model.shape.post else norm_before
     x, attention_vjp = beside(model, f"{layer}.attn", attend, x, keep)
     x, feed_forward_vjp = beside(model, f"{layer}.mlp", feed, x, keep)
 
@@ -47,7 +48,7 @@ def block(model: Transformer, layer: str, x, keep: bool, shared: Shared) -> tupl
     return x, vjp
 
 
-def beside(model: Transformer, name: str, sublayer: Callable, x, keep: bool) -> tuple[Any, Vjp]:
+def norm_before(model: Transformer, name: str, sublayer: Callable, x, keep: bool) -> tuple[Any, Vjp]:
     """x + sublayer(norm(x))."""
     n, norm_vjp = norm(model, f"{name}.norm", x, keep)
     h, sublayer_vjp = sublayer(n, keep=keep)
@@ -58,3 +59,17 @@ def beside(model: Transformer, name: str, sublayer: Callable, x, keep: bool) -> 
         return dy + norm_vjp(dn) if further else None
 
     return x + h, vjp
+
+
+def norm_behind(model: Transformer, name: str, sublayer: Callable, x, keep: bool) -> tuple[Any, Vjp]:
+    """norm(x + sublayer(x))."""
+    h, sublayer_vjp = sublayer(x, keep=keep)
+    h, following_vjp = following(model, f"{name}.out", h, keep)
+    y, norm_vjp = norm(model, f"{name}.norm", x + h, keep)
+
+    def vjp(dy, gradients, further=True):
+        dsum = norm_vjp(dy)
+        dx = sublayer_vjp(following_vjp(dsum, gradients), gradients, further)
+        return dsum + dx if further else None
+
+    return y, vjp

@@ -25,6 +25,12 @@ _NEEDED: dict[str, dict[str, tuple[Any, ...]]] = {
         "scale_attn_by_inverse_layer_idx": (False,),
         "add_cross_attention": (False,),
     },
+    "bert": {
+        "hidden_act": tuple(GELUS),
+        "position_embedding_type": ("absolute",),
+        "is_decoder": (False,),
+        "add_cross_attention": (False,),
+    },
 }
 """The values that are computed, of fields that may have others."""
 
@@ -47,6 +53,8 @@ def features(where: str | os.PathLike[str], config: Config, shape: Decoder) -> d
     if shape.family == "gpt2":
         gelu = GELUS[config.get("activation_function") or "gelu_new"]
         return {"eps": config.get("layer_norm_epsilon", 1e-5), "gelu": gelu}
+    if shape.family == "bert":
+        return {"eps": config.get("layer_norm_eps", 1e-12), "gelu": GELUS[config.get("hidden_act") or "gelu"]}
     if config.get("sliding_window") is not None and config.get("use_sliding_window", True):
         raise CapabilityError(
             f"{where}: attention slides over {config['sliding_window']} tokens, which is not computed yet."

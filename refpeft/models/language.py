@@ -21,7 +21,7 @@ import numpy as np
 from refpeft.memory.decoder import Decoder
 from refpeft.models.attention import Shared, cached
 from refpeft.models.blocks import blocks
-from refpeft.models.parts import linear, norm
+from refpeft.models.parts import in_front, linear, norm
 from refpeft.models.places import place
 from refpeft.models.transformer import Transformer
 from refpeft.ops import prompt
@@ -77,6 +77,9 @@ class LanguageModel(Transformer):
         loss, _ = self._cross_entropy(self._forward(ids[:, :-1], keep=False)[0], ids[:, 1:], mask, keep=False)
         return float(self.host(loss))
 
+    def through(self, ids: np.ndarray) -> None:
+        self.logits(ids)
+
     def _cross_entropy(self, logits, target, mask, *, keep: bool):
         virtual = logits.shape[1] - target.shape[1]
         if virtual:
@@ -90,29 +93,26 @@ class LanguageModel(Transformer):
 
     def _forward(self, ids, *, keep: bool, cache: list | None = None, checkpointing: bool = False, last: bool = False):
         """Logits, and their vjp."""
-        x, prompting = self._prompted(self.embedded(ids), keep, first=not cached(cache))
-        start, count = cached(cache) + self.prefixed(), x.shape[1]
+        x, before = self.looked_up("embedding", ids), cached(cache)
+        x, prompt_vjp = (x, None) if before else in_front(self, x, keep)
+        start = before + self.prefixed()
         if self.shape.positions:
-            x = x + self.positioned(start, count)
-        turns = None if self.shape.positions else self.turns(start, count)
+            x = self.positioned(x, start)
+        turns = None if self.shape.positions else self.turns(start, x.shape[1])
         x, blocks_vjp = blocks(self, x, Shared(turns, cache), keep, checkpointing)
         x = x[:, -1:] if last else x
         x, norm_vjp = norm(self, "norm", x, keep)
         logits, head_vjp = linear(self, "head", x, keep)
 
         def vjp(dlogits, gradients):
-            prompted = prompting is not None
+            prompted = prompt_vjp is not None
             dx = head_vjp(dlogits, gradients, further=prompted or self.trains("layers."))
             if dx is not None:
                 dx = blocks_vjp(norm_vjp(dx), gradients, further=prompted)
-            if prompted:
-                self.vjp("prompt", prompting, dx, gradients, [])
+            if prompt_vjp is not None:
+                prompt_vjp(dx, gradients)
 
         return logits, vjp
-
-    def _prompted(self, x, keep: bool, first: bool):
-        """x behind the prompt where there is one and these are the first tokens, and the call that put it there."""
-        return self.call("prompt", {"x": x}, keep) if first and "prompt" in self.sites else (x, None)
 
 
 def pattern(shape: Decoder, targets: str) -> str:

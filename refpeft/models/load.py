@@ -1,4 +1,4 @@
-"""Decoders from files: a Hugging Face folder, or GGUF."""
+"""Models from files: a Hugging Face folder, or GGUF."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from refpeft import plugins
 from refpeft.backend import Backend
 from refpeft.convert.quantise import Settings
 from refpeft.convert.source import Tensor, open_model
-from refpeft.errors import FormatError
+from refpeft.errors import CapabilityError, FormatError
 from refpeft.formats.bitsandbytes_state import DTYPES
 from refpeft.formats.four_bit import Quantised
 from refpeft.formats.four_bit import quantise as quantised
@@ -21,6 +21,7 @@ from refpeft.memory.models import from_config
 from refpeft.models.features import features
 from refpeft.models.language import LanguageModel
 from refpeft.models.places import place
+from refpeft.models.text_encoder import TextEncoder
 from refpeft.numerics.formats import as_format
 
 
@@ -52,8 +53,31 @@ def load(
         If there is no such model, a tensor is missing or has another shape than the configuration says, or it is to be quantised
         and is already.
     CapabilityError
-        If one of its features is not computed.
+        If it is an encoder, or one of its features is not computed.
     """
+    shape, weights, stated = _read(path, dtype, quantise, plugins.backend(backend))
+    if not shape.causal:
+        raise CapabilityError(f"{path} is an encoder, which predicts no tokens: refpeft.models.load_encoder reads it.")
+    return LanguageModel(shape, weights, **stated, backend=backend, device=device)
+
+
+def load_encoder(
+    path: str | os.PathLike[str],
+    *,
+    dtype: str = "float32",
+    quantise: Settings | None = None,
+    backend: str = "torch",
+    device: str = "",
+) -> TextEncoder:
+    """The encoder of BERT's kind in a Hugging Face folder; as for `load`."""
+    shape, weights, stated = _read(path, dtype, quantise, plugins.backend(backend))
+    if shape.causal:
+        raise CapabilityError(f"{path} is a decoder, expected an encoder: refpeft.models.load reads it.")
+    return TextEncoder(shape, weights, **stated, backend=backend, device=device)
+
+
+def _read(path: str | os.PathLike[str], dtype: str, quantise: Settings | None, backend: Backend):
+    """Shape, weights, and what else a model takes by name."""
     source = open_model(path, four_bit=True)
     if source.config is None:
         raise FormatError(f"{path}: a model needs its config.json beside its weights.")
@@ -75,10 +99,10 @@ def load(
         if tensor.four_bit and name in matrices:
             weights[name] = tensor.four_bit()
         elif quantise and name in matrices:
-            weights[name] = _quantised(tensor, wanted, quantise, plugins.backend(backend))
+            weights[name] = _quantised(tensor, wanted, quantise, backend)
         else:
             weights[name] = tensor.whole(wanted)
-    return LanguageModel(shape, weights, **stated, backend=backend, device=device)
+    return shape, weights, stated
 
 
 def _quantised(tensor: Tensor, dtype: np.dtype, settings: Settings, backend: Backend) -> Quantised:

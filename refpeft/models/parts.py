@@ -49,6 +49,14 @@ def following(model: Transformer, site: str, h, keep: bool) -> tuple[Any, Vjp]:
     return y, vjp
 
 
+def in_front(model: Transformer, x, keep: bool) -> tuple[Any, Vjp | None]:
+    """The prompt in front of embedded tokens, if there is one; below it nothing is trained."""
+    if "prompt" not in model.sites:
+        return x, None
+    y, call = model.call("prompt", {"x": x}, keep)
+    return y, lambda dy, gradients: model.vjp("prompt", call, dy, gradients, [])
+
+
 def recomputed(part: Callable[[Any, bool], tuple[Any, Vjp]], x) -> tuple[Any, Vjp]:
     """A part of which the input alone is kept: it is computed again on the way back, to equal bits (arXiv:1604.06174)."""
     y, _ = part(x, False)

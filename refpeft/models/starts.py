@@ -4,27 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from refpeft.errors import AttributeValueError
+from refpeft.errors import AttributeValueError, CapabilityError
 from refpeft.methods import Method, needs_of
 from refpeft.models.four_bit import Base
 from refpeft.ops.lora_inputs import Inputs
 
 if TYPE_CHECKING:
     from refpeft.models.language import LanguageModel
+    from refpeft.models.transformer import Transformer
+
+    Model = TypeVar("Model", bound=Transformer)
 
 
 def collected(
-    model: LanguageModel, sites: Sequence[str], method: Method, batches: Sequence[np.ndarray]
+    model: Transformer, sites: Sequence[str], method: Method, batches: Sequence[np.ndarray]
 ) -> dict[str, dict[str, Any]]:
     """For each site what the method's start needs, by name.
 
     Parameters
     ----------
-    model : LanguageModel
+    model : Transformer
         As it is, with what stands in it, but plain at the sites.
     sites : sequence of str
     method : Method
@@ -35,6 +38,8 @@ def collected(
     ------
     AttributeValueError
         If batches are needed, but none came.
+    CapabilityError
+        If an encoder is to give a loss's gradients.
     """
     wanted, batches = needs_of(method), [ids for ids in batches if np.size(ids)]
     if wanted and not batches:
@@ -42,11 +47,15 @@ def collected(
             f"{type(method).__name__} starts from the layers' {' and '.join(wanted)}: batches of token ids are needed, "
             "but none came."
         )
+    if "gradient" in wanted and not model.shape.causal:
+        raise CapabilityError(
+            f"{type(method).__name__} starts from the gradients of a language model's loss, which an encoder has not."
+        )
     found = {name: _COLLECT[name](model, sites, batches) for name in wanted}
     return {site: {name: of[site] for name, of in found.items()} for site in sites}
 
 
-def inputs(model: LanguageModel, sites: Sequence[str], batches: Sequence[np.ndarray]) -> dict[str, Inputs]:
+def inputs(model: Transformer, sites: Sequence[str], batches: Sequence[np.ndarray]) -> dict[str, Inputs]:
     """The inputs of each site. Sites next to each other that are given the same array, as q, k and v are, share one account."""
     seen: dict[str, Inputs] = {}
     first: dict[str, str] = {}
@@ -64,7 +73,7 @@ def inputs(model: LanguageModel, sites: Sequence[str], batches: Sequence[np.ndar
     plain = _plain(model, sites)
     plain.watch = watch
     for ids in batches:
-        plain.logits(ids)
+        plain.through(ids)
     return {site: seen[first[site]] for site in sites}
 
 
@@ -85,7 +94,7 @@ def gradients(model: LanguageModel, sites: Sequence[str], batches: Sequence[np.n
 _COLLECT: dict[str, Callable[..., dict[str, Any]]] = {"inputs": inputs, "gradient": gradients}
 
 
-def _plain(model: LanguageModel, sites: Sequence[str]) -> LanguageModel:
+def _plain(model: Model, sites: Sequence[str]) -> Model:
     """The same model with nothing at the sites but their matrices."""
     plain = model.twin()
     for site in sites:

@@ -16,7 +16,7 @@ from refpeft.models.sites import Sites
 from refpeft.numerics.formats import as_format
 from refpeft.ops import rope
 
-TABLES = ("embedding", "positions")
+TABLES = ("embedding", "positions", "segments")
 
 
 class Transformer(Sites):
@@ -27,9 +27,10 @@ class Transformer(Sites):
     shape : Decoder
         What it is made of, and in which sizes.
     weights : mapping of str to array or Quantised
-        NumPy arrays of one dtype, as far as the shape has them: tables ``embedding`` and ``positions``; norms ``norm``,
-        ``layers.0.attn.norm`` and ``layers.0.mlp.norm``; matrices (o, i) as ``layers.0.attn.q``, see `refpeft.models.places`, and
-        ``head``; biases as ``layers.0.attn.q.bias``. A matrix may come in 4 bits, as `refpeft.formats.four_bit.Quantised`.
+        NumPy arrays of one dtype, as far as the shape has them: tables ``embedding``, ``positions`` and ``segments``; norms
+        ``layers.0.attn.norm`` and ``layers.0.mlp.norm``, ``norm`` behind the last block or ``embedding.norm`` before the first;
+        matrices (o, i) as ``layers.0.attn.q``, see `refpeft.models.places`, and ``head``; biases as ``layers.0.attn.q.bias``. A
+        matrix may come in 4 bits, as `refpeft.formats.four_bit.Quantised`.
     eps : float
         Of the norms.
     frequencies : (d / 2,) array, optional
@@ -86,23 +87,27 @@ class Transformer(Sites):
                 places[f"{layer}.{site}"] = Place("sublayer", weights[f"{layer}.{last}"], dict(below))
         return places
 
-    def embedded(self, ids: np.ndarray):
-        """The rows of the table of tokens, (n, s, d)."""
-        return self._looked_up("embedding", ids)
+    def through(self, ids: np.ndarray) -> None:
+        """A pass of token ids (n, s) through the model, whose sites may be watched."""
+        raise NotImplementedError
 
-    def positioned(self, start: int, count: int):
-        """The rows (s, d) of the table of positions from ``start`` on.
+    def looked_up(self, table: str, ids: np.ndarray):
+        """The rows of a table, (*n, d)."""
+        inputs = {"ids": self.asarray(ids), "weight": self.tables[table]}
+        return self.run.forward("nn.embedding", inputs, keep=False)[0]
+
+    def positioned(self, x, start: int):
+        """x with the rows of the table of positions from ``start`` on.
 
         Raises
         ------
         DomainError
             If there are not so many.
         """
-        if start + count > self.shape.positions:
-            raise DomainError(
-                f"{self.shape.name} has positions for {self.shape.positions} tokens, but {start + count} came."
-            )
-        return self._looked_up("positions", np.arange(start, start + count))
+        stop = start + x.shape[1]
+        if stop > self.shape.positions:
+            raise DomainError(f"{self.shape.name} has positions for {self.shape.positions} tokens, but {stop} came.")
+        return x + self.looked_up("positions", np.arange(start, stop))
 
     def turns(self, start: int, count: int) -> dict[str, Any]:
         """Cosines and sines of rotary positions from ``start`` on."""
@@ -114,22 +119,18 @@ class Transformer(Sites):
         prefix = self.sites["layers.0.attention"].arrays.get("prefix_k") if self.shape.layers else None
         return 0 if prefix is None else prefix.shape[-2]
 
-    def checked(self, ids) -> np.ndarray:
-        """Token ids that are none are refused.
+    def checked(self, ids, table: str = "embedding") -> np.ndarray:
+        """Ids (n, s) of rows of a table.
 
         Raises
         ------
         ShapeError, DomainError
+            If they are none.
         """
-        ids = np.asarray(ids)
+        ids, kind = np.asarray(ids), "token" if table == "embedding" else "segment"
+        count = self.shape.vocabulary if table == "embedding" else self.shape.segments
         if ids.ndim != 2 or ids.dtype.kind != "i":
-            raise ShapeError(f"token ids are integers of shape (n, s), but {ids.dtype} of shape {ids.shape} came.")
-        if ids.size and not (ids.min() >= 0 and ids.max() < self.shape.vocabulary):
-            raise DomainError(
-                f"token ids lie from 0 to {self.shape.vocabulary - 1}, but {ids.min()} to {ids.max()} came."
-            )
+            raise ShapeError(f"{kind} ids are integers of shape (n, s), but {ids.dtype} of shape {ids.shape} came.")
+        if ids.size and not (ids.min() >= 0 and ids.max() < count):
+            raise DomainError(f"{kind} ids lie from 0 to {count - 1}, but {ids.min()} to {ids.max()} came.")
         return ids.astype(np.int64)
-
-    def _looked_up(self, table: str, ids: np.ndarray):
-        inputs = {"ids": self.asarray(ids), "weight": self.tables[table]}
-        return self.run.forward("nn.embedding", inputs, keep=False)[0]

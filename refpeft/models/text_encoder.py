@@ -1,0 +1,103 @@
+"""An encoder of BERT's kind (Devlin et al. 2018, arXiv:1810.04805), forward and backward as a sequence of operations.
+
+    x = norm(E[ids] + P[positions] + S[segments])
+    hidden = blocks(x), every token seeing all that are no padding
+
+What is made of the hidden states is the caller's affair: `hidden` gives them, `with_vjp` their gradients too. BERT's pooler is
+not computed, nor any head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from refpeft.errors import ShapeError
+from refpeft.models.attention import Shared
+from refpeft.models.blocks import blocks
+from refpeft.models.parts import in_front, norm
+from refpeft.models.transformer import Transformer
+from refpeft.ops.prompt import extend_mask
+
+
+class TextEncoder(Transformer):
+    """A vector for each token, from all tokens around it."""
+
+    def hidden(self, ids: np.ndarray, mask: np.ndarray | None = None, segments: np.ndarray | None = None):
+        """Hidden states (n, s, w) of token ids (n, s), as the backend's array.
+
+        Parameters
+        ----------
+        ids : (n, s) int64
+        mask : (n, s) bool, optional
+            False where a token is padding, which none sees; all are tokens where it is not given.
+        segments : (n, s) int64, optional
+            Of which text each token is; of the first where it is not given.
+        """
+        self._encode(keep=False)
+        return self._forward(ids, mask, segments, keep=False)[0]
+
+    def with_vjp(
+        self,
+        ids: np.ndarray,
+        mask: np.ndarray | None = None,
+        segments: np.ndarray | None = None,
+        checkpointing: bool = False,
+    ) -> tuple[Any, Callable[[Any], dict[str, Any]]]:
+        """Hidden states, and a function that is to be called once: from the gradient of a loss to them to those of what is
+        trained, by ``SITE.ARRAY``. With ``checkpointing`` only the inputs of blocks are kept between the two.
+        """
+        encoding = self._encode(keep=True)
+        hidden, hidden_vjp = self._forward(ids, mask, segments, keep=True, checkpointing=checkpointing)
+
+        def vjp(dhidden) -> dict[str, Any]:
+            gradients: dict[str, Any] = {}
+            hidden_vjp(dhidden, gradients)
+            return self._encode_vjp(encoding, gradients)
+
+        return hidden, vjp
+
+    def through(self, ids: np.ndarray) -> None:
+        self.hidden(ids)
+
+    def _forward(self, ids, mask, segments, *, keep: bool, checkpointing: bool = False):
+        """Hidden states of the tokens, those of a prompt left out, and their vjp."""
+        ids = self.checked(ids)
+        x, prompt_vjp = in_front(self, self.looked_up("embedding", ids), keep)
+        virtual = x.shape[1] - ids.shape[1]
+        x = self.positioned(x, self.prefixed())
+        x = x + self.looked_up("segments", self._segments(ids, segments, virtual))
+        x, norm_vjp = norm(self, "embedding.norm", x, keep)
+        x, blocks_vjp = blocks(self, x, Shared(mask=self._seen(ids, mask, virtual)), keep, checkpointing)
+
+        def vjp(dhidden, gradients):
+            if virtual:
+                dhidden = self.joined([np.zeros((len(ids), virtual, self.shape.width)), dhidden], axis=1)
+            dx = blocks_vjp(dhidden, gradients, further=prompt_vjp is not None)
+            if prompt_vjp is not None:
+                prompt_vjp(norm_vjp(dx), gradients)
+
+        return x[:, virtual:], vjp
+
+    def _segments(self, ids: np.ndarray, segments, virtual: int) -> np.ndarray:
+        """The segment of every token, (n, s), or of all, (1,); a prompt's tokens are of the first."""
+        if segments is None:
+            return np.zeros(1, np.int64)
+        segments = self.checked(segments, "segments")
+        self._require_shape("segments", segments, ids)
+        return np.pad(segments, ((0, 0), (virtual, 0)))
+
+    def _seen(self, ids: np.ndarray, mask, virtual: int):
+        """(n, s, s): every token sees what is no padding; None where nothing is."""
+        if mask is None:
+            return None
+        mask = np.asarray(mask, bool)
+        self._require_shape("mask", mask, ids)
+        mask = extend_mask(mask, virtual)
+        return self.asarray(np.broadcast_to(mask[:, None], (len(mask), mask.shape[1], mask.shape[1])))
+
+    def _require_shape(self, name: str, array: np.ndarray, ids: np.ndarray) -> None:
+        if array.shape != ids.shape:
+            raise ShapeError(f"{name} must have the shape {ids.shape} of the token ids, but {array.shape} came.")
