@@ -23,6 +23,7 @@ COUNTED = [
     ("scaled_parallel_adapter", {}, "ParBnConfig", {"scaling": "learned"}, MODEL),
     ("adapter_plus", {"reduction": 8}, "AdapterPlusConfig", {"reduction_factor": 8, "stochastic_depth": 0.0}, MODEL),
     ("compacter", {"reduction": 8}, "CompacterConfig", {"reduction_factor": 8}, MODEL),
+    ("compacter_plus_plus", {"reduction": 8}, "CompacterPlusPlusConfig", {"reduction_factor": 8}, MODEL),
     ("prefix", {"tokens": 5, "hidden": 6}, "PrefixTuningConfig", {"prefix_length": 5, "bottleneck_size": 6}, KEYS),
     ("ptuning_v2", {"tokens": 5}, "PrefixTuningConfig", {"prefix_length": 5, "flat": True}, KEYS),
     ("prompt", {"tokens": 5}, "PromptTuningConfig", {"prompt_length": 5}, (WIDTH,)),
@@ -32,6 +33,7 @@ COUNTED = [
     ("loreft", {"rank": RANK}, "LoReftConfig", {"r": RANK}, EDITS),
     ("direft", {"rank": RANK}, "DiReftConfig", {"r": RANK, "tied_weights": True}, (WIDTH, LAYERS)),
     ("vera", {"rank": RANK}, "VeraConfig", {"r": RANK}, WEIGHT),
+    ("dvora", {"rank": RANK}, "DvoRAConfig", {"r": RANK}, WEIGHT),
 ]
 """A method, AdapterHub's configuration of it, and what its count is asked of; by weights, of which there are two in a layer."""
 
@@ -58,11 +60,8 @@ def trained(config: str, options: dict) -> int:
 
 @pytest.mark.parametrize(("name", "fields", "config", "options", "asked"), COUNTED, ids=lambda value: str(value))
 def test_as_many_numbers_are_trained_as_counted(name, fields, config, options, asked):
-    """But for VeRA, of whose vectors it trains the squares: `docs/findings/adapters-vera.md`."""
+    """But for VeRA and DVoRA, of whose vectors it trains the squares: `docs/findings/adapters-vera.md`."""
     sites = 2 * LAYERS if asked is WEIGHT else 1
     found, counted = trained(config, options), sites * methods()[name](**fields).count(*asked)
-    if name == "vera":
-        assert counted == sites * (RANK + WIDTH)
-        assert found == sites * (RANK**2 + WIDTH**2)
-    else:
-        assert found == counted
+    squares = sites * (RANK**2 - RANK + WIDTH**2 - WIDTH) if name in ("vera", "dvora") else 0
+    assert found == counted + squares

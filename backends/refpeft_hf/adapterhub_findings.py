@@ -13,6 +13,10 @@ def _scaled_or_biased(shapes, attributes) -> bool:
     return attributes["scaling"] != 1 or "bias" in shapes
 
 
+def _biased(shapes, attributes) -> bool:
+    return "bias" in shapes
+
+
 def _scaled(shapes, attributes) -> bool:
     return attributes["scaling"] != 1
 
@@ -29,6 +33,7 @@ COVERED = {
     "adapter.fusion": {"adapters-fusion": _tempered},
     "dora.linear": {"adapters-dora": _scaled_or_biased},
     "dora.merge": {"adapters-dora": _scaled},
+    "dvora.linear": {"adapters-dora": _biased},
     "ia3.linear": {"adapters-ia3": _not_three_axes},
     "xlora.linear": {"adapters-average": _everything},
 }
@@ -38,6 +43,7 @@ LACKING = {
     "adapter.sublayer": {"torch-layer-norm-backward": HALVES},
     "compacter.linear": {"adapters-compacter": HALVES},
     "compacter.phm": {"adapters-compacter": HALVES},
+    "dvora.linear": {"adapters-vera": HALVES},
     "reft.edit": {"adapters-reft": HALVES},
     "vera.linear": {"adapters-vera": HALVES},
 }

@@ -165,9 +165,11 @@ class Compacter(Method):
     operation = "compacter.linear"
     trainable = ("rule", "left", "right", "bias")
     paper = "arXiv:2106.04647"
-    adapters = ("CompacterConfig",)
+    adapters: ClassVar[tuple[str, ...]] = ("CompacterConfig",)
     not_mergeable = "an activation function lies between its two matrices, so that no weight does the same."
     identity = False
+
+    places = 2
 
     def validate(self):
         super().validate()
@@ -182,7 +184,15 @@ class Compacter(Method):
     def count(self, width, layers):
         r = width // self.reduction
         one = compacter.count(width, r, rank=self.rank) + compacter.count(r, width, rank=self.rank)
-        return self.m**3 + layers * 2 * one
+        return self.m**3 + layers * self.places * one
+
+
+@method("compacter_plus_plus")
+class CompacterPlusPlus(Compacter):
+    """Compacter with its adapters after the feed-forward block only."""
+
+    adapters = ("CompacterPlusPlusConfig",)
+    places = 1
 
 
 @method("adapter_fusion")

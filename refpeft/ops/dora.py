@@ -23,18 +23,23 @@ from refpeft.ops.lora_init import kaiming_uniform, zeros
 
 Norm = Literal["detached", "full"]
 # A row of one element has nowhere to turn, so that its full gradient is zero and no budget says anything about it.
-_WIDTHS = (2, 3, 5, 7, 4, 8, 11, 13, 16, 17)
+WIDTHS = {"i": (2, 3, 5, 7, 4, 8, 11, 13, 16, 17)}
 
 
 def _directed(weight, a, b, scaling, norm):
-    """V, and the reciprocals of its row norms, zero for a zero row."""
+    """V, and the reciprocals of its row norms."""
     v = weight + scaling * (b @ a)
+    return v, reciprocal_norms(v, norm)
+
+
+def reciprocal_norms(v, norm):
+    """1 / ||V|| of each row, zero for a zero row."""
     length = np.sqrt(np.sum(v * v, axis=1))
     length = detach(length) if norm == "detached" else length
-    return v, np.where(length > 0, 1 / np.where(length > 0, length, 1.0), 0.0)
+    return np.where(length > 0, 1 / np.where(length > 0, length, 1.0), 0.0)
 
 
-def _through_norm(dg, v, g, inverse):
+def through_norm(dg, v, g, inverse):
     """What reaches V by its norm: d||V|| = -dg g / ||V||, and d||V|| / dV = V / ||V||."""
     return np.expand_dims(-(dg * (g * inverse)) * inverse, 1) * v
 
@@ -42,7 +47,7 @@ def _through_norm(dg, v, g, inverse):
 @operation(
     "dora.linear",
     "x[*n,i] weight[o,i] a[r,i] b[o,r] magnitude[o] bias?[o] mask?: bool[*n,i] -> y[*n,o] where keep <= 1, keep > 0",
-    sizes={"i": _WIDTHS},
+    sizes=WIDTHS,
 )
 def linear(
     x, weight, a, b, magnitude, bias=None, mask=None, *, scaling: float, keep: float = 1.0, norm: Norm = "detached"
@@ -95,12 +100,12 @@ def _(dy, x, weight, a, b, magnitude, bias=None, mask=None, *, scaling, keep=1.0
     dg = np.sum(rows(dy * (z @ weight.T + (scaling * h) @ b.T)), axis=0)
     dweight, da, db = rows(dy).T @ rows(x) + rows(dq).T @ rows(z), rows(dh).T @ rows(z), rows(du).T @ rows(h)
     if norm == "full":
-        dv = _through_norm(dg, v, g, inverse)
+        dv = through_norm(dg, v, g, inverse)
         dweight, da, db = dweight + dv, da + b.T @ (scaling * dv), db + (scaling * dv) @ a.T
     return dx, dweight, da, db, dg * inverse, rows(dy).sum(axis=0)
 
 
-@operation("dora.merge", "weight[o,i] a[r,i] b[o,r] magnitude[o] -> merged[o,i]", sizes={"i": _WIDTHS})
+@operation("dora.merge", "weight[o,i] a[r,i] b[o,r] magnitude[o] -> merged[o,i]", sizes=WIDTHS)
 def merge(weight, a, b, magnitude, *, scaling: float, norm: Norm = "detached"):
     """merged = g V.
 
@@ -131,21 +136,26 @@ def _(dmerged, weight, a, b, magnitude, *, scaling, norm="detached"):
     g, dg = magnitude * inverse, np.sum(dmerged * v, axis=1)
     dv = np.expand_dims(g, 1) * dmerged
     if norm == "full":
-        dv = dv + _through_norm(dg, v, g, inverse)
+        dv = dv + through_norm(dg, v, g, inverse)
     return dv, b.T @ (scaling * dv), (scaling * dv) @ a.T, dg * inverse
 
 
 @linear.anchors
 @merge.anchors
 def _(random, arrays, attributes):
-    """V with rows whose norm is a power of two, or zero: one entry 2^k, or four of them."""
-    a, b, shape = arrays["a"], arrays["b"], arrays["weight"].shape
+    """V with rows whose norm is a power of two, or zero."""
+    v = rooted(random, arrays["weight"].shape)
+    return {"weight": v - attributes["scaling"] * (arrays["b"] @ arrays["a"])}
+
+
+def rooted(random, shape):
+    """Rows whose norm is a power of two, or zero: one entry 2^k, or four of them."""
     v = np.zeros(shape)
     for row in v:
         count = 4 if len(row) >= 4 and random.random() < 0.5 else 1
         chosen = random.permutation(len(row))[:count]
         row[chosen] = random.choice([-1.0, 1.0], count) * random.choice([0.0, 1.0, 1.0, 1.0, 2.0])
-    return {"weight": v - attributes["scaling"] * (b @ a)}
+    return v
 
 
 def norms(weight: np.ndarray, a: np.ndarray, b: np.ndarray, *, scaling: float) -> np.ndarray:

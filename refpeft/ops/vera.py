@@ -47,24 +47,33 @@ def linear(x, weight, a, b, lambda_d, lambda_b, bias=None, mask=None, *, keep: f
     y : (*n, o)
     """
     z = x if mask is None else dropout(x, mask, keep)
-    return plus(x @ weight.T + lambda_b * ((lambda_d * (z @ a.T)) @ b.T), bias)
+    return plus(x @ weight.T + path(z, a, b, lambda_d, lambda_b), bias)
 
 
 @linear.vjp
 def _(dy, x, weight, a, b, lambda_d, lambda_b, bias=None, mask=None, *, keep=1.0):
-    """With h = z Aᵀ, t = lambda_d o h, u = t Bᵀ: dlambda_b = sum dy o u, du = lambda_b o dy, dt = du B, dB = duᵀ t,
-    dlambda_d = sum dt o h, dh = lambda_d o dt, dA = dhᵀ z, dx = dy W + drop(dh A).
-    """
+    """That of the path; dx = dy W + drop(dz)."""
     z = x if mask is None else dropout(x, mask, keep)
+    dz, *gradients = path_vjp(dy, z, a, b, lambda_d, lambda_b)
+    dx = dy @ weight + (dz if mask is None else dropout(dz, mask, keep))
+    return dx, rows(dy).T @ rows(x), *gradients, rows(dy).sum(axis=0)
+
+
+def path(z, a, b, lambda_d, lambda_b):
+    """lambda_b o ((lambda_d o (z Aᵀ)) Bᵀ)."""
+    return lambda_b * ((lambda_d * (z @ a.T)) @ b.T)
+
+
+def path_vjp(dy, z, a, b, lambda_d, lambda_b):
+    """With h = z Aᵀ, t = lambda_d o h, u = t Bᵀ: dlambda_b = sum dy o u, du = lambda_b o dy, dt = du B, dB = duᵀ t,
+    dlambda_d = sum dt o h, dh = lambda_d o dt, dA = dhᵀ z, dz = dh A.
+    """
     h = z @ a.T
     t, du = lambda_d * h, lambda_b * dy
     dt = du @ b
     dh = lambda_d * dt
-    dz = dh @ a
-    dx = dy @ weight + (dz if mask is None else dropout(dz, mask, keep))
     dlambda_d, dlambda_b = np.sum(rows(dt * h), axis=0), np.sum(rows(dy * (t @ b.T)), axis=0)
-    da, db = rows(dh).T @ rows(z), rows(du).T @ rows(t)
-    return dx, rows(dy).T @ rows(x), da, db, dlambda_d, dlambda_b, rows(dy).sum(axis=0)
+    return dh @ a, rows(dh).T @ rows(z), rows(du).T @ rows(t), dlambda_d, dlambda_b
 
 
 @update("a[r,i] b[o,r] lambda_d[r] lambda_b[o]")

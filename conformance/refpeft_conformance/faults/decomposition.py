@@ -6,10 +6,14 @@ import numpy as np
 
 from refpeft_conformance.faults import fault, wide, with_attributes, with_inputs
 
+_BOTH = "d[ov]*ra.*"
+"""DoRA and DVoRA."""
+
 
 def _directed(problem) -> np.ndarray:
-    w, a, b = (wide(problem.inputs[n]) for n in ("weight", "a", "b"))
-    return w + problem.attributes["scaling"] * (b @ a)
+    i = {n: wide(a) for n, a in problem.inputs.items()}
+    left, right = (np.expand_dims(i.get(n, np.ones(1)), 1) for n in ("lambda_b", "lambda_d"))
+    return i["weight"] + problem.attributes.get("scaling", 1.0) * ((left * i["b"]) @ (right * i["a"]))
 
 
 def _length(matrix, axis: int = 1) -> np.ndarray:
@@ -24,46 +28,46 @@ def _normed_by(problem, run, other):
     return run(with_inputs(problem, magnitude=wide(problem.inputs["magnitude"]) * factor))
 
 
-@fault("decomposition", "the norm of the columns when square", operations="dora.*")
+@fault("decomposition", "the norm of the columns when square", operations=_BOTH)
 def _(problem, run):
     v = _directed(problem)
     return _normed_by(problem, run, _length(v, axis=0)) if v.shape[0] == v.shape[1] else run(problem)
 
 
-@fault("decomposition", "the norm of the whole matrix", operations="dora.*")
+@fault("decomposition", "the norm of the whole matrix", operations=_BOTH)
 def _(problem, run):
     v = _directed(problem)
     return _normed_by(problem, run, np.full(v.shape[0], np.sqrt(np.sum(v**2))))
 
 
-@fault("decomposition", "the norm of the base weight alone", operations="dora.*")
+@fault("decomposition", "the norm of the base weight alone", operations=_BOTH)
 def _(problem, run):
     return _normed_by(problem, run, _length(wide(problem.inputs["weight"])))
 
 
-@fault("decomposition", "scaling missing in the norm", operations="dora.*")
+@fault("decomposition", "scaling missing in the norm", "scaling", operations=_BOTH)
 def _(problem, run):
     return _normed_by(problem, run, _length(_directed(with_attributes(problem, scaling=1.0))))
 
 
-@fault("decomposition", "the squared norm", operations="dora.*")
+@fault("decomposition", "the squared norm", operations=_BOTH)
 def _(problem, run):
     return _normed_by(problem, run, _length(_directed(problem)) ** 2)
 
 
-@fault("decomposition", "the norm of absolute values", operations="dora.*")
+@fault("decomposition", "the norm of absolute values", operations=_BOTH)
 def _(problem, run):
     return _normed_by(problem, run, np.sum(np.abs(_directed(problem)), axis=1))
 
 
-@fault("decomposition", "the other norm in the backward pass", "norm", operations="dora.*")
+@fault("decomposition", "the other norm in the backward pass", "norm", operations=_BOTH)
 def _(problem, run):
     """Detached for full, or full for detached: gradients only."""
     other = {"detached": "full", "full": "detached"}[problem.attributes["norm"]]
     return run(with_attributes(problem, norm=other))
 
 
-@fault("decomposition", "the magnitude applied to the bias", "bias", operations="dora.*")
+@fault("decomposition", "the magnitude applied to the bias", "bias", operations=_BOTH)
 def _(problem, run):
     if "bias" not in problem.inputs:
         return run(problem)
@@ -72,14 +76,14 @@ def _(problem, run):
     return run(with_inputs(problem, bias=g * wide(problem.inputs["bias"])))
 
 
-@fault("decomposition", "the base layer counted twice", "x", "y", operations="dora.*")
+@fault("decomposition", "the base layer counted twice", "x", "y", operations=_BOTH)
 def _(problem, run):
     """g for g - 1 on the base path."""
     results = run(problem)
     return results | {"y": wide(results["y"]) + wide(problem.inputs["x"]) @ wide(problem.inputs["weight"]).T}
 
 
-@fault("decomposition", "a zero row divided by its norm", "norm", operations="dora.*")
+@fault("decomposition", "a zero row divided by its norm", "norm", operations=_BOTH)
 def _(problem, run):
     """0 / 0 where the direction is not defined."""
     results = run(problem)

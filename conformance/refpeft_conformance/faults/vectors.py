@@ -6,6 +6,9 @@ import numpy as np
 
 from refpeft_conformance.faults import fault, only, wide, with_inputs
 
+_FAMILIES = "*v[eo]ra.*"
+"""VeRA, PVeRA and DVoRA."""
+
 
 @fault("vectors", "lambda_b and lambda_d swapped when as long", "lambda_d", "lambda_b", operations="vera.*")
 def _(problem, run):
@@ -17,29 +20,29 @@ def _(problem, run):
     return results | {n: results[m] for n, m in swapped.items() if m in results}
 
 
-@fault("vectors", "lambda_d left out", "lambda_d", operations="*vera.*")
+@fault("vectors", "lambda_d left out", "lambda_d", operations=_FAMILIES)
 def _(problem, run):
     return run(with_inputs(problem, lambda_d=np.ones_like(problem.inputs["lambda_d"])))
 
 
-@fault("vectors", "lambda_b left out", "lambda_b", operations="*vera.*")
+@fault("vectors", "lambda_b left out", "lambda_b", operations=_FAMILIES)
 def _(problem, run):
     return run(with_inputs(problem, lambda_b=np.ones_like(problem.inputs["lambda_b"])))
 
 
-@fault("vectors", "lambda_b applied to the bias", "lambda_b", "bias", operations="*vera.*")
+@fault("vectors", "lambda_b applied to the bias", "lambda_b", "bias", operations=_FAMILIES)
 def _(problem, run):
     if "bias" not in problem.inputs:
         return run(problem)
     return run(with_inputs(problem, bias=wide(problem.inputs["bias"]) * wide(problem.inputs["lambda_b"])))
 
 
-@fault("vectors", "gradient to lambda_d without lambda_b", "dlambda_d", "lambda_b", operations="*vera.*")
+@fault("vectors", "gradient to lambda_d without lambda_b", "dlambda_d", "lambda_b", operations=_FAMILIES)
 def _(problem, run):
     return only("dlambda_d", run(with_inputs(problem, lambda_b=np.ones_like(problem.inputs["lambda_b"]))), run(problem))
 
 
-@fault("vectors", "gradient to lambda_b without lambda_d", "dlambda_b", "lambda_d", operations="*vera.*")
+@fault("vectors", "gradient to lambda_b without lambda_d", "dlambda_b", "lambda_d", operations=_FAMILIES)
 def _(problem, run):
     return only("dlambda_b", run(with_inputs(problem, lambda_d=np.ones_like(problem.inputs["lambda_d"]))), run(problem))
 
