@@ -237,7 +237,7 @@ class Operation:
 
 def operation(
     name: str,
-    signature: str,
+    signature: str | Signature,
     *,
     dtypes: tuple[str, ...] = tuple(FORMATS),
     budgets: Mapping[str, str] | None = None,
@@ -250,7 +250,7 @@ def operation(
     ----------
     name : str
         ``family.operation``.
-    signature : str
+    signature : str or Signature
         See `refpeft.signature`. The function's positional parameters must be its inputs, its keyword-only ones the attributes.
     dtypes : tuple of str
         Floating-point dtypes that a problem may have.
@@ -269,9 +269,8 @@ def operation(
     def declare(source: Callable) -> Operation:
         if name in CATALOGUE and CATALOGUE[name].__module__ != source.__module__:
             raise PluginError(f"{name}: declared by {CATALOGUE[name].__module__} and again by {source.__module__}.")
-        CATALOGUE[name] = Operation(
-            name, Signature.parse(signature), source, dtypes, budgets or {}, sizes or {}, nonfinite
-        )
+        parsed = Signature.parse(signature) if isinstance(signature, str) else signature
+        CATALOGUE[name] = Operation(name, parsed, source, dtypes, budgets or {}, sizes or {}, nonfinite)
         return CATALOGUE[name]
 
     return declare

@@ -12,18 +12,17 @@ Where delta depends on W itself, ``weight`` is its first parameter, and the grad
 from __future__ import annotations
 
 import inspect
-import typing
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from refpeft.numerics.formats import as_format, store
-from refpeft.operation import Operation, operation
+from refpeft.operation import Operation
 from refpeft.ops._arrays import plus, rows
 from refpeft.ops._convolution import correlate, pad, to_input, to_kernel, unpad
+from refpeft.ops._kernels import EXTENTS, GEOMETRY, geometry, matrix, plus_bias
+from refpeft.ops._made import made
 
-_POSITIONAL, _KEYWORD = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
-_CONVOLUTION = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1}
 _KERNEL_SIZES = {"n": (1, 2, 3), "h": (3, 1, 2, 4, 5), "w": (3, 1, 2, 4, 5), "kh": (2, 1, 3), "kw": (2, 1, 3)}
 
 
@@ -42,10 +41,7 @@ class Update:
         self._function, self.parameters, self.where = function, parameters, where
         self._vjp: Callable | None = None
         self.__doc__, self.__name__, self.__module__ = function.__doc__, function.__name__, function.__module__
-        own = inspect.signature(function).parameters.values()
-        self._positional = [p for p in own if p.kind is _POSITIONAL]
-        self._attributes = [p for p in own if p.kind is _KEYWORD]
-        self._of_weight = self._positional[0].name == "weight"
+        self._of_weight = next(iter(inspect.signature(function).parameters)) == "weight"
 
     def __call__(self, *parameters, **attributes):
         return self._function(*parameters, **attributes)
@@ -79,36 +75,27 @@ class Update:
 
         def forward(x, weight, *rest, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1, **attributes):
             *parameters, bias = rest
-            matrix = weight.reshape(weight.shape[0], int(np.prod(weight.shape[1:])))
-            delta = self._delta(matrix, parameters, attributes).reshape(weight.shape)
+            delta = self._delta(matrix(weight), parameters, attributes).reshape(weight.shape)
             x = pad(x, padding, "zeros")
             y = correlate(x, weight, stride, dilation, groups) + correlate(x, delta, stride, dilation, groups)
-            return plus(y, None if bias is None else np.expand_dims(bias, (1, 2)))
+            return plus_bias(y, bias)
 
         def backward(dy, x, weight, *rest, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1, **attributes):
             *parameters, _ = rest
-            matrix = weight.reshape(weight.shape[0], int(np.prod(weight.shape[1:])))
-            delta = self._delta(matrix, parameters, attributes).reshape(weight.shape)
+            delta = self._delta(matrix(weight), parameters, attributes).reshape(weight.shape)
             x = pad(x, padding, "zeros")
             dx = to_input(dy, weight, x, stride, dilation, groups) + to_input(dy, delta, x, stride, dilation, groups)
-            dkernel = to_kernel(dy, weight, x, stride, dilation, groups)
-            dmatrix, gradients = self._gradients(dkernel.reshape(matrix.shape), matrix, parameters, attributes)
+            dmatrix = matrix(to_kernel(dy, weight, x, stride, dilation, groups))
+            dmatrix, gradients = self._gradients(dmatrix, matrix(weight), parameters, attributes)
             dbias = np.sum(dy, axis=(0, 2, 3))
             return unpad(dx, padding, "zeros"), dmatrix.reshape(weight.shape), *gradients, dbias
 
         said = "y = W * x + delta * x + bias, where ``*`` is cross-correlation and delta a kernel"
         keywords["nonfinite"] = ("x", "bias")
         keywords["sizes"] = _KERNEL_SIZES | dict(keywords.get("sizes", {}))
-        extents = (
-            "(h+2*padding[0]-dilation[0]*(kh-1)-1)//stride[0]+1,(w+2*padding[1]-dilation[1]*(kw-1)-1)//stride[1]+1"
-        )
-        where = (
-            "groups >= 1, c = cg*groups, o//groups*groups = o, i = cg*kh*kw, stride[0] >= 1, stride[1] >= 1, "
-            "dilation[0] >= 1, dilation[1] >= 1, padding[0] >= 0, padding[1] >= 0, kh >= 1, kw >= 1, "
-            "dilation[0]*(kh-1)+1 <= h+2*padding[0], dilation[1]*(kw-1)+1 <= w+2*padding[1]"
-        )
-        shapes = "x[n,c,h,w] weight[o,cg,kh,kw] {} bias?[o] -> y[n,o," + extents + "]"
-        return self._declare(name, said, shapes, forward, backward, keywords, where, _CONVOLUTION)
+        shapes = "x[n,c,h,w] weight[o,cg,kh,kw] {} bias?[o] -> y[n,o," + EXTENTS + "]"
+        where = geometry("i = cg*kh*kw")
+        return self._declare(name, said, shapes, forward, backward, keywords, where, GEOMETRY)
 
     def merge(self, name: str, **keywords) -> Operation:
         """Declare operation ``name``: the weight with the update in it."""
@@ -162,33 +149,10 @@ class Update:
         """Enter ``forward`` in the catalogue under the signature and with the parameters that it has here."""
         conditions = ", ".join(c for c in (where, self.where) if c)
         text = shapes.format(self.parameters) + (f" where {conditions}" if conditions else "")
-        before = [a.partition("[")[0] for a in shapes.partition("{}")[0].split()]
-        positional = [inspect.Parameter(n, _POSITIONAL) for n in before]
-        positional += [p for p in self._positional if p.name != "weight"]
-        if "bias?" in shapes:
-            positional.append(inspect.Parameter("bias", _POSITIONAL, default=None))
-        extra = [inspect.Parameter(n, _KEYWORD, default=d) for n, d in attributes.items()]
-        signature = inspect.Signature(positional + self._attributes + extra)
-        source = _complete(forward, len(positional))
-        source.__signature__ = signature  # type: ignore[attr-defined]
-        hints = {n: tuple[int, int] if isinstance(d, tuple) else type(d) for n, d in attributes.items()}
-        source.__annotations__ = typing.get_type_hints(self._function) | hints
-        source.__doc__ = f"{said}, with the update\n\n{inspect.cleandoc(self.__doc__ or '')}"
-        source.__name__, source.__module__ = name.rpartition(".")[2], self.__module__
-        declared = operation(name, text, **keywords)(source)
-        declared.vjp(_complete(backward, len(positional) + 1))
-        return declared
+        said = f"{said}, with the update\n\n{inspect.cleandoc(self.__doc__ or '')}"
+        return made(name, text, said, self._function, forward, backward, attributes, **keywords)
 
 
 def update(parameters: str, where: str = "") -> Callable[[Callable], Update]:
     """Declare the decorated function as an `Update` with parameters of that signature."""
     return lambda function: Update(function, parameters, where)
-
-
-def _complete(function: Callable, count: int) -> Callable:
-    """``function`` with None for the optional inputs at the end that a call leaves out."""
-
-    def run(*inputs, **attributes):
-        return function(*inputs, *[None] * (count - len(inputs)), **attributes)
-
-    return run

@@ -15,14 +15,11 @@ import numpy as np
 from refpeft.numerics.formats import as_format, store
 from refpeft.operation import operation
 from refpeft.ops._arrays import plus, rows, turned
-from refpeft.ops._convolution import correlate, pad, to_input, to_kernel, unpad
+from refpeft.ops._kernels import merged_first
 from refpeft.ops._rotation import Variant, rotation, to_rotation, to_skew, turn
 
 _SKEW = "skew[1+(i//block-1)*(1-share),block*(block-1)//2]"
 _BLOCKS = "block >= 1, terms >= 1, i//block*block = i"
-_FILTER_SKEW, _FILTER_BLOCKS = (
-    text.replace("i//", "(cg*kh*kw)//").replace("= i", "= cg*kh*kw") for text in (_SKEW, _BLOCKS)
-)
 _SIZES = {"block": (2, 4, 1, 3), "terms": (5, 4, 2, 1, 6, 3), "i": (4, 8, 12, 2, 3, 6, 16, 1)}
 LARGEST = 1.0
 
@@ -97,82 +94,7 @@ def _(dmerged, weight, skew, *, block, share=False, variant="paper", terms=5):
     return turn(dmerged, r), to_skew(dr, skew, variant, terms)
 
 
-@operation(
-    "oft.conv2d",
-    f"x[n,c,h,w] weight[o,cg,kh,kw] {_FILTER_SKEW} bias?[o] -> "
-    "y[n,o,(h+2*padding[0]-dilation[0]*(kh-1)-1)//stride[0]+1,(w+2*padding[1]-dilation[1]*(kw-1)-1)//stride[1]+1] "
-    f"where groups >= 1, c = cg*groups, o//groups*groups = o, {_FILTER_BLOCKS}, stride[0] >= 1, stride[1] >= 1, "
-    "dilation[0] >= 1, dilation[1] >= 1, padding[0] >= 0, padding[1] >= 0, kh >= 1, kw >= 1, "
-    "dilation[0]*(kh-1)+1 <= h+2*padding[0], dilation[1]*(kw-1)+1 <= w+2*padding[1]",
-    sizes=_SIZES
-    | {"n": (1, 2), "cg": (2, 1, 3), "h": (3, 1, 2, 4), "w": (3, 1, 2, 4), "kh": (2, 1, 3), "kw": (2, 1, 3)},
-    nonfinite=("x", "bias"),
-)
-def conv2d(
-    x,
-    weight,
-    skew,
-    bias=None,
-    *,
-    block: int,
-    share: bool = False,
-    variant: Variant = "paper",
-    terms: int = 5,
-    stride: tuple[int, int] = (1, 1),
-    padding: tuple[int, int] = (0, 0),
-    dilation: tuple[int, int] = (1, 1),
-    groups: int = 1,
-):
-    """y = W' * x + bias, where ``*`` is cross-correlation and W' the kernel W with each of its filters turned.
-
-    Parameters
-    ----------
-    x : (n, c, h, w)
-    weight : (o, c / groups, kh, kw)
-        Frozen kernel W: o filters of length i = c / groups kh kw.
-    skew : (m, b (b - 1) / 2)
-        As in `linear`, with m = i / b.
-    bias : (o,), optional
-    block, share, variant, terms
-        As in `linear`.
-    stride, padding, dilation : (int, int)
-        Of rows and of columns; padding with zeros.
-    groups : int
-
-    Returns
-    -------
-    y : (n, o, oh, ow)
-    """
-    filters = weight.reshape(weight.shape[0], int(np.prod(weight.shape[1:])))
-    kernel = turn(filters, turned(rotation(skew, variant, terms))).reshape(weight.shape)
-    y = correlate(pad(x, padding, "zeros"), kernel, stride, dilation, groups)
-    return plus(y, None if bias is None else np.expand_dims(bias, (1, 2)))
-
-
-@conv2d.vjp
-def _(
-    dy,
-    x,
-    weight,
-    skew,
-    bias=None,
-    *,
-    block,
-    share=False,
-    variant="paper",
-    terms=5,
-    stride=(1, 1),
-    padding=(0, 0),
-    dilation=(1, 1),
-    groups=1,
-):
-    """The convolution's cotangent of W', then as in the merge."""
-    filters, r = weight.reshape(weight.shape[0], int(np.prod(weight.shape[1:]))), rotation(skew, variant, terms)
-    kernel, x = turn(filters, turned(r)).reshape(weight.shape), pad(x, padding, "zeros")
-    dx = unpad(to_input(dy, kernel, x, stride, dilation, groups), padding, "zeros")
-    dfilters = to_kernel(dy, kernel, x, stride, dilation, groups).reshape(filters.shape)
-    dskew = to_skew(turned(to_rotation(filters, dfilters, r)), skew, variant, terms)
-    return dx, turn(dfilters, r).reshape(weight.shape), dskew, np.sum(dy, axis=(0, 2, 3))
+conv2d = merged_first("oft.conv2d", merge, _SKEW, _BLOCKS, _SIZES)
 
 
 @linear.makes_valid
