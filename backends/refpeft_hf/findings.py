@@ -64,6 +64,7 @@ COVERED = {
     "lora.conv2d": {"peft-lora-conv": _conv},
     "lora.conv3d": {"peft-lora-conv": _conv},
     "dora.linear": {"peft-dora-vector": _vector},
+    "dora.conv2d": {"peft-lora-conv": _conv, "peft-boft-bias": _bias},
     "boft.linear": {"peft-boft-bias": _bias},
     "oft.linear": {"peft-oft-axes": _four_axes},
     "oft.conv2d": {"peft-oft-conv": _patches},

@@ -26,7 +26,7 @@ Norm = Literal["detached", "full"]
 WIDTHS = {"i": (2, 3, 5, 7, 4, 8, 11, 13, 16, 17)}
 
 
-def _directed(weight, a, b, scaling, norm):
+def directed(weight, a, b, scaling, norm):
     """V, and the reciprocals of its row norms."""
     v = weight + scaling * (b @ a)
     return v, reciprocal_norms(v, norm)
@@ -80,7 +80,7 @@ def linear(
     y : (*n, o)
     """
     z = x if mask is None else dropout(x, mask, keep)
-    _, inverse = _directed(weight, a, b, scaling, norm)
+    _, inverse = directed(weight, a, b, scaling, norm)
     g, u = magnitude * inverse, (scaling * (z @ a.T)) @ b.T
     return plus(x @ weight.T + (g - 1) * (z @ weight.T) + g * u, bias)
 
@@ -91,7 +91,7 @@ def _(dy, x, weight, a, b, magnitude, bias=None, mask=None, *, scaling, keep=1.0
     dA = dhᵀ z, dB = duᵀ h, dg = sum dy (z Wᵀ + s h Bᵀ), dm = dg / ||V||; the full norm adds its dV to those of W, A and B.
     """
     z = x if mask is None else dropout(x, mask, keep)
-    v, inverse = _directed(weight, a, b, scaling, norm)
+    v, inverse = directed(weight, a, b, scaling, norm)
     g, h = magnitude * inverse, z @ a.T
     dq, du = (g - 1) * dy, scaling * (g * dy)
     dh = du @ b
@@ -125,14 +125,14 @@ def merge(weight, a, b, magnitude, *, scaling: float, norm: Norm = "detached"):
     merged : (o, i)
         Row j has norm ``abs(magnitude[j])``, or is zero.
     """
-    v, inverse = _directed(weight, a, b, scaling, norm)
+    v, inverse = directed(weight, a, b, scaling, norm)
     return np.expand_dims(magnitude * inverse, 1) * v
 
 
 @merge.vjp
 def _(dmerged, weight, a, b, magnitude, *, scaling, norm="detached"):
     """dV = g dM, with the norm's own share where it is not detached; dW = dV, dA = Bᵀ (s dV), dB = (s dV) Aᵀ; dm = dg / ||V||."""
-    v, inverse = _directed(weight, a, b, scaling, norm)
+    v, inverse = directed(weight, a, b, scaling, norm)
     g, dg = magnitude * inverse, np.sum(dmerged * v, axis=1)
     dv = np.expand_dims(g, 1) * dmerged
     if norm == "full":

@@ -10,7 +10,9 @@ from refpeft_conformance.faults import fault, only, wide, with_attributes, with_
 @fault("activations", "the scale on the other side where the weight is square", "scale", "side", operations="ia3.*")
 def _(problem, run):
     """Rows for columns: seen only where both have one length."""
-    if problem.dims["o"] != problem.dims["i"]:
+    convolved = "kh" in problem.dims
+    inputs = problem.dims["cg"] * problem.attributes["groups"] if convolved else problem.dims["i"]
+    if problem.dims["o"] != inputs:
         return run(problem)
     other = {"output": "input", "input": "output"}[problem.attributes["side"]]
     return run(with_attributes(problem, side=other))
@@ -23,7 +25,17 @@ def _(problem, run):
         return run(problem)
     results = run(problem)
     bare = run(problem.replace(inputs={n: a for n, a in problem.inputs.items() if n != "bias"}))
-    return results | {"y": wide(bare["y"]) + wide(problem.inputs["bias"])}
+    bias = wide(problem.inputs["bias"])
+    return results | {"y": wide(bare["y"]) + (bias[:, None, None] if "kh" in problem.dims else bias)}
+
+
+@fault("activations", "the first group's scales for every group", "scale", "groups", operations="ia3.conv2d*")
+def _(problem, run):
+    """l broadcast against a kernel of c / groups channels."""
+    if problem.attributes["side"] == "output":
+        return run(problem)
+    first = problem.inputs["scale"][: problem.dims["cg"]]
+    return run(with_inputs(problem, scale=np.tile(first, problem.attributes["groups"])))
 
 
 @fault("activations", "a scale that is learned as its distance from one", "scale", "side", operations="ia3.*")

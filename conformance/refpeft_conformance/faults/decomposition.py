@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
+from refpeft.ops._convolution import correlate, pad
 from refpeft_conformance.faults import fault, wide, with_attributes, with_inputs
 
 _BOTH = "d[ov]*ra.*"
 """DoRA and DVoRA."""
 
 
+def _matrix(problem, name: str) -> np.ndarray:
+    """A kernel's filters as rows."""
+    return wide(problem.inputs[name]).reshape(len(problem.inputs[name]), -1)
+
+
 def _directed(problem) -> np.ndarray:
-    i = {n: wide(a) for n, a in problem.inputs.items()}
-    left, right = (np.expand_dims(i.get(n, np.ones(1)), 1) for n in ("lambda_b", "lambda_d"))
+    i = {n: _matrix(problem, n) for n in ("weight", "a", "b")}
+    left, right = (wide(problem.inputs.get(n, np.ones(1)))[:, None] for n in ("lambda_b", "lambda_d"))
     return i["weight"] + problem.attributes.get("scaling", 1.0) * ((left * i["b"]) @ (right * i["a"]))
 
 
@@ -42,7 +48,7 @@ def _(problem, run):
 
 @fault("decomposition", "the norm of the base weight alone", operations=_BOTH)
 def _(problem, run):
-    return _normed_by(problem, run, _length(wide(problem.inputs["weight"])))
+    return _normed_by(problem, run, _length(_matrix(problem, "weight")))
 
 
 @fault("decomposition", "scaling missing in the norm", "scaling", operations=_BOTH)
@@ -79,8 +85,24 @@ def _(problem, run):
 @fault("decomposition", "the base layer counted twice", "x", "y", operations=_BOTH)
 def _(problem, run):
     """g for g - 1 on the base path."""
-    results = run(problem)
-    return results | {"y": wide(results["y"]) + wide(problem.inputs["x"]) @ wide(problem.inputs["weight"]).T}
+    results, (x, weight) = run(problem), (wide(problem.inputs[n]) for n in ("x", "weight"))
+    if "kh" in problem.dims:
+        padding, *how = (problem.attributes[n] for n in ("padding", "stride", "dilation", "groups"))
+        base = correlate(pad(x, padding, "zeros"), weight, *how)
+    else:
+        base = x @ weight.T
+    return results | {"y": wide(results["y"]) + base}
+
+
+@fault("decomposition", "the norm of each place of the kernel", "kh", "magnitude", operations="dora.conv2d")
+def _(problem, run):
+    """Over the channels alone, as the axis of a linear layer's norm gives it."""
+    v = _directed(problem).reshape(problem.inputs["weight"].shape)
+    length = _length(v)[:, None]
+    magnitude = wide(problem.inputs["magnitude"])
+    kernel = np.where(length > 0, v / np.where(length > 0, length, 1.0), 0.0) * magnitude[:, None, None, None]
+    start = {"b": np.zeros_like(problem.inputs["b"]), "magnitude": _length(kernel.reshape(len(kernel), -1))}
+    return run(with_inputs(problem, weight=kernel, **start))
 
 
 @fault("decomposition", "a zero row divided by its norm", "norm", operations=_BOTH)
@@ -91,7 +113,7 @@ def _(problem, run):
     rows = _length(_directed(problem)) == 0
     changed = wide(results[name]).copy()
     if name == "y":
-        changed[..., rows] = np.nan
+        changed[(slice(None), rows) if "kh" in problem.dims else (..., rows)] = np.nan
     else:
         changed[rows] = np.nan
     return results | {name: changed}

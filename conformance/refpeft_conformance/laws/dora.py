@@ -13,24 +13,26 @@ from refpeft_conformance.verdict import Violation
 @law("dora.linear", "training begins at the base layer", needs=("nn.linear",))
 def _(subject, problem, observed):
     """B zero and the magnitude the row norms of the weight."""
-    adapted, plain = _at_start(problem, problem.inputs["weight"]), _base(problem)
+    adapted, plain = at_start(problem, problem.inputs["weight"]), _base(problem)
     agree("start", subject, (adapted, subject.run(adapted)), (plain, subject.run(plain)), {"y": "y"}, observed)
 
 
 @law("dora.linear", "training begins at the base layer exactly", regime="exact", needs=("nn.linear",))
 def _(subject, problem, observed):
     """Where the row norms are powers of two: V of the drawn problem in the place of W."""
-    adapted = _at_start(problem, _directed(problem))
+    adapted = at_start(problem, directed(problem))
     equal("start", subject.run(adapted)["y"], subject.run(_base(adapted))["y"], observed)
 
 
 @law("dora.linear", "the magnitude scales y without its bias", regime="exact")
+@law("dora.conv2d", "the magnitude scales y without its bias", regime="exact")
 def _(subject, problem, observed):
     """With a zero magnitude the bias is left, where nothing is dropped."""
     arrays = {n: a for n, a in problem.inputs.items() if n != "mask"}
     arrays["magnitude"] = np.zeros_like(arrays["magnitude"])
     y = subject.run(problem.replace(inputs=arrays, cotangents={}))["y"]
     bias = arrays.get("bias", np.zeros_like(arrays["magnitude"]))
+    bias = bias[:, None, None] if problem.operation.name == "dora.conv2d" else bias
     equal("zero magnitude", y, np.broadcast_to(bias, y.shape), observed)
 
 
@@ -63,7 +65,7 @@ def _(subject, problem, observed):
     """M does not change along V, so that <dW_j, V_j> = 0: the projection of the paper's equation 6."""
     full = problem.replace(attributes=problem.attributes | {"norm": "full"})
     (dweight,) = subject.compare(full, subject.run(full), ["dweight"])
-    v = _directed(full).astype(np.float64)
+    v = directed(full).astype(np.float64)
     along = np.abs(np.sum(dweight.got.astype(np.float64) * v, axis=1))
     rounding = (v.shape[1] + 4) * 2.0**-52 * np.sum(np.abs(dweight.golden.value * v), axis=1)
     exact = np.abs(np.sum(dweight.golden.value * v, axis=1))
@@ -86,10 +88,10 @@ def _(subject, problem, observed):
     merged_layer(subject, problem, "dora.linear", observed)
 
 
-def _at_start(problem, weight):
+def at_start(problem, weight):
     """B zero, and the magnitude as `refpeft.ops.dora.init` has it, rounded to the problem's dtype."""
     inputs = {n: a for n, a in problem.inputs.items() if n != "mask"}
-    lengths = np.sqrt(np.sum(weight.astype(np.float64) ** 2, axis=1))
+    lengths = np.sqrt(np.sum(weight.astype(np.float64).reshape(len(weight), -1) ** 2, axis=1))
     start = {"weight": weight, "b": np.zeros_like(inputs["b"]), "magnitude": store(lengths, as_format(problem.dtype))}
     return problem.replace(inputs=inputs | start, cotangents={})
 
@@ -99,8 +101,9 @@ def _base(problem):
     return Problem.of("nn.linear", inputs, {}, {}, problem.dtype)
 
 
-def _directed(problem):
-    w, a, b = (problem.inputs[n].astype(np.float64) for n in ("weight", "a", "b"))
+def directed(problem):
+    """V, kernels as matrices."""
+    w, a, b = (x.astype(np.float64).reshape(len(x), -1) for x in (problem.inputs[n] for n in ("weight", "a", "b")))
     return store(w + problem.attributes["scaling"] * (b @ a), as_format(problem.dtype))
 
 
