@@ -7,8 +7,10 @@ Where positions are rotary, queries and keys are turned by their angles. Q, K an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import reduce
 from operator import add
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from refpeft.models.parts import Vjp, linear
@@ -26,13 +28,13 @@ class Shared(NamedTuple):
         Cosines and sines of rotary positions, (s, d / 2).
     cache : list or None
         Keys and values of the tokens before, a pair for each block; those of this pass are put behind them.
-    mask : array or None
-        (n, s, s) bool, where query and key may meet.
+    masks : mapping of str to array
+        Where query and key may meet, (n, s, t) bool, by block; everywhere in those that are not named.
     """
 
     turns: dict[str, Any] | None = None
     cache: list | None = None
-    mask: Any = None
+    masks: Mapping[str, Any] = MappingProxyType({})
 
 
 def attention(model: Transformer, layer: str, x, shared: Shared, keep: bool) -> tuple[Any, Vjp]:
@@ -44,7 +46,7 @@ def attention(model: Transformer, layer: str, x, shared: Shared, keep: bool) -> 
         q, vjps["q"] = _turned(model, q, shared.turns, keep)
         k, vjps["k"] = _turned(model, k, shared.turns, keep)
     before, k, v = _behind_cached(model, layer, k, v, shared.cache)
-    inputs = {"q": q, "k": k, "v": v} | ({} if shared.mask is None else {"mask": shared.mask})
+    inputs = {"q": q, "k": k, "v": v, "mask": shared.masks.get(layer)}
     y, call = model.call(f"{layer}.attention", inputs, keep, causal=shape.causal, offset=before)
     y, output_vjp = linear(model, f"{layer}.attn.o", _joined(y), keep)
 

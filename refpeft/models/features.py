@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
-
-import numpy as np
 
 from refpeft.errors import CapabilityError, FormatError
 from refpeft.memory.decoder import Decoder
@@ -43,7 +43,7 @@ def features(where: str | os.PathLike[str], config: Config, shape: Decoder) -> d
     CapabilityError
         If the model is computed in another way than is known here.
     FormatError
-        If a number is missing.
+        If a number is missing, or is none.
     """
     for name, values in _NEEDED[shape.family].items():
         if (value := config.get(name)) not in (None, *values):
@@ -55,26 +55,60 @@ def features(where: str | os.PathLike[str], config: Config, shape: Decoder) -> d
         return {"eps": config.get("layer_norm_epsilon", 1e-5), "gelu": gelu}
     if shape.family == "bert":
         return {"eps": config.get("layer_norm_eps", 1e-12), "gelu": GELUS[config.get("hidden_act") or "gelu"]}
-    if config.get("sliding_window") is not None and config.get("use_sliding_window", True):
-        raise CapabilityError(
-            f"{where}: attention slides over {config['sliding_window']} tokens, which is not computed yet."
-        )
-    return {"eps": config.get("rms_norm_eps", 1e-6), "frequencies": _frequencies(where, config, shape.head_size)}
+    return {"eps": config.get("rms_norm_eps", 1e-6), "windows": _windows(where, config, shape.layers)} | _positions(
+        where, config, shape.head_size
+    )
 
 
-def _frequencies(where, config: Config, size: int) -> np.ndarray:
-    """Of the rotary positions, scaled as the configuration says."""
-    plain, scaling = rope.inverse_frequencies(size, config.get("rope_theta", 10000.0)), config.get("rope_scaling") or {}
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    try:
-        if kind == "linear":
-            return rope.interpolated(plain, scaling["factor"])
-        if kind == "llama3":
-            turns = {"low": scaling["low_freq_factor"], "high": scaling["high_freq_factor"]}
-            context = scaling["original_max_position_embeddings"]
-            return rope.llama3(plain, factor=scaling["factor"], context=context, **turns)
-    except KeyError as error:
-        raise FormatError(f"{where}: positions scaled as {kind} need {error}, which rope_scaling lacks.") from error
+def _windows(where, config: Config, layers: int) -> tuple[int, ...]:
+    """How many tokens each block's attention slides over, 0 where it sees them all; of Mistral and, where it is used, Qwen2."""
+    kind = config.get("model_type")
+    slides = kind == "mistral" or (kind == "qwen2" and config.get("use_sliding_window", False))
+    if not slides or config.get("sliding_window", 4096) is None:
+        return (0,) * layers
+    window = int(_number(where, config, "sliding_window", 4096))
+    if kind == "mistral":
+        return (window,) * layers
+    first = config.get("max_window_layers", 28)
+    kinds = config.get("layer_types") or ["full_attention"] * first + ["sliding_attention"] * (layers - first)
+    return tuple(window if kind == "sliding_attention" else 0 for kind in kinds[:layers])
+
+
+def _positions(where, config: Config, size: int) -> dict[str, Any]:
+    """Frequencies of rotary positions, and what their cosines and sines are multiplied by, as the configuration says."""
+    base, scaling = _number(where, config, "rope_theta", 10000.0), config.get("rope_scaling") or {}
+    plain, kind = rope.inverse_frequencies(size, base), scaling.get("rope_type", scaling.get("type", "default"))
+    number = functools.partial(_number, f"{where}: rope_scaling of type {kind}", scaling)
     if kind == "default":
-        return plain
+        return {"frequencies": plain}
+    if kind == "linear":
+        return {"frequencies": rope.interpolated(plain, number("factor"))}
+    if kind == "llama3":
+        turns = {"low": number("low_freq_factor"), "high": number("high_freq_factor")}
+        context = number("original_max_position_embeddings")
+        return {"frequencies": rope.llama3(plain, factor=number("factor"), context=context, **turns)}
+    if kind == "yarn":
+        context = number("original_max_position_embeddings", config.get("max_position_embeddings"))
+        turns = {"fast": number("beta_fast", 32), "slow": number("beta_slow", 1)}
+        numbers = {"base": base, "factor": number("factor"), "context": context} | turns
+        scaled = rope.yarn(plain, **numbers, truncate=bool(scaling.get("truncate", True)))
+        return {"frequencies": scaled, "magnitude": _magnitude(scaling, number)}
     raise CapabilityError(f"{where}: positions are scaled by {json.dumps(scaling)}, which is not computed yet.")
+
+
+def _magnitude(scaling: Config, number: Callable) -> float:
+    """YaRN's, where it is not stated."""
+    if scaling.get("attention_factor") is not None:
+        return number("attention_factor")
+    factor = number("factor")
+    if scaling.get("mscale") and scaling.get("mscale_all_dim"):
+        return rope.yarn_magnitude(factor, number("mscale")) / rope.yarn_magnitude(factor, number("mscale_all_dim"))
+    return rope.yarn_magnitude(factor)
+
+
+def _number(where, values: Config, name: str, otherwise: float | None = None) -> float:
+    """A positive number, or another where there is none."""
+    value = otherwise if values.get(name) is None else values[name]
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise FormatError(f"{where}: {name} must be a positive number, but {json.dumps(value)} came.")
+    return value

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from refpeft.errors import CapabilityError
 from refpeft.memory.decoder import Decoder
 from refpeft.models.attention import Shared, cached
 from refpeft.models.blocks import blocks
@@ -99,7 +100,8 @@ class LanguageModel(Transformer):
         if self.shape.positions:
             x = self.positioned(x, start)
         turns = None if self.shape.positions else self.turns(start, x.shape[1])
-        x, blocks_vjp = blocks(self, x, Shared(turns, cache), keep, checkpointing)
+        shared = Shared(turns, cache, self._windowed(len(ids), x.shape[1], before))
+        x, blocks_vjp = blocks(self, x, shared, keep, checkpointing)
         x = x[:, -1:] if last else x
         x, norm_vjp = norm(self, "norm", x, keep)
         logits, head_vjp = linear(self, "head", x, keep)
@@ -113,6 +115,22 @@ class LanguageModel(Transformer):
                 prompt_vjp(dx, gradients)
 
         return logits, vjp
+
+    def _windowed(self, n: int, count: int, before: int) -> dict[str, Any]:
+        """Where a token sees the last tokens only, (n, s, t), by block; nothing where these are all that there are.
+
+        Raises
+        ------
+        CapabilityError
+            If a prefix would slide out of sight, as transformers has it: here it is always seen.
+        """
+        stop = before + count
+        sliding = {window for window in self.windows if 0 < window < stop + self.prefixed()}
+        if sliding and self.prefixed():
+            raise CapabilityError(f"a prefix slides out of sight of {min(sliding)} tokens, which is not computed.")
+        query, key = np.arange(before, stop)[:, None], np.arange(stop)
+        seen = {w: self.asarray(np.broadcast_to(key > query - w, (n, count, stop))) for w in sliding}
+        return {f"layers.{i}": seen[w] for i, w in enumerate(self.windows) if w in seen}
 
 
 def pattern(shape: Decoder, targets: str) -> str:

@@ -70,7 +70,7 @@ class TextEncoder(Transformer):
         x = self.positioned(x, self.prefixed())
         x = x + self.looked_up("segments", self._segments(ids, segments, virtual))
         x, norm_vjp = norm(self, "embedding.norm", x, keep)
-        x, blocks_vjp = blocks(self, x, Shared(mask=self._seen(ids, mask, virtual)), keep, checkpointing)
+        x, blocks_vjp = blocks(self, x, Shared(masks=self._seen(ids, mask, virtual)), keep, checkpointing)
 
         def vjp(dhidden, gradients):
             if virtual:
@@ -89,14 +89,15 @@ class TextEncoder(Transformer):
         self._require_shape("segments", segments, ids)
         return np.pad(segments, ((0, 0), (virtual, 0)))
 
-    def _seen(self, ids: np.ndarray, mask, virtual: int):
-        """(n, s, s): every token sees what is no padding; None where nothing is."""
+    def _seen(self, ids: np.ndarray, mask, virtual: int) -> dict[str, Any]:
+        """In every block every token sees what is no padding, (n, s, s); nothing where all do."""
         if mask is None:
-            return None
+            return {}
         mask = np.asarray(mask, bool)
         self._require_shape("mask", mask, ids)
         mask = extend_mask(mask, virtual)
-        return self.asarray(np.broadcast_to(mask[:, None], (len(mask), mask.shape[1], mask.shape[1])))
+        seen = self.asarray(np.broadcast_to(mask[:, None], (len(mask), mask.shape[1], mask.shape[1])))
+        return {f"layers.{i}": seen for i in range(self.shape.layers)}
 
     def _require_shape(self, name: str, array: np.ndarray, ids: np.ndarray) -> None:
         if array.shape != ids.shape:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -35,6 +35,10 @@ class Transformer(Sites):
         Of the norms.
     frequencies : (d / 2,) array, optional
         Of rotary positions; plain ones of base 10,000 if they are not given, see `refpeft.ops.rope.inverse_frequencies`.
+    magnitude : float
+        What the cosines and sines of rotary positions are multiplied by.
+    windows : sequence of int
+        How many tokens, itself among them, each block lets a token see; 0 for all. All see all where it is empty.
     gelu : str
         Of a feed-forward layer without a gate: exact, ``none``, or by tanh.
     backend, device : str
@@ -48,6 +52,8 @@ class Transformer(Sites):
         *,
         eps: float,
         frequencies: np.ndarray | None = None,
+        magnitude: float = 1.0,
+        windows: Sequence[int] = (),
         gelu: Literal["none", "tanh"] = "tanh",
         backend: str = "reference",
         device: str = "",
@@ -55,7 +61,7 @@ class Transformer(Sites):
         chosen = plugins.backend(backend)
         dtype = as_format(weights["embedding"].dtype.name).dtype
         super().__init__(Calls(chosen), device or chosen.devices()[0], dtype)
-        self.shape, self.eps, self.gelu = shape, eps, gelu
+        self.shape, self.eps, self.gelu, self.windows, self._magnitude = shape, eps, gelu, windows, magnitude
         self._frequencies = rope.inverse_frequencies(shape.head_size) if frequencies is None else frequencies
         arrays = {name: self._matrix(w) for name, w in weights.items()}
         if shape.tied:
@@ -112,7 +118,8 @@ class Transformer(Sites):
     def turns(self, start: int, count: int) -> dict[str, Any]:
         """Cosines and sines of rotary positions from ``start`` on."""
         angles = rope.angles(np.arange(start, start + count), self._frequencies)
-        return {"cos": self.asarray(np.cos(angles)), "sin": self.asarray(np.sin(angles))}
+        cos, sin = self._magnitude * np.cos(angles), self._magnitude * np.sin(angles)
+        return {"cos": self.asarray(cos), "sin": self.asarray(sin)}
 
     def prefixed(self) -> int:
         """How many tokens a prefix puts in front."""

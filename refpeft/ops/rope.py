@@ -7,6 +7,7 @@ The pairs of a vector are its two halves (Llama as transformers has it), or its 
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -91,7 +92,7 @@ def interpolated(frequencies, factor: float) -> np.ndarray:
     return np.asarray(frequencies) / factor
 
 
-def llama3(frequencies, *, factor: float, low: float, high: float, context: int) -> np.ndarray:
+def llama3(frequencies, *, factor: float, low: float, high: float, context: float) -> np.ndarray:
     """Llama 3.1's: slow pairs are interpolated, fast ones are not, and those between in part, as Hugging Face computes it.
 
     With r = context f / 2 pi the turns of a pair over the context, and s = (r - low) / (high - low) between 0 and 1,
@@ -115,6 +116,50 @@ def llama3(frequencies, *, factor: float, low: float, high: float, context: int)
     f = np.asarray(frequencies, np.float64)
     s = np.clip((context * f / (2 * np.pi) - low) / (high - low), 0, 1)
     return (1 - s) * f / factor + s * f
+
+
+def yarn(
+    frequencies, *, base: float, factor: float, context: float, fast: float = 32, slow: float = 1, truncate: bool = True
+) -> np.ndarray:
+    """YaRN's (Peng et al. 2023, arXiv:2309.00071): fast pairs stay, slow ones are interpolated, and those between in part.
+
+    Pair j turns context f_j / 2 pi times over the context, f_j = base**(-2 j / d), so that there are so many turns at
+
+        j(turns) = d ln(context / (2 pi turns)) / (2 ln base)
+
+    and with a ramp s from 0 at j(fast), rounded down, to 1 at j(slow), rounded up, as Hugging Face computes it,
+
+        f' = (1 - s) f + s f / factor
+
+    Parameters
+    ----------
+    frequencies : (d / 2,)
+        f.
+    base, factor : float
+    context : int
+        Tokens that the model was trained on before.
+    fast, slow : float
+        Turns above which a pair stays, and below which it is interpolated.
+    truncate : bool
+        Whether the ramp's ends are rounded.
+
+    Returns
+    -------
+    frequencies : (d / 2,) float64
+    """
+    f = np.asarray(frequencies, np.float64)
+    size = 2 * f.size
+    low, high = (size * math.log(context / (2 * math.pi * turns)) / (2 * math.log(base)) for turns in (fast, slow))
+    if truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, size - 1)
+    s = np.clip((np.arange(f.size) - low) / (high - low or 0.001), 0, 1)
+    return (1 - s) * f + s * f / factor
+
+
+def yarn_magnitude(factor: float, weight: float = 1.0) -> float:
+    """0.1 ln factor + 1, by which YaRN lengthens what is turned, so that logits grow by its square."""
+    return 0.1 * weight * math.log(factor) + 1 if factor > 1 else 1.0
 
 
 def angles(positions, frequencies) -> np.ndarray:

@@ -198,7 +198,7 @@ def test_wrong_calls_say_what_was_expected(tmp_path):
     safetensors.save(tmp_path / "model.safetensors", {"lm_head.weight": np.ones((8, 8), np.float32)})
     (tmp_path / "config.json").write_text(
         '{"model_type": "llama", "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1,'
-        ' "intermediate_size": 8, "vocab_size": 8, "rope_scaling": {"rope_type": "yarn"}}'
+        ' "intermediate_size": 8, "vocab_size": 8, "rope_scaling": {"rope_type": "dynamic"}}'
     )
     with pytest.raises(CapabilityError, match="positions are scaled"):
         load(tmp_path)

@@ -160,27 +160,25 @@ SCALED = {
         "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 64,
     },
+    "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64},
+    "yarn, stated": {"rope_type": "yarn", "factor": 4.0, "beta_fast": 8.0, "mscale": 0.7, "mscale_all_dim": 0.2},
 }  # fmt: skip
+SIZES = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+SIZES |= {"num_key_value_heads": 2, "tie_word_embeddings": True}
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "biases everywhere", *SCALED])
 def test_biases_and_scaled_positions_are_transformers(tmp_path, kind):
     """Logits of 40 tokens in float32, to its rounding."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
-    sizes = {
-        "vocab_size": 97,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-    }
-    sizes |= {"num_key_value_heads": 2, "tie_word_embeddings": True}
     if kind == "qwen2":
-        config = transformers.Qwen2Config(**sizes)
+        config = transformers.Qwen2Config(**SIZES)
     elif kind in SCALED:
-        config = transformers.LlamaConfig(**sizes, rope_scaling=SCALED[kind], rope_theta=100.0)
+        config = transformers.LlamaConfig(
+            **SIZES, rope_scaling=SCALED[kind], rope_theta=100.0, max_position_embeddings=64
+        )
     else:
-        config = transformers.LlamaConfig(**sizes, attention_bias=True, mlp_bias=True)
+        config = transformers.LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True)
     folder = save(config, tmp_path / "model")
     ids = np.random.default_rng(0).integers(0, 97, (2, 40))
     with torch.no_grad():
@@ -195,6 +193,40 @@ def test_biases_and_scaled_positions_are_transformers(tmp_path, kind):
     else:
         ours.attach("layers.*.attn.q", methods()["lora"](rank=2), np.random.default_rng(0))
         np.testing.assert_allclose(ours.host(ours.logits(ids)), theirs, rtol=0, atol=2.0**-16 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("kind", ["mistral", "qwen2"])
+def test_attention_slides_as_transformers_has_it(tmp_path, kind):
+    """Over 5 tokens in every block, or in the last: logits, also from a cache, and a gradient; a prefix in it is refused."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    config = {
+        "mistral": lambda: transformers.MistralConfig(**SIZES, sliding_window=5),
+        "qwen2": lambda: transformers.Qwen2Config(
+            **SIZES, sliding_window=5, use_sliding_window=True, max_window_layers=1
+        ),
+    }[kind]()
+    folder = save(config, tmp_path / "model")
+    other, ids = transformers.AutoModelForCausalLM.from_pretrained(folder), torch.from_numpy(IDS)
+    model, whole = load(folder), other(ids).logits.detach().numpy()
+    bound = 2.0**-16 * np.abs(whole).max()
+    np.testing.assert_allclose(model.host(model.logits(IDS)), whole, rtol=0, atol=bound)
+    cache: list = []
+    parts = [model.host(model.logits(IDS[:, start:stop], cache)) for start, stop in ((0, 3), (3, 4), (4, 7))]
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, rtol=0, atol=bound)
+    model.windows = ()
+    assert np.abs(model.host(model.logits(IDS)) - whole).max() > 2.0**-8 * np.abs(whole).max()
+
+    model, site = load(folder), "layers.0.attn.k"
+    if kind == "qwen2":
+        own = model.host(model.sites[site].arrays["bias"])
+        model.attach(site, methods()["bitfit"](), arrays={site: {"bias": own}})
+        other(ids, labels=ids).loss.backward()
+        expected = other.model.layers[0].self_attn.k_proj.bias.grad.numpy()
+        found = model.loss(IDS)[1][f"{site}.bias"].numpy()
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2.0**-15 * np.abs(expected).max())
+    model.attach("*", PTuningV2(tokens=2, size=8), np.random.default_rng(0))
+    with pytest.raises(CapabilityError, match="a prefix slides out of sight of 5 tokens, which is not computed"):
+        model.logits(IDS)
 
 
 def test_what_cannot_stand_at_a_site_is_said(saved_folder, tmp_path):
@@ -236,7 +268,7 @@ def test_what_cannot_stand_at_a_site_is_said(saved_folder, tmp_path):
         with pytest.raises(ShapeError, match=said):
             model.attach(site, known[name](), arrays={site: arrays})
     config = json.loads((saved_folder / "config.json").read_text())
-    for scaling, error in (({"type": "linear"}, FormatError), ({"type": "yarn", "factor": 2.0}, CapabilityError)):
+    for scaling, error in (({"type": "linear"}, FormatError), ({"type": "longrope", "factor": 2.0}, CapabilityError)):
         folder = tmp_path / scaling["type"]
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps(config | {"rope_scaling": scaling}))
