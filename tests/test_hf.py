@@ -220,6 +220,7 @@ def test_the_suite_reports_each_finding_unaided(backend, operation, claim, dtype
             "peft_lora_conv.py",
             ["dilation 2: RuntimeError", "padding_mode reflect: merged and unmerged layer differ by 2"],
         ),
+        ("peft_loha_cores.py", ["hada_t1: 3e-08", "hada_w1_a: 0.7", "hada_w2_a: 2", "hada_w2_b: 2e-08"]),
         ("peft_dora_groups.py", ["groups 1: all magnitudes are 1, the norms of the filters [1.0,", "[1.3226"]),
         ("peft_dora.py", ["(1, 2) from DoRA", "a zero row of W gives: nan"]),
         ("peft_boft_bias.py", ["bfloat16: y must be 47.25, is 16.0; the gradient to the bias must be 1, is 0.0"]),

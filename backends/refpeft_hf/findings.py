@@ -81,6 +81,8 @@ COVERED = {
     "loha.linear": {"peft-loha-scale": _float32_scale},
     "loha.merge": {"peft-loha-scale": _float32_scale},
     "loha.conv2d": {"peft-loha-scale": _float32_scale},
+    "loha_core.merge": {"peft-loha-scale": _float32_scale},
+    "loha_core.conv2d": {"peft-loha-scale": _float32_scale},
     "waveft.linear": {"peft-waveft-wavelets": _no_wavelet},
     "waveft.merge": {"peft-waveft-wavelets": _no_wavelet},
 }
@@ -115,11 +117,15 @@ To declare a precision for such an operation instead would loosen the base layer
 FROZEN = {
     "cpt.embed": ("tokens",),
     "hra.linear": ("weight",),
+    "loha_core.conv2d": ("w1_a", "w2_a"),
     "miss_bat.linear": ("weight",),
     "randlora.linear": ("base_a",),
     "shira.linear": ("weight",),
 }
-"""Operation -> frozen inputs to which peft gives no gradient (``peft-base-gradient.md``), as no training asks for one."""
+"""Operation -> frozen inputs to which peft gives no gradient (``peft-base-gradient.md``), as no training asks for one.
+
+To LoHa's first matrices beside cores it gives that of another (``peft-loha-cores.md``).
+"""
 
 
 CONTIGUOUS = dict.fromkeys(("alora.linear", "qalora.linear"), "docs/findings/peft-views.md")

@@ -1,5 +1,6 @@
-"""Convolution with any padding mode."""
+"""Convolution with any padding mode, and kernels as Tucker products."""
 
+import torch
 import torch.nn.functional as F
 
 
@@ -9,3 +10,8 @@ def convolve(x, kernel, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1
         return F.conv2d(x, kernel, bias, stride, padding, dilation, groups)
     around = (padding[1], padding[1], padding[0], padding[0])
     return F.conv2d(F.pad(x, around, mode=mode), kernel, bias, stride, 0, dilation, groups)
+
+
+def tucker(core, u, v):
+    """(o, c, kh, kw) from a core (r, r, kh, kw), u (r, o) and v (r, c)."""
+    return torch.einsum("pjkl,jr->prkl", torch.einsum("ijkl,ip->pjkl", core, u), v)

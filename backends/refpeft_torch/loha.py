@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 
 from refpeft_torch.autograd import implements
-from refpeft_torch.convolution import convolve
+from refpeft_torch.convolution import convolve, tucker
 from refpeft_torch.precision import widened
 
 
@@ -33,4 +33,43 @@ def conv2d(
     x, weight, w1_a, w1_b, w2_a, w2_b, bias = widened(x, weight, w1_a, w1_b, w2_a, w2_b, bias)
     kernel = delta(w1_a, w1_b, w2_a, w2_b, scaling).reshape(weight.shape)
     how = (stride, padding, dilation, groups)
+    return (convolve(x, weight, bias, *how) + convolve(x, kernel, None, *how)).to(dtype)
+
+
+def with_cores(core1, w1_a, w1_b, core2, w2_a, w2_b, scaling):
+    """The elementwise product of two Tucker products, a kernel."""
+    return tucker(core1, w1_a, w1_b) * tucker(core2, w2_a, w2_b) * scaling
+
+
+@implements("loha_core.merge")
+def core_merge(weight, core1, w1_a, w1_b, core2, w2_a, w2_b, *, scaling):
+    """The kernel, as a matrix, with the update in it."""
+    delta = with_cores(*widened(core1, w1_a, w1_b, core2, w2_a, w2_b), scaling)
+    return weight + delta.to(weight.dtype).reshape(weight.shape)
+
+
+@implements("loha_core.conv2d")
+def core_conv2d(
+    x,
+    weight,
+    core1,
+    w1_a,
+    w1_b,
+    core2,
+    w2_a,
+    w2_b,
+    bias=None,
+    *,
+    scaling,
+    stride=(1, 1),
+    padding=(0, 0),
+    dilation=(1, 1),
+    groups=1,
+):
+    """Two convolutions."""
+    dtype, how = x.dtype, (stride, padding, dilation, groups)
+    x, weight, core1, w1_a, w1_b, core2, w2_a, w2_b, bias = widened(
+        x, weight, core1, w1_a, w1_b, core2, w2_a, w2_b, bias
+    )
+    kernel = with_cores(core1, w1_a, w1_b, core2, w2_a, w2_b, scaling)
     return (convolve(x, weight, bias, *how) + convolve(x, kernel, None, *how)).to(dtype)

@@ -1,10 +1,9 @@
 """LoKr in torch."""
 
-import torch
 import torch.nn.functional as F
 
 from refpeft_torch.autograd import implements
-from refpeft_torch.convolution import convolve
+from refpeft_torch.convolution import convolve, tucker
 from refpeft_torch.precision import widened
 
 
@@ -66,8 +65,7 @@ def both_merge(weight, w1_a, w1_b, w2_a, w2_b, *, scaling):
 
 def _with_core(w1, core, w2_a, w2_b, scaling):
     """delta as a kernel: the Tucker product, then the Kronecker product over the channels."""
-    w2 = torch.einsum("pjkl,jr->prkl", torch.einsum("ijkl,ip->pjkl", core, w2_a), w2_b)
-    return _kron(w1, w2) * scaling
+    return _kron(w1, tucker(core, w2_a, w2_b)) * scaling
 
 
 @implements("lokr_core.merge")

@@ -10,6 +10,7 @@ with the Kronecker product over output and input channels (FedPara's proposition
 from __future__ import annotations
 
 from refpeft.ops._kronecker import kron, kron_vjp
+from refpeft.ops._tucker import tucker, tucker_vjp
 from refpeft.ops._update import update
 
 SIZES = {
@@ -37,28 +38,16 @@ def delta(w1, core, w2_a, w2_b, *, scaling: float):
     scaling : float
         s; alpha / r.
     """
-    return scaling * kron(w1, _tucker(core, w2_a, w2_b)[1])
+    return scaling * kron(w1, tucker(core, w2_a, w2_b))
 
 
 @delta.vjp
 def _(ddelta, w1, core, w2_a, w2_b, *, scaling):
-    """With G[c, (p, q), b] = sum_a W2a[a, c] T[a, b, p, q]: W2 = G W2b, and dG = dW2 W2bᵀ, dT = W2a dG."""
-    r, u, v, area = core.shape[0], w2_a.shape[1], w2_b.shape[1], core.shape[2] * core.shape[3]
-    half, w2 = _tucker(core, w2_a, w2_b)
-    dw1, dw2 = kron_vjp(scaling * ddelta, w1, w2)
-    dw2 = dw2.reshape(u, v, area).transpose(0, 2, 1).reshape(u * area, v)
-    dhalf = (dw2 @ w2_b.T).reshape(u, area, r).transpose(0, 2, 1).reshape(u, r * area)
-    dw2_b = half.reshape(u * area, r).T @ dw2
-    return dw1, (w2_a @ dhalf).reshape(core.shape), core.reshape(r, r * area) @ dhalf.T, dw2_b
+    """Through the Kronecker product, and then through the Tucker product."""
+    dw1, dw2 = kron_vjp(scaling * ddelta, w1, tucker(core, w2_a, w2_b))
+    return dw1, *tucker_vjp(dw2, core, w2_a, w2_b)
 
 
 conv2d = delta.conv2d("lokr_core.conv2d", sizes=SIZES | {"cg": (1, 2, 3, 4, 6)})
 merge = delta.merge("lokr_core.merge", sizes=SIZES)
 unmerge = delta.unmerge
-
-
-def _tucker(core, w2_a, w2_b):
-    """G (u, area, r), and W2 as a matrix (u, v area)."""
-    r, u, v, area = core.shape[0], w2_a.shape[1], w2_b.shape[1], core.shape[2] * core.shape[3]
-    half = (w2_a.T @ core.reshape(r, r * area)).reshape(u, r, area).transpose(0, 2, 1)
-    return half, (half.reshape(u * area, r) @ w2_b).reshape(u, area, v).transpose(0, 2, 1).reshape(u, v * area)
