@@ -21,3 +21,21 @@ def save(config, folder, kind="AutoModelForCausalLM"):
             parameter.copy_(parameter * 8 if parameter.ndim > 1 else bool(gain) + 0.1 * noise)
     model.save_pretrained(folder)
     return folder
+
+
+def shaken(model, random, by=0.3):
+    """It, its trained arrays off their start."""
+    for layer in model.sites.values():
+        for name in (name for name in layer.trained if name in layer.arrays):
+            array = model.host(layer.arrays[name])
+            layer.arrays[name] = model.asarray(array + by * random.normal(size=array.shape))
+    return model
+
+
+def by_site(gradients):
+    """SITE.ARRAY as site and array."""
+    found = {}
+    for name, gradient in sorted(gradients.items()):
+        site, _, array = name.rpartition(".")
+        found.setdefault(site, {})[array] = gradient
+    return found

@@ -7,34 +7,6 @@ import numpy as np
 from refpeft_cpu.arrays import narrow, rows, wide
 
 
-def rms_norm(x, weight=None, *, eps, residuals=True):
-    """y = w o x / sqrt(mean of x**2 + eps)."""
-    flat = rows(x)
-    inverse = 1 / np.sqrt(_dots(flat, flat) / x.shape[-1] + eps)
-    normal = flat * inverse
-    y = normal if weight is None else normal * wide(weight)
-    return (narrow(y, x.shape, x.dtype),), (x, weight, normal, inverse) if residuals else None
-
-
-def rms_norm_vjp(residuals, cotangents, wanted):
-    """With g = w o dy: dx = (g - n mean(g o n)) / root, dw = the sum of dy o n."""
-    x, weight, normal, inverse = residuals
-    dy = rows(cotangents[0])
-
-    def dx():
-        g = dy if weight is None else dy * wide(weight)
-        shift = normal * (_dots(g, normal) / x.shape[-1])
-        np.subtract(g, shift, out=shift)
-        shift *= inverse
-        return shift
-
-    gradients = {
-        "x": lambda: narrow(dx(), x.shape, x.dtype),
-        "weight": lambda: narrow(np.einsum("ij,ij->j", dy, normal), x.shape[-1:], x.dtype),
-    }
-    return tuple(gradients[name]() for name in wanted)
-
-
 def rope(x, cos, sin, *, layout, residuals=True):
     """Each pair turned by its angle."""
     y = _turned(wide(x), wide(cos), wide(sin), layout)
@@ -137,8 +109,3 @@ def cross_entropy_vjp(residuals, cotangents, wanted):
     p[np.arange(len(p)), target] -= 1
     p *= np.where(counts, wide(cotangents[0]) / number, 0)[:, None].astype(p.dtype)
     return tuple(narrow(p, logits.shape, logits.dtype) for _ in wanted)
-
-
-def _dots(a, b):
-    """Of each row with its partner, a column."""
-    return np.einsum("ij,ij->i", a, b)[:, None]

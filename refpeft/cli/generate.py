@@ -46,7 +46,7 @@ def command(model, prompts, adapters, chat, tokens, seed, backend, quantise, as_
     models = {"": load(model, backend=backend, quantise=quantise)}
     for name, adapter in loaded.items():
         models[name] = models[""].twin()
-        models[name].attach(adapter.pattern, adapter.method, arrays=adapter.arrays)
+        files.attach(models[name], adapter)
     rows, alone = [], len(prompts) == 1 and not as_json
     for number, prompt in enumerate(prompts):
         name, equals, rest = prompt.partition("=")

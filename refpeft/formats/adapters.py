@@ -10,6 +10,7 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from refpeft.formats.names import FAMILIES
 from refpeft.formats.peft import Adapter
 from refpeft.formats.safetensors_header import short
 from refpeft.methods import methods
+
+if TYPE_CHECKING:
+    from refpeft.models.transformer import Transformer
 
 CONFIG, TENSORS = "refpeft_adapter.json", "refpeft_adapter.safetensors"
 _VERSION = 1
@@ -52,6 +56,22 @@ def save(folder: str | os.PathLike[str], adapter: Adapter, base: str = "") -> No
     config = {"version": _VERSION, "method": name, "settings": numbers, "base": base, "family": adapter.family}
     safetensors.save(folder / TENSORS, tensors)
     atomic_write(folder / CONFIG, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
+
+
+def attach(model: Transformer, adapter: Adapter) -> None:
+    """Put an adapter on a model.
+
+    Raises
+    ------
+    FormatError
+        If it is for matrices of a model of another family.
+    """
+    family = model.shape.family
+    if adapter.family != family and adapter.method.operation.endswith(".linear"):
+        raise FormatError(
+            f"the adapter is for a model of {adapter.family}'s family, but {model.shape.name} is of {family}'s."
+        )
+    model.attach(adapter.pattern, adapter.method, arrays=adapter.arrays)
 
 
 def is_there(folder: Path) -> bool:

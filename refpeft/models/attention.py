@@ -45,7 +45,9 @@ def attention(model: Transformer, layer: str, x, shared: Shared, keep: bool) -> 
     if shared.turns is not None:
         q, vjps["q"] = _turned(model, q, shared.turns, keep)
         k, vjps["k"] = _turned(model, k, shared.turns, keep)
-    before, k, v = _behind_cached(model, layer, k, v, shared.cache)
+    if shared.cache is not None:
+        k, v = _behind_cached(model, layer, k, v, shared.cache)
+    before = k.shape[-2] - q.shape[-2]
     inputs = {"q": q, "k": k, "v": v, "mask": shared.masks.get(layer)}
     y, call = model.call(f"{layer}.attention", inputs, keep, causal=shape.causal, offset=before)
     y, output_vjp = linear(model, f"{layer}.attn.o", _joined(y), keep)
@@ -89,16 +91,13 @@ def _turned(model: Transformer, x, turns: dict[str, Any], keep: bool) -> tuple[A
     return y, lambda dy: model.run.vjp(call, dy, ["x"])["x"]
 
 
-def _behind_cached(model: Transformer, layer: str, k, v, cache: list | None):
-    """How many tokens came before; keys and values with theirs in front."""
-    if cache is None:
-        return 0, k, v
+def _behind_cached(model: Transformer, layer: str, k, v, cache: list):
+    """Keys and values with those of the tokens before in front, which is what the cache holds from now on."""
     i = int(layer.rpartition(".")[2])
-    before = cache[i][0].shape[-2] if len(cache) > i else 0
-    if before:
+    if i < len(cache):
         k, v = (model.joined([old, new], axis=-2) for old, new in zip(cache[i], (k, v)))
     cache[i : i + 1] = [(k, v)]
-    return before, k, v
+    return k, v
 
 
 def cached(cache: list | None) -> int:

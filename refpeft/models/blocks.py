@@ -1,7 +1,9 @@
 """Blocks, one on the other: attention and a feed-forward layer, each beside what goes into it.
 
-x = x + attention(norm(x))
-x = x + feed_forward(norm(x))
+Norms stand before them, or behind:
+
+    x = x + attention(norm(x))        x = norm(x + attention(x))
+    x = x + feed_forward(norm(x))     x = norm(x + feed_forward(x))
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ GELUS = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 """transformers' names of GELU, exact and by tanh."""
 
 _NEEDED: dict[str, dict[str, tuple[Any, ...]]] = {
-    "llama": {"hidden_act": ("silu",)},
+    "llama": {"hidden_act": ("silu",), "partial_rotary_factor": (1.0,)},
     "gpt2": {
         "activation_function": tuple(GELUS),
         "scale_attn_weights": (True,),
@@ -55,9 +55,8 @@ def features(where: str | os.PathLike[str], config: Config, shape: Decoder) -> d
         return {"eps": config.get("layer_norm_epsilon", 1e-5), "gelu": gelu}
     if shape.family == "bert":
         return {"eps": config.get("layer_norm_eps", 1e-12), "gelu": GELUS[config.get("hidden_act") or "gelu"]}
-    return {"eps": config.get("rms_norm_eps", 1e-6), "windows": _windows(where, config, shape.layers)} | _positions(
-        where, config, shape.head_size
-    )
+    eps, windows = config.get("rms_norm_eps", 1e-6), _windows(where, config, shape.layers)
+    return {"eps": eps, "windows": windows, **_positions(where, config, shape.head_size)}
 
 
 def _windows(where, config: Config, layers: int) -> tuple[int, ...]:
@@ -71,7 +70,7 @@ def _windows(where, config: Config, layers: int) -> tuple[int, ...]:
         return (window,) * layers
     first = config.get("max_window_layers", 28)
     kinds = config.get("layer_types") or ["full_attention"] * first + ["sliding_attention"] * (layers - first)
-    return tuple(window if kind == "sliding_attention" else 0 for kind in kinds[:layers])
+    return tuple(window if which == "sliding_attention" else 0 for which in kinds[:layers])
 
 
 def _positions(where, config: Config, size: int) -> dict[str, Any]:

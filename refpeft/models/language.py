@@ -1,9 +1,11 @@
-"""A language model, forward and backward as a sequence of operations: Llama's kind (Touvron et al. 2023, arXiv:2302.13971) and
-GPT-2's, in the shape's parts.
+"""A language model, forward and backward as a sequence of operations.
 
-    x = E[ids], and the table's positions unless they are rotary
+    x = E[ids]
     x = blocks(x)
     logits = H norm(x)
+
+It is of Llama's kind (Touvron et al. 2023, arXiv:2302.13971), or of GPT-2's, where x has a table's positions added: what blocks
+are made of is the shape's affair, see `refpeft.memory.decoder.Decoder`.
 
 Every step is an operation of the catalogue, called through a backend, so that a model runs on any that is certified. Methods
 stand at *sites*, see `refpeft.models.places`: at matrices, in attention, behind sublayers, in front of the tokens.

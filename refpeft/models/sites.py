@@ -72,7 +72,7 @@ class Sites:
         return self._put(array.astype(self._dtype, copy=False) if array.dtype.kind not in "bi" else array)
 
     def joined(self, arrays: Sequence, axis: int):
-        """Arrays of the model's backend, one behind the other along an axis."""
+        """Arrays of the model's backend, one behind the other along an axis, by way of the host."""
         return self.asarray(np.concatenate([self.host(array) for array in arrays], axis=axis))
 
     def _put(self, array: np.ndarray):

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from refpeft import intervals, plugins
+from refpeft.formats import adapters
 from refpeft.formats.peft import Adapter
 from refpeft.memory.decoder import Decoder
 from refpeft.models import LanguageModel
@@ -41,7 +42,7 @@ def variants(base: LanguageModel, loaded: Mapping[str, Adapter], all: bool) -> I
         yield Variant("", base, 0)
     for name, adapter in loaded.items():
         twin = base.twin()
-        twin.attach(adapter.pattern, adapter.method, arrays=adapter.arrays)
+        adapters.attach(twin, adapter)
         yield Variant(name, twin, kept(adapter))
         if all and not adapter.method.not_mergeable:
             yield Variant(f"{name}, merged", merged(base, adapter), copied(base.shape))

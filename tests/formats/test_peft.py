@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from small_models import save
+from small_models import save, shaken
 
 from refpeft.errors import CapabilityError, FormatError
 from refpeft.formats import peft as files
@@ -71,11 +71,7 @@ def drawn(base, method) -> files.Adapter:
     random, model = np.random.default_rng(1), load(base)
     linear = method.operation.endswith(".linear")
     model.attach(",".join(SITES) if linear else "*", method, random)
-    for layer in model.sites.values():
-        for name in layer.trained:
-            array = model.host(layer.arrays[name])
-            layer.arrays[name] = model.asarray(array + random.normal(size=array.shape) * 0.3)
-    return files.Adapter(method, model.arrays())
+    return files.Adapter(method, shaken(model, random).arrays())
 
 
 def ours(base, adapter) -> np.ndarray:

@@ -8,11 +8,11 @@ import shutil
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from small_models import save
+from small_models import by_site, save, shaken
 
 from refpeft.cli import main
 from refpeft.convert.quantise import Settings
-from refpeft.errors import CapabilityError, DomainError
+from refpeft.errors import CapabilityError, DomainError, FormatError
 from refpeft.formats import adapters, peft, safetensors
 from refpeft.methods import IA3, DoRA, HiRA, LoRA, PromptTuning, PTuningV2, RsLoRA, VeRA, methods
 from refpeft.models import load
@@ -34,15 +34,6 @@ def theirs(folder, dtype=None):
     """It, in transformers, without dropout."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or torch.float32).eval()
-
-
-def shaken(model, random, by=0.3):
-    """Its trained arrays off their start."""
-    for layer in model.sites.values():
-        for name in layer.trained:
-            array = model.host(layer.arrays[name])
-            layer.arrays[name] = model.asarray(array + by * random.normal(size=array.shape))
-    return model
 
 
 @pytest.mark.parametrize("backend", ["cpu", "torch"])
@@ -103,15 +94,6 @@ def test_the_loss_and_every_gradient_are_pefts_in_float64(gpt2, tmp_path, name):
         wanted = compared.pop(key)
         np.testing.assert_allclose(gradient, wanted, rtol=0, atol=2.0**-36 * max(1, np.abs(wanted).max()))
     assert not compared
-
-
-def by_site(gradients):
-    """SITE.ARRAY as site and array."""
-    found = {}
-    for name, gradient in sorted(gradients.items()):
-        site, _, array = name.rpartition(".")
-        found.setdefault(site, {})[array] = gradient
-    return found
 
 
 @pytest.mark.parametrize("method", EXCHANGED, ids=repr)
@@ -234,11 +216,15 @@ def test_in_4_bits_it_is_what_bitsandbytes_makes_of_it(tmp_path):
     assert model.score(IDS) != load(tmp_path, backend="cpu").score(IDS)
 
 
-def test_what_is_not_computed_is_refused(gpt2, tmp_path):
-    """A configuration that means something else, and more tokens than there are positions."""
+def test_what_is_not_computed_is_refused(gpt2, tiny_llama, tmp_path):
+    """A configuration that means something else, more tokens than there are positions, and an adapter on another family."""
     model = load(gpt2, backend="cpu")
     with pytest.raises(DomainError, match="has positions for 24 tokens, but 25 came"):
         model.logits(np.zeros((1, 25), np.int64))
+    model.attach("layers.0.attn.o", LoRA(rank=2), np.random.default_rng(0))
+    adapter = adapters.Adapter(LoRA(rank=2), model.arrays(), family="gpt2")
+    with pytest.raises(FormatError, match=r"is for a model of gpt2's family, but .* is of llama's"):
+        adapters.attach(load(tiny_llama), adapter)
     config = json.loads((gpt2 / "config.json").read_text())
     for change, said in (
         (

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from small_models import save
+from small_models import by_site, save, shaken
 
 from refpeft.cli import main
 from refpeft.errors import CapabilityError, DomainError, FormatError, ShapeError
@@ -47,16 +47,11 @@ def inputs():
     return {name: torch.from_numpy(array) for name, array in found.items()}
 
 
-def attached(folder, method, pattern, dtype="float64", backend="reference"):
+def attached(folder, method, pattern):
     """The model with a method's arrays off their start."""
-    model, random = load_encoder(folder, dtype=dtype, backend=backend), np.random.default_rng(1)
+    model, random = load_encoder(folder, dtype="float64", backend="reference"), np.random.default_rng(1)
     model.attach(pattern, method, random)
-    for layer in model.sites.values():
-        for name in layer.trained:
-            array = model.host(layer.arrays.get(name, 0))
-            if name in layer.arrays:
-                layer.arrays[name] = model.asarray(array + 0.3 * random.normal(size=array.shape))
-    return model
+    return shaken(model, random)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "torch"])
@@ -96,11 +91,7 @@ def test_gradients_and_files_are_pefts(bert, tmp_path, method):
     states = other(**inputs()).last_hidden_state
     np.testing.assert_allclose(hidden, states.detach().numpy(), rtol=0, atol=2.0**-38)
     (states * torch.from_numpy(dhidden)).sum().backward()
-    found = {}
-    for name, gradient in gradients.items():
-        site, _, array = name.rpartition(".")
-        found.setdefault(site, {})[array] = gradient
-    peft.save(tmp_path / "gradients", peft.Adapter(method, found, family="bert"))
+    peft.save(tmp_path / "gradients", peft.Adapter(method, by_site(gradients), family="bert"))
     wanted = {n.replace(".default", ""): p.grad.numpy() for n, p in other.named_parameters() if p.requires_grad}
     for name, gradient in safetensors.load(tmp_path / "gradients" / peft.TENSORS).tensors.items():
         expected = wanted.pop(name if name in wanted else f"{name}.weight")
