@@ -75,11 +75,15 @@ class Backend(ABC):
         One line for ``refpeft backends``.
     deterministic : bool
         Whether equal inputs give equal bits from run to run.
+    training : bool
+        Whether models are trained on it: its arrays are then added, sliced and reshaped as NumPy's or torch's are, and changed in
+        place. The certificate has trajectories of those methods whose operations it has (``--operations 'train.*'``).
     """
 
     name: str
     summary: str = ""
     deterministic: bool = True
+    training: bool = False
 
     def unavailable(self) -> str | None:
         """Why the backend cannot run here, in one sentence; None if it can."""

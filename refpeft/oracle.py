@@ -37,6 +37,16 @@ class Comparison:
     got: np.ndarray
     golden: Golden
 
+    @classmethod
+    def of(cls, name: str, golden: Golden, got: np.ndarray) -> Comparison:
+        """By distance alone."""
+        distance = golden.distance(got)
+        unbounded = np.isfinite(golden.value) & np.isinf(golden.budget)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = np.where((distance == 0) | unbounded, 0.0, distance / golden.budget)
+        share = np.where(np.isinf(distance) & ~unbounded, np.inf, share)
+        return cls(name, share, 0, np.asarray(got), golden)
+
     @property
     def conforms(self) -> bool:
         """Whether every element lies within its budget."""
@@ -63,12 +73,6 @@ class Comparison:
 
 def compare(problem: Problem, name: str, golden: Golden, got: np.ndarray, model=None) -> Comparison:
     """Hold one output against its golden value, element by element."""
-    distance = golden.distance(got)
-    unbounded = np.isfinite(golden.value) & np.isinf(golden.budget)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.where((distance == 0) | unbounded, 0.0, distance / golden.budget)
-    share = np.where(np.isinf(distance) & ~unbounded, np.inf, share)
-    near = 0
     accepts = problem.operation._accepts.get(name)
     if golden.kind == "discrete" and accepts is not None:
         from refpeft.numerics.precision import rounding_model, standard_precision
@@ -77,9 +81,8 @@ def compare(problem: Problem, name: str, golden: Golden, got: np.ndarray, model=
         admissible, close = accepts(
             got, golden.value.astype(got.dtype), model, *problem.positional, **problem.attributes
         )
-        share = np.where(admissible, 0.0, np.inf)
-        near = int(np.sum(close))
-    return Comparison(name, share, near, np.asarray(got), golden)
+        return Comparison(name, np.where(admissible, 0.0, np.inf), int(np.sum(close)), np.asarray(got), golden)
+    return Comparison.of(name, golden, got)
 
 
 def oracle(operation, /, *, dtype=None, precision: Precision | None = None, **arguments) -> dict[str, Golden]:

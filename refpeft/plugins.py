@@ -222,14 +222,16 @@ def _admit(found: dict[str, Backend], backend) -> None:
     found[name] = backend
 
 
-def backend(name: str) -> Backend:
-    """The backend called ``name``.
+def backend(name: str | Backend) -> Backend:
+    """The backend called ``name``; one that is handed in, as it is.
 
     Raises
     ------
     PluginError
         If there is none: with the broken plugin's error where it has that name.
     """
+    if isinstance(name, Backend):
+        return name
     known = backends()
     if name not in known:
         for failed in broken():

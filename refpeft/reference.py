@@ -38,6 +38,7 @@ class ReferenceBackend(Backend):
 
     name = "reference"
     summary = "the NumPy reference itself"
+    training = True
 
     def versions(self):
         return {"numpy": np.__version__}

@@ -718,6 +718,7 @@ def test_description_becomes_the_backend(describing):
         operations=" nn.linear:forward, lora.linear ",
         dtypes="float32, bfloat16",
         deterministic="false",
+        training="true",
         precision__float32__accumulation="float64",
         precision__float32__operands="tf32",
         precision__float32__splits="4",
@@ -743,7 +744,9 @@ def test_description_becomes_the_backend(describing):
     )
     assert backend.precision("bfloat16").accumulation == FLOAT32
     assert backend.precision("float64") is None
+    assert backend.training
     assert describing(deterministic=None).deterministic
+    assert not describing().training
 
 
 BAD_DESCRIPTIONS = {

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from refpeft.numerics.primitives import scatter_add, topk
 from refpeft.operation import CATALOGUE, Operation, find
 from refpeft.signature import Signature
 from refpeft_conformance.checks import checks_of
-from refpeft_spec import draw, golden
+from refpeft_spec import draw, golden, trajectory
 
 OPERATIONS = sorted(golden.specified())
 
@@ -417,3 +418,28 @@ def test_an_operation_that_cannot_be_drawn_is_refused(gather):
         CapabilityError, match=r"none of .* draws in float32 is a problem; the last: .* must be positive"
     ):
         draw.case(gather, "float32", 0, 0)
+
+
+def test_a_trajectory_is_what_its_golden_file_says(tmp_path):
+    """Of its budget one sample is run again here, all by ``refpeft golden verify``; one that leads outside is told."""
+    name, there = "train.prompt", tmp_path / "train"
+    shutil.copytree(golden.FOLDER / "train", there)
+    archive = safetensors.load(there / "prompt.safetensors")
+    archive.tensors["golden.loss"][1] /= 100
+    safetensors.save(there / "prompt.safetensors", archive.tensors, archive.metadata)
+    (said,) = trajectory.verify(name, tmp_path, samples=1)
+    assert said.startswith("the budget of loss at [0] is ")
+    (there / "decoder.safetensors").unlink()
+    (said,) = trajectory.verify(name, tmp_path)
+    assert said.startswith("there is no golden file ")
+
+
+def test_all_trajectories_are_small_and_those_of_the_reference():
+    """Under 30 kB in all; plain float64 gives the same values, and every budget says something."""
+    assert sum(p.stat().st_size for p in (golden.FOLDER / "train").iterdir()) < 30_000
+    for name, known in trajectory.trajectories().items():
+        stored, fresh = known.load(), known.run(lambda array: array.astype(np.float64), float)
+        assert stored.keys() == fresh.keys(), name
+        for output, g in stored.items():
+            assert np.all(np.abs(fresh[output] - g.value) <= golden.SLACK * g.budget), (name, output)
+            assert np.all(np.isfinite(g.budget)) and not g.vacuous.any()

@@ -14,6 +14,7 @@ class CpuBackend(Backend):
 
     name = "cpu"
     summary = "NumPy tuned for speed, with threads"
+    training = True
 
     def versions(self):
         return {"numpy": np.__version__}

@@ -79,6 +79,10 @@ class ProcessBackend(Backend):
     def deterministic(self) -> bool:
         return self._described.deterministic
 
+    @property
+    def training(self) -> bool:
+        return self._described.training
+
     def unavailable(self):
         """Why the program cannot be asked: there is none, it does not start, or it does not describe itself."""
         try:

@@ -36,7 +36,7 @@ class Description:
         Whether each has a gradient.
     precisions : dict of str to Precision
         By dtype.
-    deterministic : bool
+    deterministic, training : bool
     frozen : dict of str to tuple of str
         Inputs without a gradient, by operation.
     unknown : tuple of str
@@ -48,6 +48,7 @@ class Description:
     operations: dict[str, bool]
     precisions: dict[str, Precision]
     deterministic: bool
+    training: bool
     frozen: dict[str, tuple[str, ...]]
     unknown: tuple[str, ...] = ()
 
@@ -160,6 +161,7 @@ def description(answer: Archive) -> Description:
         operations,
         {dtype: _precision(dtype, said) for dtype in dtypes},
         _value("deterministic", said.get("deterministic", "true"), _boolean, "true or false"),
+        _value("training", said.get("training", "false"), _boolean, "true or false"),
         {name: tuple(_items(said.get(f"frozen.{name}", ""))) for name in operations},
         (*new_operations, *new_dtypes),
     )

@@ -19,6 +19,7 @@ class TorchBackend(Backend):
 
     name = "torch"
     summary = "idiomatic torch, gradients by torch.autograd"
+    training = True
 
     def unavailable(self):
         if importlib.util.find_spec("torch") is None:

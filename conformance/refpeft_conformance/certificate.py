@@ -26,11 +26,15 @@ from refpeft.numerics.formats import FORMATS
 from refpeft.operation import catalogue
 from refpeft_conformance.certify import Outcome, Plan, execute, planned
 from refpeft_conformance.counterexample import Counterexample
+from refpeft_conformance.plan import trainable
 from refpeft_conformance.verdict import ERROR, FAIL, PASS, VERDICTS
+from refpeft_spec.trajectory import trajectories
 
 FORMAT = "refpeft-certificate/1"
 VACUOUS_LIMIT = 0.05
 """Largest share of vacuous elements that an operation may have in float32."""
+TRAINING = "training"
+"""The kind of the checks on trajectories, which are of no operation."""
 SUBNORMAL = "on subnormal inputs"
 """How the claims end whose problems consist of subnormal numbers."""
 
@@ -70,7 +74,7 @@ def build(outcome: Outcome, folder: Path) -> dict:
                 }
             )
     records = [v.record() for v in outcome.verdicts]
-    ran = sorted({r["operation"] for r in records})
+    ran = sorted({r["operation"] for r in records if r["kind"] != TRAINING})
     declared = set(backend.operations()) & set(catalogue())
     content = {
         "format": FORMAT,
@@ -107,6 +111,7 @@ def build(outcome: Outcome, folder: Path) -> dict:
         "undeclared": sorted(set(catalogue()) - declared),
         "unselected": sorted(declared - set(ran)),
         "unknown": list(getattr(backend, "unknown", ())),
+        "training": {"declared": backend.training, "trainable": trainable(plan), "known": sorted(trajectories())},
         "reference": _counts([v.record() for v in outcome.reference]),
         "remembered": outcome.remembered,
         "merging": outcome.merging,
@@ -138,12 +143,16 @@ def summary(content: dict) -> dict:
             row[name] = max(row[name], record[name])
     vacuous = [o for o in rows if _says_too_little(o, content)]
     passed = [o for o, dtypes in rows.items() if o not in vacuous and _passes(o, dtypes, records)]
+    trained = {r["operation"] for r in records if r["kind"] == TRAINING}
+    counted = len(passed) - len(trained & set(passed)), len(rows) - len(trained)
+    operations = _headline(*counted, len(content["undeclared"]), len(content["unselected"]))
+    trainings = f"{len(trained & set(passed))} of {len(trained)} trainings" if trained else ""
     reference, smoke = content["reference"], content["smoke"]
     sound = reference["PASS"] == reference["expected"] and all(s["caught_by"] for s in smoke)
     return {
         "harness": "sound" if sound else "unsound",
         "exit_status": _status(records, sound, bool(vacuous) or any(s["fails"] for s in content["saved"])),
-        "headline": _headline(len(passed), len(rows), len(content["undeclared"]), len(content["unselected"])),
+        "headline": ", ".join(filter(None, (operations, trainings))),
         "passed_operations": passed,
         "counts": _counts(records),
         "operations": rows,
@@ -153,7 +162,9 @@ def summary(content: dict) -> dict:
 
 
 def _headline(passed: int, ran: int, undeclared: int, unselected: int) -> str:
-    """Of all that there is, unless some of it was not asked for."""
+    """Of all that there is, unless some of it was not asked for; empty where nothing of it was, but trainings."""
+    if not ran:
+        return ""
     if not unselected:
         return f"{passed} of {ran + undeclared} operations"
     return f"{passed} of {ran} selected operations (of {ran + undeclared + unselected} in all)"

@@ -17,14 +17,18 @@ from refpeft.operation import find
 from refpeft.problem import Problem
 from refpeft_conformance import merging, remembered
 from refpeft_conformance.checks import Check
+from refpeft_conformance.checks.trajectory import hold
 from refpeft_conformance.counterexample import Counterexample
 from refpeft_conformance.diagnose import diagnose
 from refpeft_conformance.faults import Faulty, faults_of
+from refpeft_conformance.loop_faults import LOOP_FAULTS, FaultyLoop
 from refpeft_conformance.plan import Plan, checks_on, named_fault, planned, require_answers, require_available
+from refpeft_conformance.recording import trained
 from refpeft_conformance.runner import run
 from refpeft_conformance.subject import Subject
 from refpeft_conformance.verdict import ERROR, FAIL, PASS, Observation, Verdict, Violation
 from refpeft_conformance.workers import Lost, Task, Workers
+from refpeft_spec.trajectory import DTYPE, trajectories
 
 __all__ = ["Outcome", "Plan", "caught_by", "certify", "execute", "named_fault", "planned", "require_available"]
 
@@ -67,8 +71,11 @@ def one_thread() -> None:
 def smoke(plan: Plan, operation: str, dtype: str) -> list[tuple[str, str]]:
     """Make one fault of each family to the reference; returns (fault, id of the check that caught it or nothing).
 
-    Provenance is left out: the reference may call itself.
+    Provenance is left out: the reference may call itself. Of a trajectory, one mistake of the loop.
     """
+    if operation in trajectories():
+        fault = random.Random(f"{plan.seed} {operation}").choice(sorted(LOOP_FAULTS))
+        return [(fault, loop_caught_by(plugins.backend("reference"), operation, fault))]
     operation_ = find(operation)
     by_family: dict[str, list] = {}
     for fault in (f for f in faults_of(operation_, dtype) if f.family != "provenance"):
@@ -94,6 +101,17 @@ def caught_by(backend: Backend, operation: str, dtype: str, seed: int = 0, profi
             and run(check, subject, profile=profile, random_seed=seed, shrinking=False).verdict == FAIL
         ):
             return check.id
+    return ""
+
+
+def loop_caught_by(backend: Backend, trajectory: str, fault: str) -> str:
+    """Id of the check that a training on a backend fails whose loop makes a mistake; empty if it passes, or breaks off."""
+    subject, (*_, whole) = Subject(backend, backend.devices()[0]), checks_on(trajectory, DTYPE)
+    training = trained(subject, trajectories()[trajectory], lambda recording: FaultyLoop(recording, fault))
+    try:
+        hold(subject, trajectories()[trajectory], training, Observation())
+    except Violation:
+        return "" if training.stopped else whole.id
     return ""
 
 
@@ -173,7 +191,8 @@ def _certify(
         raise CapabilityError(
             f"nothing to certify: no operation of backend {plan.backend!r} matches {plan.operations!r}."
         )
-    if plan.fault and not any(named_fault(plan.fault).applies(c.operation, c.dtype) for c in checks):
+    about = {(name, c.dtype) for c in checks for name in c.operations}
+    if plan.fault and not any(named_fault(plan.fault).applies(find(name), dtype) for name, dtype in about):
         raise CapabilityError(
             f"the fault {plan.fault!r} cannot be made to any operation that matches {plan.operations!r}."
         )
@@ -184,7 +203,7 @@ def _certify(
     harness = [
         Task(("smoke", pair), smoke, (plan, *pair))
         for pair in pairs
-        if pair[1] == find(pair[0]).dtypes[-1] or pair[1] == "float32"
+        if pair[1] == "float32" or pair[1] == find(pair[0]).dtypes[-1]
     ]
     harness += [Task(("reference", c.id), examine, (reference, *_key(c))) for c in baseline]
     before = remembered.recall()

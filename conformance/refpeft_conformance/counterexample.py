@@ -12,10 +12,11 @@ from refpeft import __version__
 from refpeft.errors import CapabilityError, FormatError
 from refpeft.formats import safetensors
 from refpeft.problem import Problem
-from refpeft_conformance.checks import Check, checks_of, weights
+from refpeft_conformance.checks import Check, checks_of, trajectory, weights
 from refpeft_conformance.subject import Subject
 from refpeft_conformance.verdict import TRIES, NoGradient, Observation, Outside, Verdict, Violation
 from refpeft_conformance.worker import in_flight
+from refpeft_spec.trajectory import trajectories
 
 FORMAT = "refpeft-counterexample/1"
 
@@ -109,7 +110,8 @@ class Counterexample:
             If this version of the kit has no such check.
         """
         operation, dtype = self.problem.operation, self.problem.dtype
-        for check in (*checks_of(operation, dtype), *weights.checks(operation, dtype, weights="")):
+        trained = (c for t in trajectories().values() for c in trajectory.checks(t))
+        for check in (*checks_of(operation, dtype), *weights.checks(operation, dtype, weights=""), *trained):
             if check.id == self.check:
                 return check
         raise FormatError(f"this version of the kit has no check {self.check!r}.")

@@ -11,10 +11,11 @@ from refpeft.backend import Backend
 from refpeft.errors import CapabilityError, PluginError, RefpeftError
 from refpeft.numerics.formats import FORMATS
 from refpeft.operation import catalogue, find, matches
-from refpeft_conformance.checks import Check, checks_of
+from refpeft_conformance.checks import Check, checks_of, trajectory
 from refpeft_conformance.faults import HONEST, Fault, Faulty, faults
 from refpeft_conformance.subject import Subject
 from refpeft_conformance.worker import said, timed
+from refpeft_spec.trajectory import DTYPE, trajectories
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Plan:
     fault : str
         A fault of the kit to make to the backend; empty for none.
     operations : str
-        Patterns of operation names, between commas.
+        Patterns of names, between commas, of operations and of trajectories: ``train.*``.
     only : str
         ``forward`` to leave gradients out; empty for all.
     profile : str
@@ -110,18 +111,28 @@ def named_fault(name: str) -> Fault:
 
 
 def planned(plan: Plan) -> list[Check]:
-    """Every check of the plan on operations that the backend declares, in a fixed order."""
+    """Every check of the plan on operations that the backend declares, in a fixed order; then those on trajectories."""
     declared = ask(plan.honest(), "operations")
     names = [n for n in catalogue() if n in declared and plan.selects(n)]
     checks = [
         c for n in names for dtype in FORMATS if dtype in find(n).dtypes for c in checks_on(n, dtype, plan.weights)
     ]
-    return [c for c in checks if not (plan.only == "forward" and c.gradients)]
+    checks += [c for n in trainable(plan) if plan.selects(n) for c in checks_on(n, DTYPE)]
+    return [c for c in checks if not (plan.only == "forward" and c.differentiated)]
+
+
+def trainable(plan: Plan) -> list[str]:
+    """The trajectories that the backend can be asked for: none unless it declares training, and those whose operations it has."""
+    backend = plan.honest()
+    declared = ask(backend, "operations").keys()
+    return [name for name, t in trajectories().items() if backend.training and set(t.operations) <= declared]
 
 
 @functools.lru_cache(maxsize=256)
 def checks_on(operation: str, dtype: str, weights: str = "") -> tuple[Check, ...]:
-    """Every check of one operation in one dtype, those on a model's matrices at the end."""
+    """Every check of one operation in one dtype, those on a model's matrices at the end; or of a trajectory."""
+    if operation in trajectories():
+        return tuple(trajectory.checks(trajectories()[operation]))
     found = tuple(checks_of(find(operation), dtype))
     if weights:
         from refpeft_conformance.checks import weights as on_weights

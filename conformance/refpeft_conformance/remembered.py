@@ -23,6 +23,7 @@ from refpeft.files import atomic_write
 from refpeft.operation import find
 from refpeft_conformance.verdict import PASS, Verdict
 from refpeft_conformance.workers import Lost
+from refpeft_spec.trajectory import trajectories
 
 TELLING = {
     "certificate.py",
@@ -64,7 +65,8 @@ def success(question: str, operation: str, result) -> dict[str, list]:
     question, operation : str
     result : Verdict, list of (fault, check), or Lost
     """
-    if isinstance(result, Lost) or not find(operation).__module__.startswith("refpeft."):
+    own = operation in trajectories() or find(operation).__module__.startswith("refpeft.")
+    if isinstance(result, Lost) or not own:
         return {}
     if isinstance(result, Verdict):
         return {question: []} if result.verdict == PASS else {}

@@ -13,6 +13,7 @@ from refpeft.files import atomic_write
 from refpeft.numerics.formats import FORMATS, as_format
 from refpeft_conformance.checks import KINDS
 from refpeft_conformance.plot import axis, dots, histogram
+from refpeft_conformance.terminal import training
 
 FEW = 20
 """Up to how many operations all families stand open."""
@@ -43,6 +44,7 @@ def render(certificate: dict) -> str:
         axis=axis(),
         precision=[(d, p) for d in FORMATS if (p := certificate["subject"]["precision"].get(d))],
         failures=_failures(certificate),
+        training=training(certificate),
     )
 
 
@@ -105,7 +107,7 @@ def _operation(certificate: dict, name: str, records: list[dict]) -> dict:
     return {
         "name": name,
         "passes": name in certificate["passed_operations"],
-        "source": certificate["subject"]["source"][name],
+        "source": certificate["subject"]["source"].get(name, "own"),
         "frozen": certificate["subject"].get("frozen", {}).get(name, []),
         "dtypes": {d: _counts([r for r in records if r["dtype"] == d]) for d in dtypes},
         "rows": certificate["operations"][name],

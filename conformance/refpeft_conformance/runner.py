@@ -7,6 +7,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, reject, seed, settings
@@ -63,7 +64,7 @@ def run(
         keeps it on the next has failed: whatever Hypothesis says of flakiness, the first violation counts.
     """
     started, observed = time.perf_counter(), Observation()
-    found: list[tuple[Problem, Violation]] = []
+    found: list[tuple[Any, Violation]] = []
 
     def verdict(kind: str, message: str = "", **more) -> Verdict:
         seconds = time.perf_counter() - started
@@ -84,10 +85,11 @@ def run(
     if missing:
         return verdict(UNSUPPORTED, missing)
 
-    def examine(problem: Problem) -> None:
+    def examine(problem: Problem | None) -> None:
         compared = observed.elements
-        problem = subject.asked(problem)
-        in_flight(problem)
+        if problem is not None:
+            problem = subject.asked(problem)
+            in_flight(problem)
         observed.examples += 1
         try:
             check.examine(subject, problem, observed)
@@ -107,14 +109,15 @@ def run(
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            before = subject.counted(check.operation.name)
+            before = {name: subject.counted(name) for name in check.operations}
             try:
                 examples = max(3, round(check.share * PROFILES[profile]))
                 _examine_all(check.problems(subject), examine, examples, f"{random_seed} {check.id}")
             except Exception:
                 if not found:
                     raise
-            observed.counted = subject.counted(check.operation.name, before)
+            for name, count in before.items():
+                observed.counted |= subject.counted(name, count)
             if not found and observed.examples == 0 and observed.outside:
                 return verdict(
                     UNSUPPORTED, f"the backend takes no problem of this check: {'; '.join(observed.outside)}"
@@ -124,8 +127,8 @@ def run(
             if not found:
                 return verdict(PASS)
             problem, violation = found[0]
-            minimal = False
-            if shrinking and not isinstance(violation.__cause__, TimeoutError):
+            place, minimal = violation.place, False
+            if shrinking and problem is not None and not isinstance(violation.__cause__, TimeoutError):
                 smaller, is_minimal = shrink(problem, _told_apart(check, subject, problem))
                 tries = (_violation(check, subject, smaller) for _ in range(TRIES))
                 if again := next(filter(None, tries), None):
@@ -133,23 +136,27 @@ def run(
     except NoGradient as withheld:
         observed.examples = 0
         return verdict(UNSUPPORTED, str(withheld))
+    except Outside as turned_away:
+        return verdict(UNSUPPORTED, f"the backend does not take a call of the training: {turned_away}")
+    except Violation as violation:
+        return verdict(FAIL, violation.message)
     except Exception as error:
         return verdict(ERROR, f"the harness failed: {type(error).__name__}: {error}\n{traceback.format_exc()}")
-    return verdict(FAIL, violation.message, problem=problem, outputs=violation.outputs, minimal=minimal)
+    return verdict(FAIL, place + violation.message, problem=problem, outputs=violation.outputs, minimal=minimal)
 
 
 def _missing(check: Check, subject: Subject) -> str:
     """Why the backend is not held to the check; empty if it is."""
     if subject.precision(check.dtype) is None:
         return f"the backend does not declare {check.dtype}"
-    for name in (check.operation.name, *check.needs):
+    for name in (*check.operations, *check.needs):
         try:
             implementation = subject.backend.implementation(name)
         except CapabilityError as error:
             return str(error)
         if reason := implementation.missing or implementation.lacks.get(check.dtype, ""):
             return reason
-        if check.gradients and name == check.operation.name and not subject.differentiates(name):
+        if name in check.differentiated and not subject.differentiates(name):
             return f"the backend declares {name} forward only"
     return ""
 

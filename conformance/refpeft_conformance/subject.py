@@ -26,6 +26,18 @@ class Results(dict):
         raise NoGradient(f"the backend gives no gradient to {name.removeprefix('d')}")
 
 
+def require_form(name: str, spec: tuple[tuple[int, ...], str], results: dict[str, np.ndarray]) -> None:
+    """Refuse a result of another shape or dtype than it must have.
+
+    Raises
+    ------
+    Violation
+    """
+    got, (shape, dtype) = results[name], spec
+    if got.shape != shape or got.dtype.name != dtype:
+        raise Violation(f"{name} is {got.dtype.name}{list(got.shape)} but must be {dtype}{list(shape)}", results)
+
+
 @dataclass(frozen=True)
 class Subject:
     """A backend under certification.
@@ -186,12 +198,8 @@ class Subject:
             If the backend raises, or a result has another shape or dtype.
         """
         results = Results((name, self.host(a)) for name, a in self.call(problem, self.arrays(problem)).items())
-        for name, (shape, dtype) in self.due(problem).items():
-            got = results[name]
-            if got.shape != shape or got.dtype.name != dtype:
-                raise Violation(
-                    f"{name} is {got.dtype.name}{list(got.shape)} but must be {dtype}{list(shape)}", results
-                )
+        for name, spec in self.due(problem).items():
+            require_form(name, spec, results)
         return results
 
     def compare(self, problem: Problem, results: dict, names=None, *, finite: bool = True) -> list[Comparison]:

@@ -87,6 +87,7 @@ def certificate(content: dict, folder: Path) -> None:
     for operation, reasons in content["outside"].items():
         for reason, count in reasons.items():
             console.print(f"not taken  {operation}: {reason} ({count} problems)", highlight=False, markup=False)
+    console.print(f"training  {training(content)}", highlight=False, markup=False)
     caught = sum(bool(s["caught_by"]) for s in content["smoke"])
     console.print(
         f"harness {content['harness']}: reference {content['reference']['PASS']} of {content['reference']['run']}, "
@@ -112,6 +113,16 @@ def certificate(content: dict, folder: Path) -> None:
     if len(content["counterexamples"]) > 10:
         console.print(f"     and {len(content['counterexamples']) - 10} more in {folder / 'counterexamples'}")
     console.print(f"wrote {folder / 'certificate.json'} and {folder / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def training(content: dict) -> str:
+    """What is to be said of trajectories that were not checked, and how many were."""
+    said, ran = content["training"], {c["operation"] for c in content["checks"] if c["kind"] == "training"}
+    if not said["declared"]:
+        return "not declared by the backend: no trajectory was checked"
+    lacking = [name for name in said["known"] if name not in said["trainable"]]
+    lacks = f"; it lacks operations of {', '.join(lacking)}" if lacking else ""
+    return f"{len(ran)} of {len(said['trainable'])} trajectories were asked for{lacks}"
 
 
 def replayed(found, message: str, same: bool) -> None:

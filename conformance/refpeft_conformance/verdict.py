@@ -23,11 +23,13 @@ class Violation(Exception):
         What was claimed, expected and got.
     outputs : dict of str to ndarray
         What the backend returned, where it returned anything.
+    place : str
+        Where in a training it was broken, in front of a message that may become another's, of a smaller problem.
     """
 
-    def __init__(self, message: str, outputs: dict[str, np.ndarray] | None = None):
+    def __init__(self, message: str, outputs: dict[str, np.ndarray] | None = None, place: str = ""):
         super().__init__(message)
-        self.message, self.outputs = message, outputs or {}
+        self.message, self.outputs, self.place = message, outputs or {}, place
 
 
 class Outside(Exception):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import click
 
 from refpeft.cli._output import as_json, progress, report
+from refpeft.operation import matches
 
 _pattern = click.option(
     "--operations",
     "pattern",
     default="*",
     metavar="PATTERN[,PATTERN...]",
-    help="Only operations that match, as 'lora.*'.",
+    help="Only operations and trajectories that match, as 'lora.*' or 'train.*'.",
 )
 _folder = click.option("--folder", metavar="FOLDER", help="Where they are, if not in the installed spec.")
 
@@ -29,13 +30,13 @@ def command(context):
 @_folder
 @as_json
 def make(pattern, folder, as_json):
-    """Write the golden files of each operation."""
+    """Write the golden files of each operation, and of trajectories."""
     from refpeft_spec import golden
 
     rows = []
-    for operation in progress(list(golden.specified(pattern).values()), "making"):
-        files = golden.make(operation, folder or golden.FOLDER)
-        rows.append({"operation": operation.name, "cases": len(files), "bytes": sum(files.values())})
+    for name, module in progress(list(_specified(pattern).items()), "making"):
+        files = module.make(name, folder or golden.FOLDER)
+        rows.append({"operation": name, "cases": len(files), "bytes": sum(files.values())})
     report(rows, ("operation", "cases", "bytes"), as_json)
 
 
@@ -45,13 +46,22 @@ def make(pattern, folder, as_json):
 @as_json
 @click.pass_context
 def verify(context, pattern, folder, as_json):
-    """Recompute the golden files of each operation; exit status 1 where one does not hold."""
+    """Recompute the golden files of each operation, and of trajectories; exit status 1 where one does not hold."""
     from refpeft_spec import golden
 
     folder = folder or golden.FOLDER
-    rows = []
-    for name in progress(sorted({*golden.specified(pattern), *golden.strays(folder, pattern)}), "verifying"):
-        complaints = golden.verify(name, folder)
+    rows, chosen = [], dict.fromkeys(golden.strays(folder, pattern), golden) | _specified(pattern)
+    for name, module in progress(sorted(chosen.items()), "verifying"):
+        complaints = module.verify(name, folder)
         rows.append({"operation": name, "verdict": "FAIL" if complaints else "PASS", "complaints": complaints})
     report(rows, ("operation", "verdict", "complaints"), as_json)
     context.exit(1 if any(row["complaints"] for row in rows) else 0)
+
+
+def _specified(pattern: str) -> dict:
+    """The module that makes and verifies the golden files of each operation and trajectory that matches, by name."""
+    from refpeft_spec import golden, trajectory
+
+    trained = dict.fromkeys(trajectory.matching(pattern), trajectory)
+    operations = golden.specified() if trained else golden.specified(pattern)
+    return {name: golden for name in operations if matches(name, pattern)} | trained

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from refpeft.backend import Backend
 from refpeft.errors import CapabilityError, ShapeError
 from refpeft.formats.four_bit import Quantised
 from refpeft.methods import Arrays, Method
@@ -51,9 +52,14 @@ class Sites:
         self.watch: Callable[[str, Any], None] | None = None
 
     @property
-    def backend(self) -> str:
-        """Its name."""
-        return self.run.backend.name
+    def backend(self) -> Backend:
+        """On what it runs."""
+        return self.run.backend
+
+    @property
+    def device(self) -> str:
+        """Where its arrays are."""
+        return self._device
 
     def host(self, array) -> np.ndarray:
         """An array of the model's backend as NumPy's; a matrix in 4 bits decoded."""

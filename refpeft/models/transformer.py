@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from refpeft import plugins
+from refpeft.backend import Backend
 from refpeft.errors import DomainError, ShapeError
 from refpeft.memory.decoder import Decoder
 from refpeft.models.calls import Calls
@@ -41,7 +42,8 @@ class Transformer(Sites):
         How many tokens, itself among them, each block lets a token see; 0 for all. All see all where it is empty.
     gelu : str
         Of a feed-forward layer without a gate: exact, ``none``, or by tanh.
-    backend, device : str
+    backend : str or Backend
+    device : str
         On what it runs.
     """
 
@@ -55,7 +57,7 @@ class Transformer(Sites):
         magnitude: float = 1.0,
         windows: Sequence[int] = (),
         gelu: Literal["none", "tanh"] = "tanh",
-        backend: str = "reference",
+        backend: str | Backend = "reference",
         device: str = "",
     ):
         chosen = plugins.backend(backend)

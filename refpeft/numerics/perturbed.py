@@ -89,15 +89,17 @@ for _name, _primitive in PRIMITIVES.items():
         Perturbed.rule(_name)(_jittered(_name))
 
 
-def spread(run: Callable, precision: Precision, seed: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The centre of ``run`` without jitter, and ``SAFETY_FACTOR`` times the largest distance from it over ``SAMPLES`` runs.
+def spread(
+    run: Callable, precision: Precision, seed: int = 0, samples: int = SAMPLES
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The centre of ``run`` without jitter, and ``SAFETY_FACTOR`` times the largest distance from it over ``samples`` runs.
 
     Parameters
     ----------
     run : callable
         Takes (input, scalar), two functions that bring arrays and attributes in, and returns named `Perturbed` arrays.
     precision : Precision
-    seed : int
+    seed, samples : int
 
     Returns
     -------
@@ -109,14 +111,15 @@ def spread(run: Callable, precision: Precision, seed: int = 0) -> dict[str, tupl
     def once(random):
         return run(lambda a: Perturbed.input(a, model, random), lambda s: Perturbed.scalar(s, model, random))
 
-    centre = {name: _plain(p) for name, p in once(None).items()}
+    centre = {name: plain(p) for name, p in once(None).items()}
     widest = {name: np.zeros(value.shape) for name, value in centre.items()}
-    for sample in range(SAMPLES):
+    for sample in range(samples):
         for name, p in once(np.random.default_rng([seed, sample])).items():
-            widest[name] = np.maximum(widest[name], np.abs(_plain(p) - centre[name]))
+            widest[name] = np.maximum(widest[name], np.abs(plain(p) - centre[name]))
     return {name: (centre[name], SAFETY_FACTOR * widest[name]) for name in centre}
 
 
-def _plain(result) -> np.ndarray:
+def plain(result) -> np.ndarray:
+    """The value of a result, as float64."""
     value = getattr(result, "value", result)
     return value.hi if isinstance(value, DoubleDouble) else np.asarray(value, np.float64)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refpeft import intervals, plugins
+from refpeft import intervals
 from refpeft.formats import adapters
 from refpeft.formats.peft import Adapter
 from refpeft.memory.decoder import Decoder
@@ -95,7 +95,7 @@ def merged(model: LanguageModel, adapter: Adapter) -> LanguageModel:
     CapabilityError
         If the method cannot be merged.
     """
-    twin, backend = model.twin(), plugins.backend(model.backend)
+    twin, backend = model.twin(), model.backend
     for site, arrays in adapter.arrays.items():
         weight = model.host(model.places[site].weight)
         problem = adapter.method.merging(weight, arrays)

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from refpeft import plugins
 from refpeft.errors import AttributeValueError, FormatError
 from refpeft.files import atomic_write
 from refpeft.formats import adapters
@@ -147,7 +146,8 @@ def train(
     budget = settings.budget if settings.optimizer.startswith(optimizers.PAGED) else whole
     metrics, own = out / "metrics.jsonl", method.learning_rates(settings.lr)
     rates = {name: own[name.rpartition(".")[2]] for name in parameters}
-    with kind(parameters, lr=rates, budget=budget, folder=out / "state", backend=model.backend, **numbers) as optimizer:
+    where: dict[str, Any] = {"folder": out / "state", "backend": model.backend, "device": model.device}
+    with kind(parameters, lr=rates, budget=budget, **where, **numbers) as optimizer:
         lines = metrics.read_text().splitlines()[: optimizer.steps] if metrics.exists() else []
         atomic_write(metrics, "".join(line + "\n" for line in lines).encode())
         losses = [json.loads(line)["loss"] for line in lines]
@@ -177,7 +177,7 @@ def begin(model: LanguageModel, method: Method, pattern: str, ids: np.ndarray, s
     """
     kind, _ = optimizers.chosen(settings.optimizer, settings.decay)
     for operation in (*sorted(operations(method)), kind.operation):
-        plugins.backend(model.backend).implementation(operation)
+        model.backend.implementation(operation)
     seen = range(settings.start_batches if needs_of(method) else 0)
     first = [batch(ids, settings.batch, settings.seed, step) for step in seen]
     model.attach(pattern, method, np.random.default_rng(settings.seed), batches=first)

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from refpeft import plugins
+from refpeft.backend import Backend
 from refpeft.errors import AttributeValueError, DtypeError, RefpeftError, ShapeError
 from refpeft.operation import find
 from refpeft.training.pages import PageTable, frame_count
@@ -62,7 +63,8 @@ class Paged:
         last commit, whatever it was killed by.
     every : int
         After how many steps to commit.
-    backend, device : str
+    backend : str or Backend
+    device : str
         On what the steps are computed.
     **numbers
         Attributes of the operation (``beta1``, ``decay``, ...).
@@ -91,7 +93,7 @@ class Paged:
         page_size: int = PAGE,
         folder: str | os.PathLike[str] | None = None,
         every: int = 1,
-        backend: str = "reference",
+        backend: str | Backend = "reference",
         device: str = "cpu",
         **numbers,
     ):

@@ -58,9 +58,9 @@ def specified(pattern: str = "*") -> dict[str, Operation]:
 
 
 def strays(folder: str | Path = FOLDER, pattern: str = "*") -> list[str]:
-    """Names of folders with golden files of operations that do not exist."""
+    """Names of folders with golden files of operations that do not exist; that of trajectories is none of them."""
     found = [path.name for path in Path(folder).glob("*") if path.is_dir() and matches(path.name, pattern)]
-    return sorted(set(found) - catalogue().keys())
+    return sorted(set(found) - catalogue().keys() - {"train"})
 
 
 def make(operation: str | Operation, folder: str | Path = FOLDER) -> dict[str, int]:
@@ -147,13 +147,13 @@ def verify(operation: str, folder: str | Path = FOLDER) -> list[str]:
     for entry in entries:
         try:
             problem, stored = _load(place, operation, entry, kinds)
-            complaints += [f"{entry['file']}: {said}" for said in _differences(stored, answer(problem))]
+            complaints += [f"{entry['file']}: {said}" for said in differences(stored, answer(problem))]
         except RefpeftError as error:
             complaints.append(str(error))
     return complaints
 
 
-def _differences(stored: dict[str, Answer], golden: dict[str, Golden]) -> Iterator[str]:
+def differences(stored: dict[str, Answer], golden: dict[str, Golden]) -> Iterator[str]:
     for name, (value, rest, budget, kind) in stored.items():
         fresh = golden[name]
         if kind != fresh.kind:

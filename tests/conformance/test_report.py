@@ -59,6 +59,7 @@ def certified(records, **fields):
         "undeclared": [],
         "unselected": [],
         "unknown": [],
+        "training": {"declared": False, "trainable": [], "known": ["train.lora"]},
         "reference": {"PASS": 5, "run": 5, "expected": 5},
         "remembered": 0,
         "merging": {},

@@ -1,10 +1,11 @@
-"""The seven kinds of check. A check is a claim about one operation in one dtype, and how to examine a backend for it."""
+"""The eight kinds of check. A check is a claim about one operation in one dtype, and how to examine a backend for it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from hypothesis.strategies import SearchStrategy
 
@@ -14,7 +15,10 @@ from refpeft.problem import Problem
 from refpeft_conformance.subject import Subject
 from refpeft_conformance.verdict import Observation
 
-KINDS = ("exact", "rounded", "laws", "conduct", "provenance", "discontinuities", "golden")
+if TYPE_CHECKING:
+    from refpeft_spec.trajectory import Trajectory
+
+KINDS = ("exact", "rounded", "laws", "conduct", "provenance", "discontinuities", "golden", "training")
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,8 @@ class Check:
 
     Attributes
     ----------
-    operation : Operation
+    operation : Operation or Trajectory
+        What the claim is about.
     dtype : str
         NumPy's name.
     kind : str
@@ -33,7 +38,7 @@ class Check:
     examine : callable
         (subject, problem, observation) -> None; raises Violation where the claim fails on the problem.
     problems : callable
-        subject -> a Hypothesis strategy of problems, or an iterable of fixed ones.
+        subject -> a Hypothesis strategy of problems, or an iterable of fixed ones; of None, where it asks for none.
     gradients : bool
         Whether it needs a vjp.
     needs : tuple of str
@@ -42,15 +47,27 @@ class Check:
         Share of the profile's examples: less than one where an example is large.
     """
 
-    operation: Operation
+    operation: Operation | Trajectory
     dtype: str
     kind: str
     claim: str
-    examine: Callable[[Subject, Problem, Observation], None]
-    problems: Callable[[Subject], SearchStrategy[Problem] | Iterable[Problem]]
+    examine: Callable[[Subject, Any, Observation], None]
+    problems: Callable[[Subject], SearchStrategy[Problem] | Iterable[Problem | None]]
     gradients: bool = False
     needs: tuple[str, ...] = ()
     share: float = 1.0
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """Names of the operations that it calls: its own, or all of a training."""
+        return (self.operation.name,) if isinstance(self.operation, Operation) else self.operation.operations
+
+    @property
+    def differentiated(self) -> tuple[str, ...]:
+        """Those of them whose gradients it needs."""
+        if isinstance(self.operation, Operation):
+            return self.operations if self.gradients else ()
+        return self.operation.differentiated
 
     @property
     def id(self) -> str:

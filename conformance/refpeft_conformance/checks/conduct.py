@@ -9,6 +9,7 @@ from refpeft.errors import DomainError
 from refpeft.golden import BudgetError, answer
 from refpeft_conformance.checks import Check
 from refpeft_conformance.strategies import LAYOUTS, problems
+from refpeft_conformance.subject import require_form
 from refpeft_conformance.verdict import Outside, Violation
 
 SHARE = 1 / 3
@@ -141,12 +142,8 @@ def _held(subject, problem, observed):
 
 
 def _hold_all(subject, problem, results, observed):
-    for name, (shape, dtype) in subject.due(problem).items():
-        if results[name].shape != shape or results[name].dtype.name != dtype:
-            raise Violation(
-                f"{name} is {results[name].dtype.name}{list(results[name].shape)} but must be {dtype}{list(shape)}",
-                results,
-            )
+    for name, spec in subject.due(problem).items():
+        require_form(name, spec, results)
     golden = answer(problem, subject.precision(problem.dtype))
     subject.judge(problem, results, {name: golden[name] for name in results}, observed)
 

@@ -9,7 +9,6 @@ every operation that has it.
 from __future__ import annotations
 
 import fnmatch
-import functools
 import importlib
 import pkgutil
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from refpeft.errors import PluginError
 from refpeft.numerics.formats import as_format, store
 from refpeft.operation import Operation
 from refpeft.problem import Problem
+from refpeft_conformance.around import Around
 
 Results = dict[str, np.ndarray]
 Run = Callable[[Problem], Results]
@@ -115,7 +115,7 @@ def honest(problem: Problem, run: Run) -> Results:
 HONEST = Fault("none", "none", honest, (), "*", ALL_DTYPES, False, {})
 
 
-class Faulty(Backend):
+class Faulty(Around):
     """A backend to which a fault is made at its boundary.
 
     Parameters
@@ -125,41 +125,12 @@ class Faulty(Backend):
     """
 
     def __init__(self, inner: Backend, fault: Fault):
-        self.inner, self.fault = inner, fault
-        self.name = inner.name
+        super().__init__(inner)
+        self.fault = fault
         self.summary = f"{inner.name} with the fault {fault.name!r}"
-        self.deterministic = inner.deterministic
 
-    def unavailable(self):
-        return self.inner.unavailable()
-
-    def devices(self):
-        return self.inner.devices()
-
-    def precision(self, dtype):
-        return self.inner.precision(dtype)
-
-    def tally(self, operation):
-        return self.inner.tally(operation)
-
-    def asarray(self, array, device):
-        return self.inner.asarray(array, device)
-
-    def to_numpy(self, array):
-        return self.inner.to_numpy(array)
-
-    def device_of(self, array):
-        return self.inner.device_of(array)
-
-    def operations(self):
-        return self._implementations
-
-    @functools.cached_property
-    def _implementations(self) -> dict[str, Implementation]:
-        from refpeft.operation import find
-
-        inner = self.inner.operations()
-        return {name: self._wrapped(find(name), i) if self._touches(find(name), i) else i for name, i in inner.items()}
+    def around(self, operation, inner):
+        return self._wrapped(operation, inner) if self._touches(operation, inner) else inner
 
     def _touches(self, operation: Operation, inner: Implementation) -> bool:
         """Whether the fault is one there: not in a gradient that the backend does not give."""
