@@ -22,7 +22,7 @@ class Names:
     top : mapping of str to str
         Tables, the last norm and the head, by our name; those in the body begin with its name.
     norms, matrices : mapping of str to str
-        Of a block. Adapters stand at the matrices.
+        Of a block.
     input_first : bool
         Whether matrices are stored as (i, o), as transformers' Conv1D has them; peft calls that ``fan_in_fan_out``.
     task : str
@@ -46,7 +46,7 @@ class Names:
         return within and f"{self.body}.{self.blocks}.{found[1]}.{within}"
 
     def adapted(self, site: str) -> str | None:
-        """peft's name of the module at a site of a block, if it has a matrix."""
+        """peft's name of the module at a site, if it is a matrix in a block or a norm."""
         module = self.module(site)
         if module is None or self.site(module) != site:
             return None
@@ -54,13 +54,18 @@ class Names:
 
     def headless(self, name: str) -> str:
         """The name that a module or tensor has in the model without its head."""
-        return name.removeprefix(f"{self.body}.") if self.owns(name) else name
+        return name.removeprefix(f"{self.body}.")
 
     def site(self, module: str) -> str | None:
-        """Our name of a matrix in a block, if the module is one."""
+        """Our name of a matrix in a block or of a norm, if the module is one."""
         found = re.fullmatch(rf"{self._prefix}(\d+)\.(.+)", module)
-        ours = {theirs: ours for ours, theirs in self.matrices.items()}
-        return f"layers.{found[1]}.{ours[found[2]]}" if found and found[2] in ours else None
+        if not found:
+            norms = {self.headless(theirs): ours for ours, theirs in self.top.items() if ours.endswith("norm")}
+            return norms.get(self.headless(module))
+        ours = next(
+            (ours for ours, theirs in (*self.norms.items(), *self.matrices.items()) if theirs == found[2]), None
+        )
+        return ours and f"layers.{found[1]}.{ours}"
 
     def owns(self, name: str) -> bool:
         """Whether a module or tensor lies in a block of this family."""

@@ -153,7 +153,8 @@ def is_written(adapter: Adapter) -> bool:
     layout = written(adapter.method)
     if layout is None:
         return type(adapter.method) in (PromptTuning, PTuningV2)
-    return layout.input_first or not FAMILIES[adapter.family].input_first
+    at_matrices = adapter.method.operation.endswith(".linear")
+    return layout.input_first or not (at_matrices and FAMILIES[adapter.family].input_first)
 
 
 def model_family(tensors: Iterable[str]) -> str:
@@ -177,7 +178,7 @@ def _encode(adapter: Adapter) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     fields = {theirs: getattr(adapter.method, ours) for theirs, ours in layout.fields.items()}
     flags = {n: [] if n.endswith("_modules") else v for n, v in layout.theirs.items()}
     flags |= {"peft_version": ".".join(map(str, layout.since))} if layout.since else {}
-    flags |= {"fan_in_fan_out": True} if FAMILIES[adapter.family].input_first else {}
+    flags |= {"fan_in_fan_out": True} if layout.input_first and FAMILIES[adapter.family].input_first else {}
     ranked = _ranked(adapter.arrays, adapter.family) if layout.kind == "LORA" else {}
     fields |= flags | (peft_ranks.patterns(ranked, fields | flags) if ranked else {})
     return {"peft_type": layout.kind, "target_modules": modules} | fields, tensors

@@ -13,6 +13,7 @@ from refpeft.methods.dora import DoRA
 from refpeft.methods.hira import HiRA
 from refpeft.methods.hra import HRA, HRAGramSchmidt
 from refpeft.methods.ia3 import IA3
+from refpeft.methods.layer_norm import LayerNormTuning
 from refpeft.methods.loha import LoHa
 from refpeft.methods.lora import LoRA, RsLoRA
 from refpeft.methods.miss import BatMiSS, MiSS
@@ -78,6 +79,7 @@ _DORA = _LORA | {"magnitude": "lora_magnitude_vector"}
 _LOHA = {n: f"hada_{n}" for n in ("w1_a", "w1_b", "w2_a", "w2_b")}
 _RANK, _SCALED = {"r": "rank"}, {"r": "rank", "lora_alpha": "alpha"}
 _DELORA = {"a": "delora_A", "b": "delora_B", "boundary": "delora_lambda", "norms": "delora_w_norm"}
+_NORM = {n: f"ln_tuning_layers.{n}" for n in ("weight", "bias")}
 _COLUMN = {"scale": ((-1, 1), (-1,))}
 _TURNED = {"oft_block_size": "block", "block_share": "share"}
 _SERIES = _TURNED | {"num_cayley_neumann_terms": "terms"}
@@ -98,6 +100,7 @@ LAYOUTS = (
     Layout(MiSS, "MISS", {"block": "miss_block"}, _RANK, {"init_weights": True}, {"mini": 0}),
     Layout(BatMiSS, "MISS", {"block": "miss_block"}, _RANK, {"init_weights": "bat"}),
     Layout(DeLoRA, "DELORA", _DELORA, {"r": "rank", "delora_lambda": "boundary"}, {}, {"floor": 1e-4}, {"boundary": ((1,), ())}),
+    Layout(LayerNormTuning, "LN_TUNING", _NORM, {}),
 )  # fmt: skip
 """Every reading, each told from the others of its type by ``theirs``."""
 

@@ -13,7 +13,7 @@ from operator import add
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from refpeft.models.parts import Vjp, linear
+from refpeft.models.parts import Vjp, at
 
 if TYPE_CHECKING:
     from refpeft.models.transformer import Transformer
@@ -50,7 +50,7 @@ def attention(model: Transformer, layer: str, x, shared: Shared, keep: bool) -> 
     before = k.shape[-2] - q.shape[-2]
     inputs = {"q": q, "k": k, "v": v, "mask": shared.masks.get(layer)}
     y, call = model.call(f"{layer}.attention", inputs, keep, causal=shape.causal, offset=before)
-    y, output_vjp = linear(model, f"{layer}.attn.o", _joined(y), keep)
+    y, output_vjp = at(model, f"{layer}.attn.o", _joined(y), keep)
 
     def vjp(dy, gradients, further=True):
         dheads = _heads(output_vjp(dy, gradients), shape.heads)
@@ -64,7 +64,7 @@ def attention(model: Transformer, layer: str, x, shared: Shared, keep: bool) -> 
 
 def _apart(model: Transformer, site: str, x, keep: bool) -> tuple[list, Vjp]:
     """Q x, K x and V x, of three matrices."""
-    parts = {n: linear(model, f"{site}.{n}", x, keep) for n in "qkv"}
+    parts = {n: at(model, f"{site}.{n}", x, keep) for n in "qkv"}
     vjps = {n: part_vjp for n, (_, part_vjp) in parts.items()}
 
     def vjp(d, gradients, further):
@@ -76,7 +76,7 @@ def _apart(model: Transformer, site: str, x, keep: bool) -> tuple[list, Vjp]:
 
 def _together(model: Transformer, site: str, x, keep: bool) -> tuple[list, Vjp]:
     """Q x, K x and V x, of one matrix whose rows are theirs one below the other."""
-    rows, part_vjp = linear(model, f"{site}.qkv", x, keep)
+    rows, part_vjp = at(model, f"{site}.qkv", x, keep)
     q, k = (heads * model.shape.head_size for heads in (model.shape.heads, model.shape.kv_heads))
 
     def vjp(d, gradients, further):

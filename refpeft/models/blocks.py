@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from refpeft.models.attention import Shared, attention
 from refpeft.models.feed_forward import feed_forward
-from refpeft.models.parts import Vjp, following, norm, recomputed
+from refpeft.models.parts import Vjp, at, following, recomputed
 
 if TYPE_CHECKING:
     from refpeft.models.transformer import Transformer
@@ -52,13 +52,14 @@ def block(model: Transformer, layer: str, x, keep: bool, shared: Shared) -> tupl
 
 def norm_before(model: Transformer, name: str, sublayer: Callable, x, keep: bool) -> tuple[Any, Vjp]:
     """x + sublayer(norm(x))."""
-    n, norm_vjp = norm(model, f"{name}.norm", x, keep)
+    n, norm_vjp = at(model, f"{name}.norm", x, keep)
     h, sublayer_vjp = sublayer(n, keep=keep)
     h, following_vjp = following(model, f"{name}.out", h, keep)
 
     def vjp(dy, gradients, further=True):
-        dn = sublayer_vjp(following_vjp(dy, gradients), gradients, further)
-        return dy + norm_vjp(dn) if further else None
+        dn = sublayer_vjp(following_vjp(dy, gradients), gradients, further or model.trains(f"{name}.norm"))
+        dx = None if dn is None else norm_vjp(dn, gradients, further)
+        return dy + dx if further else None
 
     return x + h, vjp
 
@@ -67,10 +68,10 @@ def norm_behind(model: Transformer, name: str, sublayer: Callable, x, keep: bool
     """norm(x + sublayer(x))."""
     h, sublayer_vjp = sublayer(x, keep=keep)
     h, following_vjp = following(model, f"{name}.out", h, keep)
-    y, norm_vjp = norm(model, f"{name}.norm", x + h, keep)
+    y, norm_vjp = at(model, f"{name}.norm", x + h, keep)
 
     def vjp(dy, gradients, further=True):
-        dsum = norm_vjp(dy)
+        dsum = norm_vjp(dy, gradients)
         dx = sublayer_vjp(following_vjp(dsum, gradients), gradients, further)
         return dsum + dx if further else None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from refpeft.models.parts import Vjp, linear
+from refpeft.models.parts import Vjp, at
 
 if TYPE_CHECKING:
     from refpeft.models.transformer import Transformer
@@ -21,10 +21,10 @@ def feed_forward(model: Transformer, layer: str, x, keep: bool) -> tuple[Any, Vj
 
 def gated(model: Transformer, site: str, x, keep: bool) -> tuple[Any, Vjp]:
     """y = D (silu(G x) o U x)."""
-    gate, gate_vjp = linear(model, f"{site}.gate", x, keep)
-    up, up_vjp = linear(model, f"{site}.up", x, keep)
+    gate, gate_vjp = at(model, f"{site}.gate", x, keep)
+    up, up_vjp = at(model, f"{site}.up", x, keep)
     h, call = model.run.forward("nn.swiglu", {"gate": gate, "up": up}, keep)
-    y, down_vjp = linear(model, f"{site}.down", h, keep)
+    y, down_vjp = at(model, f"{site}.down", h, keep)
 
     def vjp(dy, gradients, further=True):
         d = model.run.vjp(call, down_vjp(dy, gradients), ["gate", "up"])
@@ -36,9 +36,9 @@ def gated(model: Transformer, site: str, x, keep: bool) -> tuple[Any, Vjp]:
 
 def plain(model: Transformer, site: str, x, keep: bool) -> tuple[Any, Vjp]:
     """y = D gelu(U x)."""
-    up, up_vjp = linear(model, f"{site}.up", x, keep)
+    up, up_vjp = at(model, f"{site}.up", x, keep)
     h, call = model.run.forward("nn.gelu", {"x": up}, keep, approximate=model.gelu)
-    y, down_vjp = linear(model, f"{site}.down", h, keep)
+    y, down_vjp = at(model, f"{site}.down", h, keep)
 
     def vjp(dy, gradients, further=True):
         dh = model.run.vjp(call, down_vjp(dy, gradients), ["x"])["x"]

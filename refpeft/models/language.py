@@ -8,7 +8,8 @@ It is of Llama's kind (Touvron et al. 2023, arXiv:2302.13971), or of GPT-2's, wh
 are made of is the shape's affair, see `refpeft.memory.decoder.Decoder`.
 
 Every step is an operation of the catalogue, called through a backend, so that a model runs on any that is certified. Methods
-stand at *sites*, see `refpeft.models.places`: at matrices, in attention, behind sublayers, in front of the tokens.
+stand at *sites*, see `refpeft.models.places`: at matrices and norms, in attention, behind sublayers, in front of the
+tokens.
 
 A prefix's keys are not turned, and the input's tokens are counted from behind it, as transformers has it with a cache; a prompt's
 tokens are tokens, counted from 0. Neither is predicted, and the first of the input is not predicted from them.
@@ -24,7 +25,7 @@ from refpeft.errors import CapabilityError
 from refpeft.memory.decoder import Decoder
 from refpeft.models.attention import Shared, cached
 from refpeft.models.blocks import blocks
-from refpeft.models.parts import in_front, linear, norm
+from refpeft.models.parts import at, in_front
 from refpeft.models.places import place
 from refpeft.models.transformer import Transformer
 from refpeft.ops import prompt
@@ -105,14 +106,15 @@ class LanguageModel(Transformer):
         shared = Shared(turns, cache, self._windowed(len(ids), x.shape[1], before))
         x, blocks_vjp = blocks(self, x, shared, keep, checkpointing)
         x = x[:, -1:] if last else x
-        x, norm_vjp = norm(self, "norm", x, keep)
-        logits, head_vjp = linear(self, "head", x, keep)
+        x, norm_vjp = at(self, "norm", x, keep)
+        logits, head_vjp = at(self, "head", x, keep)
 
         def vjp(dlogits, gradients):
             prompted = prompt_vjp is not None
-            dx = head_vjp(dlogits, gradients, further=prompted or self.trains("layers."))
-            if dx is not None:
-                dx = blocks_vjp(norm_vjp(dx), gradients, further=prompted)
+            below = prompted or self.trains("layers.")
+            dx = head_vjp(dlogits, gradients, further=below or self.trains("norm"))
+            dx = None if dx is None else norm_vjp(dx, gradients, further=below)
+            dx = None if dx is None else blocks_vjp(dx, gradients, further=prompted)
             if prompt_vjp is not None:
                 prompt_vjp(dx, gradients)
 

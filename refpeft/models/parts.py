@@ -15,23 +15,12 @@ if TYPE_CHECKING:
 Vjp = Callable[..., Any]
 
 
-def linear(model: Transformer, site: str, x, keep: bool) -> tuple[Any, Vjp]:
-    """What stands at a matrix's site: W x + b in the plain model."""
+def at(model: Transformer, site: str, x, keep: bool) -> tuple[Any, Vjp]:
+    """What stands at the site of a matrix or a norm: W x + b in the plain model, or the norm of x."""
     y, call = model.call(site, {"x": x}, keep)
 
     def vjp(dy, gradients, further=True):
         return model.vjp(site, call, dy, gradients, ["x"] if further else []).get("x")
-
-    return y, vjp
-
-
-def norm(model: Transformer, name: str, x, keep: bool) -> tuple[Any, Vjp]:
-    """x over its root mean square, or, where norms are centred, LayerNorm; with a gain, and a bias if there is one."""
-    operation = "nn.layer_norm" if model.shape.centred else "nn.rms_norm"
-    y, call = model.run.forward(operation, {"x": x, **model.norms[name]}, keep, eps=model.eps)
-
-    def vjp(dy):
-        return model.run.vjp(call, dy, ["x"])["x"]
 
     return y, vjp
 

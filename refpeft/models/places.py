@@ -5,6 +5,7 @@ site                   kind        what stands there in the plain model
 =====================  ==========  ==========================================================================
 ``layers.0.attn.q``    linear      ``nn.linear``; likewise k, v, o, ``mlp.gate``, ``mlp.up``, ``mlp.down``, ``head``;
                                    ``attn.qkv`` where q, k and v are one, as in GPT-2
+``layers.0.attn.norm`` norm        ``nn.layer_norm``; likewise ``mlp.norm``, ``norm``, ``embedding.norm``; no RMSNorm
 ``layers.0.attention`` attention   ``nn.attention``
 ``layers.0.attn.out``  sublayer    nothing; likewise ``mlp.out``: behind the last matrix of a sublayer
 ``prompt``             prompt      nothing: in front of the embedded tokens
@@ -25,6 +26,7 @@ from refpeft.operation import find
 
 KINDS = {
     "linear": ("x", "weight"),
+    "norm": ("x", "weight"),
     "attention": ("q", "k", "v"),
     "sublayer": ("x", "down", "up"),
     "prompt": ("x", "prompt"),
@@ -67,11 +69,14 @@ class Place(NamedTuple):
         The matrix that a method which stands there takes its sizes and its start from.
     below : dict of str to tuple of int
         Shapes of what comes from below, for one token of one text.
+    plain : Layer or None
+        What stands there in the plain model.
     """
 
     kind: str
     weight: Any
     below: dict[str, tuple[int, ...]]
+    plain: Layer | None = None
 
 
 def standing(method: Method) -> str:
@@ -98,6 +103,13 @@ def operations(method: Method) -> set[str]:
     """All that a model calls for a method."""
     cutting = {"prefix.cut"} if method.operation == "prefix.encode" else set()
     return {standing(method)} | ({method.operation} & set(ENCODED)) | cutting
+
+
+def kind_of(operation: str) -> str | None:
+    """Of the sites at which an operation can stand; None if there are none."""
+    ends, inputs = {"linear": ".linear", "norm": "_norm"}, inputs_of(operation)
+    fitting = (kind for kind, first in KINDS.items() if inputs[: len(first)] == first)
+    return next((kind for kind in fitting if operation.endswith(ends.get(kind, ""))), None)
 
 
 def inputs_of(operation: str) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from refpeft.models import encoders, starts
 from refpeft.models.calls import Call, Calls
 from refpeft.models.encoders import ENCODED, GIVEN, Encoder
 from refpeft.models.four_bit import Base
-from refpeft.models.places import KINDS, Layer, Place, inputs_of, require_fitting, require_for, standing
+from refpeft.models.places import Layer, Place, inputs_of, kind_of, require_fitting, require_for, standing
 from refpeft.operation import find, matches
 
 
@@ -132,6 +132,7 @@ class Sites:
             own = method.shared(data)
             chosen = list(own)
             arrays = {site: own[site].init(random, self.weight(site), **data[site]) for site in chosen}
+            arrays = {site: {**drawn, **self._own(site, operation, drawn)} for site, drawn in arrays.items()}
         require_for(chosen, arrays)
         attributes = {n: v for n, v in method.attributes().items() if n in find(operation).attributes}
         for site in chosen:
@@ -176,17 +177,16 @@ class Sites:
         return self.host(self.places[site].weight).astype(np.float64)
 
     def bare(self, site: str) -> Layer:
-        """What stands at a matrix's site in the plain model."""
-        there = self.sites[site].arrays
-        return Layer(
-            "nn.linear", {n: a for n, a in there.items() if n == "bias"} | {"weight": self.places[site].weight}
-        )
+        """What stands at a site of a matrix or a norm in the plain model."""
+        plain = self.places[site].plain
+        assert plain is not None, f"nothing stands at {site} in the plain model"
+        return plain
 
     def _matching(self, pattern: str, operation: str) -> list[str]:
         """The sites that match, of those at which the operation can stand."""
-        kind = next((k for k, first in KINDS.items() if inputs_of(operation)[: len(first)] == first), None)
+        kind = kind_of(operation)
         known = [site for site, its in self.places.items() if its.kind == kind]
-        if kind is None or (kind == "linear") != operation.endswith(".linear"):
+        if not known:
             raise CapabilityError(
                 f"{operation} stands at no site of a model: it takes {', '.join(inputs_of(operation))}."
             )
@@ -195,13 +195,22 @@ class Sites:
         raise ShapeError(f"{pattern!r} matches none of the sites for {operation}, which are {', '.join(known)}.")
 
     def _place(self, site: str, layer: Layer) -> None:
-        """Put a layer at a site, over the weight and bias that are there, if it fits."""
-        below = self.bare(site).arrays if self.places[site].kind == "linear" else {}
-        layer = replace(layer, arrays=below | layer.arrays)
+        """Put a layer at a site, over the weight and bias that are there, if it fits; an epsilon is the norm's own."""
+        plain = self.places[site].plain
+        if plain is not None:
+            same = plain.attributes if layer.operation == plain.operation else {}
+            layer = replace(layer, arrays=plain.arrays | layer.arrays, attributes=layer.attributes | same)
         require_fitting(site, self.places[site], layer)
         if self.encoder and site in self.encoder.sites:
             self.encoder = None
         self.sites[site] = layer
+
+    def _own(self, site: str, operation: str, drawn: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """The plain layer's own arrays in place of drawn ones, where a method trains that layer itself, as BitFit does."""
+        plain = self.places[site].plain
+        if plain is None or plain.operation != operation:
+            return {}
+        return {name: self.host(array) for name, array in plain.arrays.items() if name in drawn}
 
     def _encode_with(self, method: Method, chosen: list[str], random, arrays) -> None:
         """Have the sites' arrays encoded."""

@@ -17,7 +17,7 @@ import numpy as np
 from refpeft.errors import ShapeError
 from refpeft.models.attention import Shared
 from refpeft.models.blocks import blocks
-from refpeft.models.parts import in_front, norm
+from refpeft.models.parts import at, in_front
 from refpeft.models.transformer import Transformer
 from refpeft.ops.prompt import extend_mask
 
@@ -69,15 +69,17 @@ class TextEncoder(Transformer):
         virtual = x.shape[1] - ids.shape[1]
         x = self.positioned(x, self.prefixed())
         x = x + self.looked_up("segments", self._segments(ids, segments, virtual))
-        x, norm_vjp = norm(self, "embedding.norm", x, keep)
+        x, norm_vjp = at(self, "embedding.norm", x, keep)
         x, blocks_vjp = blocks(self, x, Shared(masks=self._seen(ids, mask, virtual)), keep, checkpointing)
 
         def vjp(dhidden, gradients):
             if virtual:
                 dhidden = self.joined([np.zeros((len(ids), virtual, self.shape.width)), dhidden], axis=1)
-            dx = blocks_vjp(dhidden, gradients, further=prompt_vjp is not None)
+            prompted = prompt_vjp is not None
+            dx = blocks_vjp(dhidden, gradients, further=prompted or self.trains("embedding.norm"))
+            dx = None if dx is None else norm_vjp(dx, gradients, further=prompted)
             if prompt_vjp is not None:
-                prompt_vjp(norm_vjp(dx), gradients)
+                prompt_vjp(dx, gradients)
 
         return x[:, virtual:], vjp
 

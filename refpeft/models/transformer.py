@@ -69,30 +69,35 @@ class Transformer(Sites):
         if shape.tied:
             arrays.setdefault("head", arrays["embedding"])
         self.tables = {name: arrays[name] for name in TABLES if name in arrays}
-        self.norms: dict[str, dict[str, Any]] = {}
         for name, array in arrays.items():
-            own = {"weight": array} | ({"bias": arrays[f"{name}.bias"]} if f"{name}.bias" in arrays else {})
-            if name.endswith("norm"):
-                self.norms[name] = own
-            elif name not in self.tables and not name.endswith(".bias"):
-                self.sites[name] = Layer("nn.linear", own)
+            if name not in self.tables and not name.endswith(".bias"):
+                own = {"weight": array} | ({"bias": arrays[f"{name}.bias"]} if f"{name}.bias" in arrays else {})
+                self.sites[name] = self._norm(own) if name.endswith("norm") else Layer("nn.linear", own)
         self.places = self._places()
         for i in range(shape.layers):
             self.sites[f"layers.{i}.attention"] = Layer("nn.attention", {}, attributes={"scale": shape.head_size**-0.5})
 
+    def _norm(self, own: dict[str, Any]) -> Layer:
+        """x over its root mean square, or, where norms are centred, LayerNorm; with a gain, and a bias if there is one."""
+        return Layer("nn.layer_norm" if self.shape.centred else "nn.rms_norm", own, attributes={"eps": self.eps})
+
     def _places(self) -> dict[str, Place]:
         """Where methods can stand."""
-        weights, shape = {site: layer.arrays["weight"] for site, layer in self.sites.items()}, self.shape
-        token, keys = (1, 1, shape.width), (1, shape.kv_heads, 1, shape.head_size)
+        shape, token = self.shape, (1, 1, self.shape.width)
+        keys = (1, shape.kv_heads, 1, shape.head_size)
         heads = {"q": (1, shape.heads, 1, shape.head_size), "k": keys, "v": keys}
-        places = {site: Place("linear", w, {"x": (1, w.shape[1])}) for site, w in weights.items()}
-        places["prompt"] = Place("prompt", self.tables["embedding"], {"x": token})
+        places = {"prompt": Place("prompt", self.tables["embedding"], {"x": token})}
+        for site, layer in self.sites.items():
+            weight = layer.arrays["weight"]
+            if layer.operation != "nn.rms_norm":
+                kind = "linear" if layer.operation == "nn.linear" else "norm"
+                places[site] = Place(kind, weight, {"x": (1, weight.shape[-1])}, layer)
         as_wide_as_keys = "o" if shape.fused else "k"
-        for layer in (f"layers.{i}" for i in range(shape.layers)):
-            places[f"{layer}.attention"] = Place("attention", weights[f"{layer}.attn.{as_wide_as_keys}"], dict(heads))
+        for at in (f"layers.{i}" for i in range(shape.layers)):
+            places[f"{at}.attention"] = Place("attention", places[f"{at}.attn.{as_wide_as_keys}"].weight, dict(heads))
             for site, last in (("attn.out", "attn.o"), ("mlp.out", "mlp.down")):
-                below = {"x": token, "residual": token}
-                places[f"{layer}.{site}"] = Place("sublayer", weights[f"{layer}.{last}"], dict(below))
+                weight = places[f"{at}.{last}"].weight
+                places[f"{at}.{site}"] = Place("sublayer", weight, {"x": token, "residual": token})
         return places
 
     def through(self, ids: np.ndarray) -> None:

@@ -14,7 +14,7 @@ from refpeft.cli import main
 from refpeft.convert.quantise import Settings
 from refpeft.errors import CapabilityError, DomainError, FormatError
 from refpeft.formats import adapters, peft, safetensors
-from refpeft.methods import IA3, DoRA, HiRA, LoRA, PromptTuning, PTuningV2, RsLoRA, VeRA, methods
+from refpeft.methods import IA3, DoRA, HiRA, LayerNormTuning, LoRA, PromptTuning, PTuningV2, RsLoRA, VeRA, methods
 from refpeft.models import load
 
 IDS = np.random.default_rng(0).integers(0, 97, (2, 9))
@@ -50,7 +50,8 @@ def test_logits_are_transformers(gpt2, tmp_path, backend):
         )
 
 
-@pytest.mark.parametrize("name", ["lora", "dora", "ia3", "prompt", "ptuning_v2"])
+@pytest.mark.filterwarnings("ignore:Unsupported layer type")  # peft's, of LayerNorm
+@pytest.mark.parametrize("name", ["lora", "dora", "ia3", "prompt", "ptuning_v2", "ln_tuning"])
 def test_the_loss_and_every_gradient_are_pefts_in_float64(gpt2, tmp_path, name):
     """The same arrays in both, at every matrix or in front; a cache gives the whole's logits, and checkpointing equal bits."""
     torch, hf = pytest.importorskip("torch"), pytest.importorskip("peft")
@@ -58,6 +59,7 @@ def test_the_loss_and_every_gradient_are_pefts_in_float64(gpt2, tmp_path, name):
         "lora": LoRA(rank=3, alpha=6),
         "dora": DoRA(rank=3, alpha=6),
         "ia3": IA3(),
+        "ln_tuning": LayerNormTuning(),
         "prompt": PromptTuning(tokens=3),
         "ptuning_v2": PTuningV2(tokens=3, size=8),
     }[name]

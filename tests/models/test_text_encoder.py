@@ -14,13 +14,14 @@ from refpeft.cli import main
 from refpeft.errors import CapabilityError, DomainError, FormatError, ShapeError
 from refpeft.formats import adapters, peft, safetensors
 from refpeft.memory.models import read
-from refpeft.methods import IA3, DoRA, LoRA, methods
+from refpeft.methods import IA3, DoRA, LayerNormTuning, LoRA, methods
 from refpeft.models import load, load_encoder
 
 IDS = np.random.default_rng(0).integers(0, 97, (3, 9))
 SEGMENTS = (np.arange(9) > 4) * np.ones((3, 1), np.int64)
 MASK = np.arange(9) < np.array([[9], [6], [1]])
 SITES = "layers.*.attn.q,layers.*.attn.v,layers.1.attn.o,layers.*.mlp.up,layers.0.mlp.down"
+METHODS = [LoRA(rank=2, alpha=6), DoRA(rank=2, alpha=6), IA3(), LayerNormTuning()]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_hidden_states_are_transformers(bert, tmp_path, backend):
 def test_gradients_and_files_are_pefts(bert, tmp_path, method):
     """In float64, of a random combination of the hidden states; peft's own file reads back equal, and merged it is the same."""
     torch, hf = pytest.importorskip("torch"), pytest.importorskip("peft")
-    model = attached(bert, method, SITES)
+    model = attached(bert, method, "*" if isinstance(method, LayerNormTuning) else SITES)
     dhidden = np.random.default_rng(2).normal(size=(3, 9, 32))
     hidden, vjp = model.with_vjp(IDS, MASK, SEGMENTS)
     gradients = vjp(dhidden)
@@ -106,6 +107,8 @@ def test_gradients_and_files_are_pefts(bert, tmp_path, method):
             np.testing.assert_array_equal(again.arrays[site][name], array)
     lint = CliRunner().invoke(main, ["lint", str(tmp_path / "theirs"), "--model", str(bert), "--json"])
     assert [f for f in json.loads(lint.stdout) if f["severity"] != "note"] == []
+    if method.not_mergeable:
+        return
     merge = ["merge", bert, "--adapter", tmp_path / "ours", "--out", tmp_path / "merged"]
     assert CliRunner().invoke(main, [*map(str, merge)]).exit_code == 0
     merged = theirs(tmp_path / "merged")(**inputs()).last_hidden_state.detach().numpy()
@@ -117,6 +120,8 @@ KINDS = {
     "houlsby": ("*", {"reduction": 4}),
     "prompt": ("prompt", {"tokens": 3}),
     "prefix": ("layers.*.attention", {"tokens": 3, "size": 8, "hidden": 5}),
+    "ln_tuning": ("*", {}),
+    "bitfit": (SITES, {}),
     "ptuning_v2": ("layers.1.attention", {"tokens": 3, "size": 8}),
 }
 
