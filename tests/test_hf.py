@@ -220,6 +220,15 @@ def test_the_suite_reports_each_finding_unaided(backend, operation, claim, dtype
             "peft_lora_conv.py",
             ["dilation 2: RuntimeError", "padding_mode reflect: merged and unmerged layer differ by 2"],
         ),
+        (
+            "peft_square_conv.py",
+            [
+                "HRA, kernel_size 1, stride (1, 2): at the start y is (1, 4, 6, 6) for (1, 4, 6, 3)",
+                "HRA, kernel_size 3, padding 1, padding_mode reflect: at the start y is off by 0.8",
+                "BOFT, kernel_size 3, dilation 2: at the start y is (1, 4, 4, 4) for (1, 4, 2, 2)",
+                "BOFT, kernel_size (3, 1): at the start y is RuntimeError",
+            ],
+        ),
         ("peft_loha_cores.py", ["hada_t1: 3e-08", "hada_w1_a: 0.7", "hada_w2_a: 2", "hada_w2_b: 2e-08"]),
         ("peft_dora_groups.py", ["groups 1: all magnitudes are 1, the norms of the filters [1.0,", "[1.3226"]),
         ("peft_dora.py", ["(1, 2) from DoRA", "a zero row of W gives: nan"]),

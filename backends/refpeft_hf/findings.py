@@ -13,6 +13,11 @@ def _conv(shapes, attributes) -> bool:
     return np.any(np.not_equal(attributes["dilation"], 1)) or attributes.get("padding_mode", "zeros") != "zeros"
 
 
+def _not_square(shapes, attributes) -> bool:
+    pairs = (shapes["weight"][2:], attributes["stride"], attributes["padding"])
+    return np.any(np.not_equal(attributes["dilation"], 1)) or any(a != b for a, b in pairs)
+
+
 def _patches(shapes, attributes) -> bool:
     return tuple(shapes["weight"][2:]) != (1, 1) or attributes["groups"] != 1
 
@@ -67,6 +72,8 @@ COVERED = {
     "dora.conv2d": {"peft-lora-conv": _conv, "peft-boft-bias": _bias},
     "boft.linear": {"peft-boft-bias": _bias},
     "oft.linear": {"peft-oft-axes": _four_axes},
+    "boft.conv2d": {"peft-square-conv": _not_square},
+    "hra.conv2d": {"peft-square-conv": _not_square},
     "oft.conv2d": {"peft-oft-conv": _patches},
     "gralora.linear": {"peft-empty-batch": _empty},
     "c3a.linear_fft": {"peft-c3a": _asymmetric_or_empty},
@@ -115,7 +122,9 @@ To declare a precision for such an operation instead would loosen the base layer
 
 
 FROZEN = {
+    "boft.conv2d": ("weight",),
     "cpt.embed": ("tokens",),
+    "hra.conv2d": ("weight",),
     "hra.linear": ("weight",),
     "loha_core.conv2d": ("w1_a", "w2_a"),
     "miss_bat.linear": ("weight",),

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from refpeft_torch.autograd import implements
-from refpeft_torch.precision import wide
+from refpeft_torch.precision import wide, widened
 from refpeft_torch.rotation import cayley, turn
 
 
@@ -45,3 +45,26 @@ def merge(weight, q, scale, *, block, factors=1, variant="paper"):
     for level in range(factors):
         weight = butterfly(weight, r[level].mT, level)
     return scale.unsqueeze(1) * weight
+
+
+@implements("boft.conv2d")
+def conv2d(
+    x,
+    weight,
+    q,
+    scale,
+    bias=None,
+    *,
+    block,
+    factors=1,
+    variant="paper",
+    stride=(1, 1),
+    padding=(0, 0),
+    dilation=(1, 1),
+    groups=1,
+):
+    """The base layer with its filters turned and scaled."""
+    dtype = x.dtype
+    x, weight, q, scale, bias = widened(x, weight, q, scale, bias)
+    kernel = merge(weight.flatten(1), q, scale, block=block, factors=factors, variant=variant).view_as(weight)
+    return F.conv2d(x, kernel, bias, stride, padding, dilation, groups).to(dtype)

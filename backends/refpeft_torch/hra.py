@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from refpeft_torch.autograd import implements
+from refpeft_torch.precision import widened
 
 
 def directions(u, variant):
@@ -35,3 +36,12 @@ def linear(x, weight, u, bias=None, *, variant="chain"):
 def merge(weight, u, *, variant="chain"):
     """The neurons reflected."""
     return reflect(weight, directions(u, variant), variant)
+
+
+@implements("hra.conv2d")
+def conv2d(x, weight, u, bias=None, *, variant="chain", stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1):
+    """The base layer with its filters reflected."""
+    dtype = x.dtype
+    x, weight, u, bias = widened(x, weight, u, bias)
+    kernel = reflect(weight.flatten(1), directions(u, variant), variant).view_as(weight)
+    return F.conv2d(x, kernel, bias, stride, padding, dilation, groups).to(dtype)

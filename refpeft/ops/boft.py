@@ -19,6 +19,7 @@ import numpy as np
 from refpeft.numerics.formats import as_format, store
 from refpeft.operation import operation
 from refpeft.ops._arrays import plus, rows, turned
+from refpeft.ops._kernels import merged_first
 from refpeft.ops._rotation import rotation, skew, strict_upper, to_rotation, to_skew, turn
 from refpeft.ops.oft import quarter_turns
 
@@ -146,7 +147,7 @@ def merge(weight, q, scale, *, block: int, factors: int = 1, variant: Variant = 
     Parameters
     ----------
     weight : (o, i)
-        Base weight W.
+        Base weight W; a convolution's kernel as (o, c / groups kh kw).
     q : (f, m, b, b)
     scale : (o,)
     block, factors, variant
@@ -170,8 +171,12 @@ def _(dmerged, weight, q, scale, *, block, factors=1, variant="paper"):
     return _through(dturned, steps), _to_q(drotations, q, variant), dscale
 
 
+conv2d = merged_first("boft.conv2d", merge, f"{_Q} scale[o]", _BLOCKS, _SIZES | {"cg": (2, 4, 1, 3)})
+
+
 @linear.makes_valid
 @merge.makes_valid
+@conv2d.makes_valid
 def _(random, arrays, attributes):
     """Angles up to a quarter turn: elements of K at most 1."""
     largest = 0.5 * float(np.max(np.abs(arrays["q"] - np.swapaxes(arrays["q"], -1, -2)), initial=0.0))
@@ -180,6 +185,7 @@ def _(random, arrays, attributes):
 
 @linear.problems
 @merge.problems
+@conv2d.problems
 def early_training(random, arrays, attributes):
     """Q just off zero and s just off one, as after the first steps."""
     return {"q": arrays["q"] * 2.0**-8, "scale": 1 + arrays["scale"] * 2.0**-8}
@@ -187,6 +193,7 @@ def early_training(random, arrays, attributes):
 
 @linear.anchors
 @merge.anchors
+@conv2d.anchors
 def _(random, arrays, attributes):
     """Quarter turns in planes that share no axis, and a symmetric part that has no effect."""
     block = attributes["block"]

@@ -19,9 +19,11 @@ from refpeft.errors import DomainError
 from refpeft.numerics.formats import as_format, store
 from refpeft.operation import operation
 from refpeft.ops._arrays import plus, rows
+from refpeft.ops._kernels import merged_first
 from refpeft.ops.lora_init import kaiming_uniform
 
 Variant = Literal["chain", "gram_schmidt"]
+_RANK = "r+is(variant,gram_schmidt) <= i, r >= 1"
 _SIZES = {"i": (3, 2, 5, 4, 8, 7, 13, 16), "r": (2, 1, 3, 4)}
 
 
@@ -85,7 +87,7 @@ def _to_units(dz, x, units, variant):
 
 @operation(
     "hra.linear",
-    "x[*n,i] weight[o,i] u[i,r] bias?[o] -> y[*n,o] where r+is(variant,gram_schmidt) <= i, r >= 1",
+    f"x[*n,i] weight[o,i] u[i,r] bias?[o] -> y[*n,o] where {_RANK}",
     sizes=_SIZES,
     nonfinite=("bias",),
 )
@@ -127,7 +129,7 @@ def _(dy, x, weight, u, bias=None, *, variant="chain"):
 
 @operation(
     "hra.merge",
-    "weight[o,i] u[i,r] -> merged[o,i] where r+is(variant,gram_schmidt) <= i, r >= 1",
+    f"weight[o,i] u[i,r] -> merged[o,i] where {_RANK}",
     sizes=_SIZES,
     nonfinite=(),
 )
@@ -137,7 +139,7 @@ def merge(weight, u, *, variant: Variant = "chain"):
     Parameters
     ----------
     weight : (o, i)
-        Base weight W.
+        Base weight W; a convolution's kernel as (o, c / groups kh kw).
     u : (i, r)
         The vectors u_j as columns, none zero.
     variant : "chain" or "gram_schmidt"
@@ -162,9 +164,18 @@ def _(dmerged, weight, u, *, variant="chain"):
     return _turn(dmerged, units[::-1], variant), du
 
 
+# A filter has two numbers at least: with one there is nowhere to turn.
+conv2d = merged_first("hra.conv2d", merge, "u[i,r]", _RANK, _SIZES | {"kh": (2, 3)})
+
+
 @linear.refuses
 def _(x, weight, u, bias=None, **attributes):
     _require_directions("hra.linear", u)
+
+
+@conv2d.refuses
+def _(x, weight, u, bias=None, **attributes):
+    _require_directions("hra.conv2d", u)
 
 
 @merge.refuses
@@ -180,6 +191,7 @@ def _require_directions(name: str, u: np.ndarray) -> None:
 
 @linear.makes_valid
 @merge.makes_valid
+@conv2d.makes_valid
 def _(random, arrays, attributes):
     """Columns that are not zero, of lengths around 1; for Gram-Schmidt far from linearly dependent."""
     u = arrays["u"]
@@ -193,6 +205,7 @@ def _(random, arrays, attributes):
 
 @linear.anchors
 @merge.anchors
+@conv2d.anchors
 def _(random, arrays, attributes):
     """Norms that are powers of two: one entry, or four of them; for Gram-Schmidt an entry each, and parts along earlier ones."""
     u = np.zeros(arrays["u"].shape)

@@ -73,6 +73,21 @@ CASES = {
         {"scaling": 0.75},
         wrong=("w1_a", "w2_a"),
     ),
+    "hra.conv2d": Case("hra.merge", "HRAConfig", {"r": 3}, {"u": ("hra_u", (12, 3), (12, 3))}, {"variant": "chain"}),
+    "hra.conv2d, Gram-Schmidt": Case(
+        "hra.merge",
+        "HRAConfig",
+        {"r": 3, "apply_GS": True},
+        {"u": ("hra_u", (12, 3), (12, 3))},
+        {"variant": "gram_schmidt"},
+    ),
+    "boft.conv2d": Case(
+        "boft.merge",
+        "BOFTConfig",
+        {"boft_block_size": 4},
+        {"q": ("boft_R", (1, 3, 4, 4), (1, 3, 4, 4)), "scale": ("boft_s", (1, 4), (4,))},
+        {"block": 4, "variant": "peft"},
+    ),
     "ia3.conv2d": Case(
         "ia3.conv2d_merge",
         "IA3Config",
@@ -86,7 +101,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_the_layer_and_its_merged_kernel_are_pefts(name):
     """Within the float64 budgets; the merge of matrices is that of kernels, filter by filter."""
-    case, random = CASES[name], np.random.default_rng(0)
+    case, random, name = CASES[name], np.random.default_rng(0), name.partition(",")[0]
     theirs = {p: random.normal(size=shape) for p, shape, _ in case.shapes.values()}
     own = {n: theirs[p].reshape(shape) for n, (p, _, shape) in case.shapes.items()}
     x, weight = random.normal(size=IMAGES), random.normal(size=KERNEL)

@@ -1,7 +1,9 @@
 """HRA as peft has it: a chain of reflections, or orthonormal ones by Gram-Schmidt."""
 
-from refpeft_hf.declared import implements
-from refpeft_hf.layers import around_linear, called, merged
+from refpeft_hf.declared import implements, only
+from refpeft_hf.layers import around_convolution, around_linear, called, merged
+
+ungrouped = only("groups", 1, "peft's HRA takes no groups")
 
 
 def layer_of(weight, u, bias, variant):
@@ -19,3 +21,12 @@ def linear(x, weight, u, bias=None, *, variant="chain"):
 def merge(weight, u, *, variant="chain"):
     """``merge``."""
     return merged(layer_of(weight, u, None, variant), weight, hra_u=u)
+
+
+@implements("hra.conv2d", ungrouped)
+def conv2d(x, weight, u, bias=None, *, variant="chain", stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1):
+    """``peft.tuners.hra.layer.HRAConv2d``."""
+    where = {"stride": stride, "padding": padding, "dilation": dilation}
+    options = {"r": u.shape[1], "apply_GS": variant == "gram_schmidt"}
+    layer = around_convolution(weight, bias, groups, where, "HRAConfig", **options)
+    return called(layer, x, weight, bias, hra_u=u)

@@ -39,7 +39,7 @@ def _(problem, run):
     block, run_length = problem.attributes["block"], 2 ** (problem.attributes["factors"] - 1)
     if run_length == 1:
         return run(problem)
-    name = "x" if "x" in i else "weight"
+    name = "x" if "x" in i and "kh" not in problem.dims else "weight"
     halves = i[name].reshape(-1, 2, run_length, block // 2)
     return run(with_inputs(problem, **{name: np.swapaxes(halves, 1, 2).reshape(i[name].shape)}))
 
@@ -49,8 +49,8 @@ def _(problem, run):
     if "bias" not in problem.inputs:
         return run(problem)
     results = run(problem)
-    bias, scale = wide(problem.inputs["bias"]), wide(problem.inputs["scale"])
-    return results | {"y": wide(results["y"]) + (scale - 1) * bias}
+    more = (wide(problem.inputs["scale"]) - 1) * wide(problem.inputs["bias"])
+    return results | {"y": wide(results["y"]) + (more[:, None, None] if "kh" in problem.dims else more)}
 
 
 @fault("butterfly", "the scales of the outputs forgotten", "scale", "factors")

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from refpeft_conformance.faults import fault, with_attributes, with_inputs
+from refpeft.ops._convolution import correlate, pad
+from refpeft_conformance.faults import fault, wide, with_attributes, with_inputs
+
+
+def convolved(problem, kernel) -> np.ndarray:
+    """The problem's images under another kernel in its geometry, without a bias, in float64."""
+    padding, *how = (problem.attributes[n] for n in ("padding", "stride", "dilation", "groups"))
+    return correlate(pad(wide(problem.inputs["x"]), padding, "zeros"), kernel, *how)
 
 
 @fault("convolution", "padding mode ignored", "padding_mode")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from refpeft.ops._convolution import correlate, pad
 from refpeft_conformance.faults import fault, wide, with_attributes, with_inputs
+from refpeft_conformance.faults.convolution import convolved
 
 _BOTH = "d[ov]*ra.*"
 """DoRA and DVoRA."""
@@ -86,11 +86,7 @@ def _(problem, run):
 def _(problem, run):
     """g for g - 1 on the base path."""
     results, (x, weight) = run(problem), (wide(problem.inputs[n]) for n in ("x", "weight"))
-    if "kh" in problem.dims:
-        padding, *how = (problem.attributes[n] for n in ("padding", "stride", "dilation", "groups"))
-        base = correlate(pad(x, padding, "zeros"), weight, *how)
-    else:
-        base = x @ weight.T
+    base = convolved(problem, weight) if "kh" in problem.dims else x @ weight.T
     return results | {"y": wide(results["y"]) + base}
 
 

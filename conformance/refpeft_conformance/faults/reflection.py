@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from refpeft_conformance.faults import fault, only, wide, with_attributes, with_inputs
+from refpeft_conformance.faults.convolution import convolved
 
 
 @fault("reflection", "the reflections in reverse", "du", operations="hra.*")
@@ -29,8 +30,11 @@ def _by_hand(problem, results, factor: float, normalised: bool):
         p = p - factor * np.outer(p @ q, q)
     if "merged" in results:
         return results | {"merged": wide(i["weight"]) @ p}
-    y = wide(i["x"]) @ p.T @ wide(i["weight"]).T
-    return results | {"y": y + (wide(i["bias"]) if "bias" in i else 0.0)}
+    bias = wide(i["bias"]) if "bias" in i else np.zeros(len(i["weight"]))
+    if "kh" in problem.dims:
+        kernel = (wide(i["weight"]).reshape(len(i["weight"]), -1) @ p).reshape(i["weight"].shape)
+        return results | {"y": convolved(problem, kernel) + bias[:, None, None]}
+    return results | {"y": wide(i["x"]) @ p.T @ wide(i["weight"]).T + bias}
 
 
 @fault("reflection", "a vector not normalised", "u", "variant", operations="hra.*")

@@ -6,6 +6,7 @@ import numpy as np
 
 from refpeft.problem import Problem
 from refpeft_conformance.laws import equal, law, merged_layer
+from refpeft_conformance.laws._convolution import base_of, merged_alone
 from refpeft_conformance.laws.rotation import keeps_angles
 
 
@@ -14,6 +15,7 @@ def _unscaled(problem):
 
 
 keeps_angles("boft.merge", _unscaled)
+merged_alone("boft.conv2d", "boft.merge")
 
 
 @law("boft.linear", "training begins at the base layer", regime="exact", needs=("nn.linear",))
@@ -22,6 +24,12 @@ def _(subject, problem, observed):
     arrays = {n: problem.inputs[n] for n in ("x", "weight", "bias") if n in problem.inputs}
     plain = Problem.of("nn.linear", arrays, {}, {}, problem.dtype)
     equal("start", subject.run(_at_start(problem))["y"], subject.run(plain)["y"], observed)
+
+
+@law("boft.conv2d", "training begins at the base layer", regime="exact", needs=("lora.conv2d",))
+def _(subject, problem, observed):
+    """Q = 0 and s = 1, bit for bit."""
+    equal("start", subject.run(_at_start(problem))["y"], subject.run(base_of(problem))["y"], observed)
 
 
 @law("boft.merge", "no rotation and no scale leave the weight")

@@ -6,10 +6,12 @@ import numpy as np
 
 from refpeft.problem import Problem
 from refpeft_conformance.laws import agree, equal, law, merged_layer
+from refpeft_conformance.laws._convolution import base_of, merged_alone
 from refpeft_conformance.laws.rotation import keeps_angles
 from refpeft_conformance.strategies import is_exact
 
 keeps_angles("hra.merge")
+merged_alone("hra.conv2d", "hra.merge")
 
 
 @law("hra.linear", "a pair of equal reflections leaves the base layer", needs=("nn.linear",))
@@ -22,6 +24,17 @@ def _(subject, problem, observed):
     arrays = {n: problem.inputs[n] for n in ("x", "weight", "bias") if n in problem.inputs}
     plain = Problem.of("nn.linear", arrays, {}, {}, problem.dtype)
     agree("pair", subject, (adapted, subject.run(adapted)), (plain, subject.run(plain)), {"y": "y"}, observed)
+
+
+@law("hra.conv2d", "a pair of equal reflections leaves the base layer", regime="exact", needs=("lora.conv2d",))
+def _(subject, problem, observed):
+    """The same of filters, bit for bit where nothing rounds."""
+    if problem.attributes["variant"] != "chain":
+        return
+    twice = np.repeat(problem.inputs["u"][:, :1], 2, axis=1)
+    adapted = problem.replace(inputs=problem.inputs | {"u": twice}, cotangents={})
+    if is_exact(adapted, subject.precision(problem.dtype)):
+        equal("pair", subject.run(adapted)["y"], subject.run(base_of(adapted))["y"], observed)
 
 
 @law("hra.merge", "the reflections in reverse give the weight back", regime="exact")

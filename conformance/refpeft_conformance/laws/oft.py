@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from refpeft.problem import Problem
 from refpeft_conformance.laws import equal, law, update_laws
+from refpeft_conformance.laws._convolution import merged_alone
 from refpeft_conformance.laws.rotation import keeps_angles
 
 update_laws("oft", zero="skew")
+merged_alone("oft.conv2d", "oft.merge")
 keeps_angles("oft.merge", lambda problem: problem if problem.attributes["variant"] != "neumann" else None)
 
 
@@ -38,14 +39,3 @@ def _(subject, problem, observed):
         for rows, share in ((skew, True), (np.repeat(skew, count, axis=0), False))
     ]
     equal("repeated", subject.run(both[1])["y"], subject.run(both[0])["y"], observed)
-
-
-@law("oft.conv2d", "the merged kernel needs no rotation", regime="exact", needs=("oft.merge",))
-def _(subject, problem, observed):
-    """W' from the merge with K = 0 is W with K, bit for bit."""
-    kernel, skew = problem.inputs["weight"], problem.inputs["skew"]
-    own = {n: problem.attributes[n] for n in ("block", "share", "variant", "terms")}
-    filters = {"weight": kernel.reshape(len(kernel), -1), "skew": skew}
-    merged = subject.run(Problem.of("oft.merge", filters, own, {}, problem.dtype))["merged"].reshape(kernel.shape)
-    plain = problem.replace(inputs=problem.inputs | {"weight": merged, "skew": np.zeros_like(skew)}, cotangents={})
-    equal("merged", subject.run(plain)["y"], subject.run(problem.replace(cotangents={}))["y"], observed)
