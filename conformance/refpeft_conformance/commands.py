@@ -42,7 +42,7 @@ timeout_option = click.option(
     default="*",
     metavar="PATTERN[,PATTERN...]",
     show_default=True,
-    help="Which operations, as shell patterns.",
+    help="Which operations and trajectories, as shell patterns: 'nf4.*', 'train.*'.",
 )
 @click.option("--only", type=click.Choice(["forward"]), default=None, help="Leave gradients out.")
 @click.option("--profile", type=click.Choice(["quick", "standard", "thorough"]), default="standard", show_default=True)

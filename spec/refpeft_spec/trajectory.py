@@ -23,7 +23,6 @@ import numpy as np
 from refpeft import methods
 from refpeft.backend import Backend
 from refpeft.errors import FormatError
-from refpeft.files import atomic_write
 from refpeft.formats import safetensors
 from refpeft.golden import Golden
 from refpeft.interpreted import Interpreted
@@ -39,6 +38,7 @@ from refpeft.training.text import batch
 from refpeft_spec.golden import FOLDER, differences
 
 FORMAT = "refpeft-trajectory/1"
+DECODER = "decoder.safetensors"
 DTYPE = "float32"
 """In which optimizers keep what they step."""
 
@@ -116,7 +116,8 @@ class Trajectory:
         FormatError
             If there is none.
         """
-        parts = {n.removeprefix("golden."): a for n, a in _read(self._path(folder)).items() if n.startswith("golden.")}
+        tensors = _read(self._path(folder)).tensors
+        parts = {n.removeprefix("golden."): a for n, a in tensors.items() if n.startswith("golden.")}
         return {
             n: Golden(value, np.zeros(value.shape), budget, "perturbed", DTYPE) for n, (value, budget) in parts.items()
         }
@@ -176,20 +177,20 @@ def rows() -> np.ndarray:
 
 @functools.cache
 def _decoder_file() -> dict[str, np.ndarray]:
-    return _read(_place(FOLDER) / "decoder.safetensors")
+    return _read(_place(FOLDER) / DECODER).tensors
 
 
 def _place(folder: str | Path) -> Path:
     return Path(folder) / "train"
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def _read(path: Path) -> safetensors.Archive:
     if not path.is_file():
         raise FormatError(f"there is no golden file {path}: 'refpeft golden make' writes it.")
     archive = safetensors.load(path)
     if archive.metadata.get("format") != FORMAT:
         raise FormatError(f"{path} is no trajectory: its metadata must have the format {FORMAT!r}.")
-    return archive.tensors
+    return archive
 
 
 def _drawn() -> dict[str, np.ndarray]:
@@ -227,14 +228,12 @@ def make(name: str, folder: str | Path = FOLDER) -> dict[str, int]:
     """
     trajectory, place = trajectories()[name], _place(folder)
     place.mkdir(parents=True, exist_ok=True)
-    files = {place / "decoder.safetensors": safetensors.dumps(_drawn(), _decoder_facts())}
-    atomic_write(*next(iter(files.items())))
+    safetensors.save(place / DECODER, _drawn(), _decoder_facts())
     _decoder_file.cache_clear()
     golden = {f"golden.{n}": np.stack([g.value, g.budget]) for n, g in trajectory.golden().items()}
-    files[trajectory._path(folder)] = safetensors.dumps(trajectory._started() | golden, trajectory._facts())
-    for path, data in files.items():
-        atomic_write(path, data)
-    return {path.name: len(data) for path, data in files.items()}
+    own = trajectory._path(folder)
+    safetensors.save(own, trajectory._started() | golden, trajectory._facts())
+    return {path.name: path.stat().st_size for path in (place / DECODER, own)}
 
 
 def verify(name: str, folder: str | Path = FOLDER, samples: int = SAMPLES) -> list[str]:
@@ -245,13 +244,12 @@ def verify(name: str, folder: str | Path = FOLDER, samples: int = SAMPLES) -> li
     trajectory = trajectories()[name]
     try:
         for path, arrays, facts in (
-            (_place(folder) / "decoder.safetensors", _drawn(), _decoder_facts()),
+            (_place(folder) / DECODER, _drawn(), _decoder_facts()),
             (trajectory._path(folder), trajectory._started(), trajectory._facts()),
         ):
             there = _read(path)
-            if safetensors.load(path).metadata != facts or any(
-                n not in there or there[n].tobytes() != a.tobytes() for n, a in arrays.items()
-            ):
+            kept = {n: a.tobytes() for n, a in there.tensors.items() if not n.startswith("golden.")}
+            if there.metadata != facts or kept != {n: a.tobytes() for n, a in arrays.items()}:
                 return [f"{path.name} is not what {name} starts from."]
         stored, fresh = trajectory.load(folder), trajectory.golden(samples=samples)
     except FormatError as error:
