@@ -21,8 +21,16 @@ from refpeft_conformance.checks.trajectory import hold
 from refpeft_conformance.counterexample import Counterexample
 from refpeft_conformance.diagnose import diagnose
 from refpeft_conformance.faults import Faulty, faults_of
-from refpeft_conformance.loop_faults import LOOP_FAULTS, FaultyLoop
-from refpeft_conformance.plan import Plan, checks_on, named_fault, planned, require_answers, require_available
+from refpeft_conformance.loop_faults import LOOP_FAULTS, made
+from refpeft_conformance.plan import (
+    Plan,
+    checks_on,
+    named_fault,
+    planned,
+    require_answers,
+    require_available,
+    require_fault,
+)
 from refpeft_conformance.recording import trained
 from refpeft_conformance.runner import run
 from refpeft_conformance.subject import Subject
@@ -106,8 +114,8 @@ def caught_by(backend: Backend, operation: str, dtype: str, seed: int = 0, profi
 
 def loop_caught_by(backend: Backend, trajectory: str, fault: str) -> str:
     """Id of the check that a training on a backend fails whose loop makes a mistake; empty if it passes, or breaks off."""
-    subject, (*_, whole) = Subject(backend, backend.devices()[0]), checks_on(trajectory, DTYPE)
-    training = trained(subject, trajectories()[trajectory], lambda recording: FaultyLoop(recording, fault))
+    subject, (*_, whole) = Subject(backend, backend.devices()[0], loop=fault), checks_on(trajectory, DTYPE)
+    training = trained(subject, trajectories()[trajectory], made(subject))
     try:
         hold(subject, trajectories()[trajectory], training, Observation())
     except Violation:
@@ -191,11 +199,7 @@ def _certify(
         raise CapabilityError(
             f"nothing to certify: no operation of backend {plan.backend!r} matches {plan.operations!r}."
         )
-    about = {(name, c.dtype) for c in checks for name in c.operations}
-    if plan.fault and not any(named_fault(plan.fault).applies(find(name), dtype) for name, dtype in about):
-        raise CapabilityError(
-            f"the fault {plan.fault!r} cannot be made to any operation that matches {plan.operations!r}."
-        )
+    require_fault(plan, checks)
     examples = _saved_of(plan, saved) if saved else {}
     pairs = sorted({(c.operation.name, c.dtype) for c in checks})
     reference = replace(plan.reference(), operations=plan.operations)

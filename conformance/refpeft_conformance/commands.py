@@ -71,13 +71,14 @@ def certify(name, command, operations, only, profile, device, jobs, seed, weight
     from refpeft import plugins
     from refpeft_conformance import certificate, report, terminal
     from refpeft_conformance import certify as certification
+    from refpeft_conformance.loop_faults import LOOP_FAULTS
 
     if bool(name) == bool(command):
         raise click.UsageError("give the name of one backend, or --command PROGRAM.")
     plan = certification.Plan(
         name or "process", command, device, fault, operations, only or "", profile, seed, weights, timeout
     )
-    if fault:
+    if fault and fault not in LOOP_FAULTS:
         certification.named_fault(fault)
     if weights:
         from refpeft.formats.weights import matrices
@@ -189,12 +190,13 @@ def replay(path, backend, command, device, no_fault, timeout, as_json):
 @click.option("--operation", default="", help="Only those that can be made to this operation.")
 @click.option("--json", "as_json", is_flag=True)
 def faults(operation, as_json):
-    """List the faults that the kit can make to a backend."""
+    """List the faults that the kit can make to a backend, and to the loop of a training."""
     from refpeft.operation import find
     from refpeft_conformance.faults import faults as all_faults
     from refpeft_conformance.faults import faults_of
+    from refpeft_conformance.loop_faults import as_faults
 
-    known = all_faults().values()
+    known = [*all_faults().values(), *as_faults()]
     if operation:
         op = find(operation)
         known = sorted({f.name: f for d in op.dtypes for f in faults_of(op, d)}.values(), key=lambda f: f.name)

@@ -10,9 +10,12 @@ import fnmatch
 from collections.abc import Callable
 from dataclasses import replace
 
+from refpeft.backend import Backend
 from refpeft_conformance.around import Around
+from refpeft_conformance.faults import HONEST, Fault
 from refpeft_conformance.recording import Recording
-from refpeft_spec.trajectory import OPTIMIZER, SETTINGS, rate
+from refpeft_conformance.subject import Subject
+from refpeft_spec.trajectory import DTYPE, OPTIMIZER, SETTINGS, rate
 
 LOOP_FAULTS: dict[str, tuple[str, Callable]] = {}
 """By name: pattern of the operations whose calls are changed, and the change."""
@@ -26,6 +29,16 @@ def mistake(name: str, operations: str = OPTIMIZER):
         return change
 
     return declare
+
+
+def as_faults() -> list[Fault]:
+    """As the kit lists its faults; none of them can be made to an operation."""
+    return [replace(HONEST, name=name, family="loop", operations="train.*", dtypes=(DTYPE,)) for name in LOOP_FAULTS]
+
+
+def made(subject: Subject) -> Callable[[Recording], Backend]:
+    """What the subject's loop does with a backend: nothing, unless a mistake is made to it."""
+    return lambda recording: FaultyLoop(recording, subject.loop) if subject.loop else recording
 
 
 class FaultyLoop(Around):

@@ -13,6 +13,7 @@ from refpeft.numerics.formats import FORMATS
 from refpeft.operation import catalogue, find, matches
 from refpeft_conformance.checks import Check, checks_of, trajectory
 from refpeft_conformance.faults import HONEST, Fault, Faulty, faults
+from refpeft_conformance.loop_faults import LOOP_FAULTS
 from refpeft_conformance.subject import Subject
 from refpeft_conformance.worker import said, timed
 from refpeft_spec.trajectory import DTYPE, trajectories
@@ -31,7 +32,7 @@ class Plan:
     device : str
         Empty for the backend's default.
     fault : str
-        A fault of the kit to make to the backend; empty for none.
+        A fault of the kit to make to the backend, or to the loop that trains on it; empty for none.
     operations : str
         Patterns of names, between commas, of operations and of trajectories: ``train.*``.
     only : str
@@ -72,9 +73,10 @@ class Plan:
             raise CapabilityError(
                 f"backend {backend.name!r} has no device {self.device!r} here: it has {', '.join(devices)}."
             )
-        if self.fault:
+        loop = self.fault if self.fault in LOOP_FAULTS else ""
+        if self.fault and not loop:
             backend = Faulty(backend, named_fault(self.fault))
-        return Subject(backend, self.device or devices[0], gradients=self.only != "forward")
+        return Subject(backend, self.device or devices[0], self.only != "forward", loop)
 
     def reference(self) -> Plan:
         """The same plan for the reference, at the quick profile."""
@@ -93,6 +95,21 @@ def _process(command: str, timeout: float) -> Backend:
     return ProcessBackend(command, timeout)
 
 
+def require_fault(plan: Plan, checks: list[Check]) -> None:
+    """Raise CapabilityError unless the plan's fault, if it has one, can be made to something that is checked."""
+    if not plan.fault:
+        return
+    if plan.fault in LOOP_FAULTS:
+        found = any(c.kind == "training" for c in checks)
+    else:
+        fault, about = named_fault(plan.fault), {(name, c.dtype) for c in checks for name in c.operations}
+        found = any(fault.applies(find(name), dtype) for name, dtype in about)
+    if not found:
+        raise CapabilityError(
+            f"the fault {plan.fault!r} cannot be made to any operation that matches {plan.operations!r}."
+        )
+
+
 def named_fault(name: str) -> Fault:
     """The fault of that name.
 
@@ -103,7 +120,7 @@ def named_fault(name: str) -> Fault:
     """
     known = faults() | {"none": HONEST}
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3)
+        near = difflib.get_close_matches(name, [*known, *LOOP_FAULTS], n=3)
         raise PluginError(
             f"the kit has no fault {name!r}" + (f": did you mean {' or '.join(map(repr, near))}?" if near else ".")
         )

@@ -13,7 +13,7 @@ from refpeft.files import atomic_write
 from refpeft.numerics.formats import FORMATS, as_format
 from refpeft_conformance.checks import KINDS
 from refpeft_conformance.plot import axis, dots, histogram
-from refpeft_conformance.terminal import training
+from refpeft_conformance.terminal import training, unexampled
 
 FEW = 20
 """Up to how many operations all families stand open."""
@@ -168,6 +168,7 @@ def _reasons(certificate: dict) -> list[str]:
     if counts["FAIL"]:
         operations = sorted({r["operation"] for r in _of(certificate, verdict="FAIL")})
         reasons.append(f"{_checks(counts['FAIL'])} of {_listed(operations)} failed.")
+    reasons += [f"{r['id']} failed: {r['message']}" for r in unexampled(certificate)]
     reasons += [f"{r['id']} could not be judged: {_first_line(r)}" for r in _of(certificate, verdict="ERROR")]
     if certificate["vacuous_over_limit"]:
         reasons.append(f"Too many budgets say nothing in {_listed(certificate['vacuous_over_limit'])}.")

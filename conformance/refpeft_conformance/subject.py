@@ -48,11 +48,14 @@ class Subject:
     device : str
     gradients : bool
         Whether gradients are asked of it at all.
+    loop : str
+        The mistake that the loop of a training makes, see `refpeft_conformance.loop_faults`; empty for none.
     """
 
     backend: Backend
     device: str = "cpu"
     gradients: bool = True
+    loop: str = ""
 
     def precision(self, dtype: str) -> Precision | None:
         """What the backend declares for the dtype; None where it does not have it."""

@@ -97,6 +97,8 @@ def certificate(content: dict, folder: Path) -> None:
     for record in content["checks"]:
         if record["verdict"] == "ERROR":
             console.print(f"[red]ERROR[/] {record['id']}: {record['message'].splitlines()[0]}", highlight=False)
+    for record in unexampled(content):
+        console.print(f"[red]FAIL[/] {record['id']}: {record['message']}", highlight=False)
     for saved in content["saved"]:
         if saved["fails"]:
             console.print(
@@ -113,6 +115,12 @@ def certificate(content: dict, folder: Path) -> None:
     if len(content["counterexamples"]) > 10:
         console.print(f"     and {len(content['counterexamples']) - 10} more in {folder / 'counterexamples'}")
     console.print(f"wrote {folder / 'certificate.json'} and {folder / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def unexampled(content: dict) -> list[dict]:
+    """Checks that failed and left no counterexample: a training as a whole, or a backend that gave nothing."""
+    known = {example["check"] for example in content["counterexamples"]}
+    return [r for r in content["checks"] if r["verdict"] == "FAIL" and r["id"] not in known]
 
 
 def training(content: dict) -> str:

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from refpeft import plugins
+from refpeft.cli import main
+from refpeft.errors import CapabilityError
 from refpeft_conformance import plan, terminal
 from refpeft_conformance.around import Around
 from refpeft_conformance.certify import loop_caught_by
@@ -17,7 +20,7 @@ from refpeft_conformance.checks.trajectory import checks
 from refpeft_conformance.counterexample import Counterexample
 from refpeft_conformance.faults import Faulty, faults
 from refpeft_conformance.loop_faults import LOOP_FAULTS
-from refpeft_conformance.plan import Plan, planned
+from refpeft_conformance.plan import Plan, planned, require_fault
 from refpeft_conformance.recording import trained
 from refpeft_conformance.runner import run
 from refpeft_conformance.subject import Subject
@@ -126,6 +129,20 @@ def test_a_backend_is_asked_for_what_it_declares_and_has(monkeypatch):
     assert terminal.training(said) == "not declared by the backend: no trajectory was checked"
     (calls, _) = examined(plugins.backend("cpu"), "train.dora")
     assert calls.verdict == UNSUPPORTED and "dora.linear" in calls.message
+
+
+def test_a_mistake_of_the_loop_can_be_watched():
+    """As any fault: it is listed, can be made to trainings alone, and what is off is told, though there is no counterexample."""
+    fault = "the last step left out"
+    assert fault in CliRunner().invoke(main, ["faults"]).output
+    asked = Plan("cpu", operations="train.bitfit", fault=fault)
+    require_fault(asked, planned(asked))
+    with pytest.raises(CapabilityError, match="cannot be made to any operation"):
+        require_fault(replace(asked, operations="nn.linear"), planned(replace(asked, operations="nn.linear")))
+    whole = run(list(checks(trajectories()["train.bitfit"]))[1], asked.subject())
+    assert whole.verdict == FAIL and whole.message.startswith("layers.0.attn.q.bias[")
+    said = {"checks": [whole.record()], "counterexamples": []}
+    assert [r["message"] for r in terminal.unexampled(said)] == [whole.message]
 
 
 def test_the_readme_certifies_without_training():

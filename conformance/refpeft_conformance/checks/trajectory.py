@@ -15,6 +15,7 @@ from refpeft.golden import answer
 from refpeft.numerics.precision import standard_precision
 from refpeft.oracle import Comparison
 from refpeft_conformance.checks import Check
+from refpeft_conformance.loop_faults import made
 from refpeft_conformance.recording import Call, Training, trained
 from refpeft_conformance.subject import Subject
 from refpeft_conformance.verdict import Observation, Violation
@@ -31,7 +32,7 @@ def _calls(trajectory: Trajectory) -> Check:
     recorded: dict[int, Call] = {}
 
     def drawn(subject):
-        training = trained(subject, trajectory)
+        training = trained(subject, trajectory, made(subject))
         for call in training.calls:
             recorded[id(call.problem)] = call
             yield call.problem
@@ -57,7 +58,7 @@ def _calls(trajectory: Trajectory) -> Check:
 
 def _whole(trajectory: Trajectory) -> Check:
     def examine(subject, problem, observed):
-        hold(subject, trajectory, trained(subject, trajectory), observed)
+        hold(subject, trajectory, trained(subject, trajectory, made(subject)), observed)
 
     claim = "losses and what is trained stay within the spread of twenty steps"
     return Check(trajectory, DTYPE, "training", claim, examine, lambda subject: [None])
