@@ -65,13 +65,13 @@ class Golden:
 
     @property
     def vacuous(self) -> np.ndarray:
-        """Where the budget exceeds a tenth of the largest magnitude of the output, and so says nothing."""
-        largest = np.max(np.abs(self.value), initial=0.0)
-        return (
-            self.budget > VACUOUS_SHARE * largest
-            if self.kind in ("proven", "perturbed")
-            else np.zeros(self.value.shape, bool)
-        )
+        """Where the budget exceeds a tenth of the output's largest magnitude, and so says nothing.
+
+        A smallest normal number counts among the magnitudes: of zeros, a budget far below it says all there is to say.
+        """
+        if self.kind not in ("proven", "perturbed"):
+            return np.zeros(self.value.shape, bool)
+        return self.budget > VACUOUS_SHARE * np.max(np.abs(self.value), initial=as_format(self.dtype).tiny)
 
 
 _FLOATING = ("float64", "float32", "bfloat16", "float16")

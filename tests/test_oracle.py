@@ -156,9 +156,11 @@ def test_a_declared_precision_widens_the_budget():
 
 
 def test_vacuous_budgets_are_known_as_such():
-    """A budget above a tenth of the largest output says nothing."""
+    """A budget above a tenth of the largest output says nothing; one of a few subnormal numbers says much of zeros."""
     golden = Golden(np.array([1.0, 2.0]), np.zeros(2), np.array([0.1, 0.3]), "proven", "float32")
     assert list(golden.vacuous) == [False, True]
+    zeros = Golden(np.zeros(2), np.zeros(2), np.array([2.0**-146, 2.0**-126]), "proven", "float32")
+    assert list(zeros.vacuous) == [False, True]
     assert not np.any(Golden(golden.value, golden.rest, golden.budget, "discrete", "float32").vacuous)
 
 

@@ -57,6 +57,7 @@ def certificate(content: dict, folder: Path) -> None:
     from rich.table import Table
 
     from refpeft.numerics.formats import as_format
+    from refpeft_conformance.certificate import VACUOUS_LIMIT, vacuous_share
 
     console = Console()
     verdict = {0: "[green]PASS[/]", 1: "[red]FAIL[/]", 2: "[red]ERROR[/]"}[content["exit_status"]]
@@ -70,7 +71,7 @@ def certificate(content: dict, folder: Path) -> None:
         table.add_column(column, justify="left" if column in ("operation", "dtype") else "right")
     for operation, dtypes in content["operations"].items():
         for dtype, row in dtypes.items():
-            vacuous = f"{row['vacuous'] / row['elements']:.2%}" if row["elements"] else "-"
+            records = [r for r in content["checks"] if (r["operation"], r["dtype"]) == (operation, dtype)]
             table.add_row(
                 operation,
                 as_format(dtype).short,
@@ -78,10 +79,13 @@ def certificate(content: dict, folder: Path) -> None:
                 str(row["checks"] - row["unsupported"]),
                 str(row["examples"]),
                 f"{row['worst_share']:.3f}",
-                vacuous,
+                f"{vacuous_share(records):.2%}" if row["elements"] else "-",
                 str(row["near"]),
             )
     console.print(table)
+    for operation in content["vacuous_over_limit"]:
+        said = f"too little said  {operation}: more of its budgets in fp32 are vacuous than {VACUOUS_LIMIT:.0%}"
+        console.print(said, highlight=False, markup=False)
     for operation, frozen in content["subject"]["frozen"].items():
         console.print(f"no gradient to  {operation}: {', '.join(frozen)}", highlight=False, markup=False)
     for operation, reasons in content["outside"].items():

@@ -1,4 +1,5 @@
-"""An adapter's folder: in peft's form where peft's files have a place for the method, in refpeft's own otherwise.
+"""An adapter's folder: in peft's form where peft's files have a place for the method, in AdapterHub's where they are its
+bottleneck adapters, in refpeft's own otherwise.
 
 refpeft's own is ``refpeft_adapter.json``, with the method, its settings and what it was made for, beside
 ``refpeft_adapter.safetensors``, with every array as ``SITE.ARRAY``: frozen ones too, which other libraries draw again.
@@ -16,7 +17,7 @@ import numpy as np
 
 from refpeft.errors import AttributeValueError, FormatError
 from refpeft.files import atomic_write, read_json
-from refpeft.formats import peft, safetensors
+from refpeft.formats import adapterhub, peft, safetensors
 from refpeft.formats.names import FAMILIES
 from refpeft.formats.peft import Adapter
 from refpeft.formats.safetensors_header import short
@@ -47,6 +48,9 @@ def save(folder: str | os.PathLike[str], adapter: Adapter, base: str = "") -> No
     """
     if peft.is_written(adapter):
         peft.save(folder, adapter, base)
+        return
+    if adapterhub.is_written(adapter):
+        adapterhub.save(folder, adapter, base)
         return
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,18 +84,18 @@ def is_there(folder: Path) -> bool:
 
 
 def load(folder: str | os.PathLike[str]) -> Adapter:
-    """Read an adapter of either form.
+    """Read an adapter of any form.
 
     Raises
     ------
     FormatError
         If a file is missing or malformed.
     CapabilityError
-        If it is peft's, and the method, or a field that changes what it computes, is not one that is read.
+        If it is another library's, and the method, or a field that changes what it computes, is not one that is read.
     """
     folder = Path(folder)
     if not (folder / CONFIG).is_file():
-        return peft.load(folder)
+        return (adapterhub if adapterhub.is_there(folder) else peft).load(folder)
     config = read_json(folder / CONFIG)
     cls, settings = methods().get(str(config.get("method"))), config.get("settings")
     if config.get("version") != _VERSION or cls is None or not isinstance(settings, dict):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from refpeft.errors import CapabilityError, RefpeftError
-from refpeft.formats import adapters, peft, peft_layouts, peft_prompts, peft_ranks
+from refpeft.formats import adapterhub, adapters, peft, peft_layouts, peft_prompts, peft_ranks
 from refpeft.formats.lint_facts import DRAWN, FACTOR, NAMED, RANKED, STARTS, STILL, WHOLE
 from refpeft.formats.lint_folder import Finding, Folder, ends, opened
 from refpeft.formats.lint_model import Shapes, another_base, unfitting, unfitting_site
@@ -42,10 +42,10 @@ def lint(folder: str | os.PathLike[str], base: str = "", shapes: Shapes | None =
         If a file is missing or malformed.
     """
     adapter = opened(folder)
-    found = [finding for check in (OWN if adapter.own else PEFT) + ALL for finding in check(adapter)]
+    found = [finding for check in FORMS[adapter.form] + ALL for finding in check(adapter)]
     if shapes is not None:
-        fit = unfitting_site if adapter.own else unfitting
-        found += [*another_base(adapter, base), *fit(adapter, shapes)]
+        found += another_base(adapter, base)
+        found += [finding for check in FITS[adapter.form] for finding in check(adapter, shapes)]
     found += refused(adapter, found)
     return sorted(found, key=lambda finding: ("error", "warning", "note").index(finding.severity))
 
@@ -238,6 +238,14 @@ def apart(adapter: Folder) -> Iterator[Finding]:
             yield Finding("error", site, f"lacks {array}, which {adapter.kind} needs", AGAIN)
 
 
+def elsewhere(adapter: Folder) -> Iterator[Finding]:
+    """AdapterHub's form, which peft does not read, and a head that was saved beside the adapter, which no base has."""
+    yield Finding("note", adapterhub.TENSORS, "is AdapterHub's form, which peft does not read", "load it with adapters")
+    for head in sorted(adapter.path.glob("*model_head.*")):
+        what = "a head was saved beside the adapter: AdapterHub puts it in, refpeft does not read it"
+        yield Finding("warning", head.name, what, "save with with_head=False unless it was trained")
+
+
 def refused(adapter: Folder, found: list[Finding]) -> Iterator[Finding]:
     """What refpeft's own reader refuses, with its reason, where nothing above has said it."""
     try:
@@ -268,4 +276,5 @@ def _some(names: Iterable[str]) -> str:
 
 ALL: tuple[Callable[[Folder], Iterator[Finding]], ...] = (infinite, stored)
 PEFT = (unaccounted, named, unreached, halves, misshapen, scaled, drawn, started_elsewhere, at_start, unknown, homeless)
-OWN = (apart,)
+FORMS = {"peft": PEFT, "AdapterHub": (elsewhere,), "refpeft": (apart,)}
+FITS = {"peft": (unfitting,), "AdapterHub": (), "refpeft": (unfitting_site,)}

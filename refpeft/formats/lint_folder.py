@@ -1,7 +1,7 @@
 """An adapter's folder as it lies there, before it is understood: fields, tensors, and the modules that these name.
 
 peft names a tensor ``base_model.model.MODULE.ARRAY``, or ``base_model.ARRAY`` where modules share it; ARRAY begins with the
-method's prefix. refpeft's own name is ``SITE.ARRAY``.
+method's prefix. refpeft's own name is ``SITE.ARRAY``, AdapterHub's ``MODULE.adapters.NAME.ARRAY``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from refpeft.errors import FormatError
 from refpeft.files import read_json
-from refpeft.formats import adapters, peft, peft_ranks, safetensors
+from refpeft.formats import adapterhub, adapters, peft, peft_ranks, safetensors
 from refpeft.formats.lint_facts import NAMED, PAIRS, RANKED
 
 _PREFIXES = {"ADALORA": "lora_", "ADAPTION_PROMPT": "adaption_", "LOHA": "hada_"}
@@ -52,21 +52,23 @@ class Folder:
     Attributes
     ----------
     path : Path
-    own : bool
-        Whether it is in refpeft's own form, not peft's.
+    form : str
+        Whose it is: ``peft``, ``AdapterHub`` or ``refpeft``.
     config : dict
     tensors : refpeft.formats.safetensors.Lazy
     """
 
     path: Path
-    own: bool
+    form: str
     config: Mapping[str, Any]
     tensors: safetensors.Lazy
 
     @property
     def kind(self) -> str:
         """peft's type, or refpeft's name of the method."""
-        return str(self.config.get("method" if self.own else "peft_type"))
+        if self.form == "AdapterHub":
+            return "a bottleneck adapter"
+        return str(self.config.get("peft_type" if self.form == "peft" else "method"))
 
     @cached_property
     def modules(self) -> dict[str, dict[str, str]]:
@@ -125,7 +127,7 @@ class Folder:
 
     def _place(self, name: str) -> tuple[str, str]:
         """Module and array, or nothing twice."""
-        if self.own:
+        if self.form != "peft":
             site, _, array = name.rpartition(".")
             return site, array
         prefix = _PREFIXES.get(self.kind, self.kind.lower() + "_")
@@ -141,7 +143,7 @@ def ends(module: str, patterns: str | list[str] | None) -> bool:
 
 
 def opened(folder: str | os.PathLike[str]) -> Folder:
-    """Read a folder of either form.
+    """Read a folder of any form.
 
     Raises
     ------
@@ -152,10 +154,13 @@ def opened(folder: str | os.PathLike[str]) -> Folder:
     if not path.is_dir():
         raise FormatError(f"{path}: there is no such folder, expected an adapter's.")
     if (path / adapters.CONFIG).is_file():
-        return Folder(path, True, read_json(path / adapters.CONFIG), safetensors.scan(path / adapters.TENSORS))
+        return Folder(path, "refpeft", read_json(path / adapters.CONFIG), safetensors.scan(path / adapters.TENSORS))
+    if adapterhub.is_there(path):
+        config, tensors = adapterhub.opened(path)
+        return Folder(path, "AdapterHub", config, tensors)
     config = peft.configuration(path)
     _require_readable(path / peft.CONFIG, config)
-    return Folder(path, False, config, safetensors.scan(path / peft.TENSORS))
+    return Folder(path, "peft", config, safetensors.scan(path / peft.TENSORS))
 
 
 def _require_readable(where: Path, config: Mapping[str, Any]) -> None:

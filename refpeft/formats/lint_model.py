@@ -17,7 +17,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 def another_base(adapter: Folder, base: str) -> Iterator[Finding]:
     """A model of another name than the adapter's."""
-    field = "base" if adapter.own else "base_model_name_or_path"
+    field = {"peft": "base_model_name_or_path", "AdapterHub": "model_name", "refpeft": "base"}[adapter.form]
     said = str(adapter.config.get(field) or "")
     if said and os.path.basename(os.path.normpath(said)) != os.path.basename(os.path.abspath(base)):
         yield Finding("note", field, f"is {said}, but the model here is {base}", "see that it is the same model")

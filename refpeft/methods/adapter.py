@@ -41,6 +41,9 @@ class _Bottleneck(Method):
 
     placement = ""
     places = 1
+    sites = "*"
+    reads = "output"
+    """What it reads in a model: a sublayer's output, its input, or the sum of both."""
 
     def validate(self):
         super().validate()
@@ -84,6 +87,8 @@ class Pfeiffer(_Bottleneck):
     paper = "arXiv:2005.00247"
     adapters = ("SeqBnConfig",)
     placement = "pfeiffer"
+    sites = "layers.*.mlp.out"
+    reads = "sum"
 
 
 @method("parallel_adapter")
@@ -97,6 +102,7 @@ class ParallelAdapter(_Bottleneck):
     paper = "arXiv:2110.04366"
     adapters = ("ParBnConfig",)
     placement = "parallel"
+    reads = "input"
     identity = True
 
 
@@ -129,18 +135,21 @@ class ScaledParallelAdapter(_Gained):
 
     paper = "arXiv:2110.04366"
     adapters = ("ParBnConfig: scaling=learned",)
+    reads = "input"
     identity = True
 
 
 @method("adapter_plus")
 class AdapterPlus(_Gained):
-    """An adapter after the feed-forward block with a learned scaling for each channel."""
+    """An adapter after the feed-forward block and what it is added to, with a learned scaling for each channel."""
 
     reduction: int = 96
     activation: str = "gelu"
 
     paper = "arXiv:2406.06820"
     adapters = ("AdapterPlusConfig",)
+    sites = "layers.*.mlp.out"
+    reads = "sum"
     per = "channel"
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from refpeft.models.attention import Shared, attention
 from refpeft.models.feed_forward import feed_forward
-from refpeft.models.parts import Vjp, at, following, recomputed
+from refpeft.models.parts import Vjp, added, at, recomputed
 
 if TYPE_CHECKING:
     from refpeft.models.transformer import Transformer
@@ -54,25 +54,26 @@ def norm_before(model: Transformer, name: str, sublayer: Callable, x, keep: bool
     """x + sublayer(norm(x))."""
     n, norm_vjp = at(model, f"{name}.norm", x, keep)
     h, sublayer_vjp = sublayer(n, keep=keep)
-    h, following_vjp = following(model, f"{name}.out", h, keep)
+    y, added_vjp = added(model, f"{name}.out", x, h, keep)
 
     def vjp(dy, gradients, further=True):
-        dn = sublayer_vjp(following_vjp(dy, gradients), gradients, further or model.trains(f"{name}.norm"))
-        dx = None if dn is None else norm_vjp(dn, gradients, further)
-        return dy + dx if further else None
+        dx, dh = added_vjp(dy, gradients)
+        dn = sublayer_vjp(dh, gradients, further or model.trains(f"{name}.norm"))
+        dbelow = None if dn is None else norm_vjp(dn, gradients, further)
+        return dx + dbelow if further else None
 
-    return x + h, vjp
+    return y, vjp
 
 
 def norm_behind(model: Transformer, name: str, sublayer: Callable, x, keep: bool) -> tuple[Any, Vjp]:
     """norm(x + sublayer(x))."""
     h, sublayer_vjp = sublayer(x, keep=keep)
-    h, following_vjp = following(model, f"{name}.out", h, keep)
-    y, norm_vjp = at(model, f"{name}.norm", x + h, keep)
+    z, added_vjp = added(model, f"{name}.out", x, h, keep)
+    y, norm_vjp = at(model, f"{name}.norm", z, keep)
 
     def vjp(dy, gradients, further=True):
-        dsum = norm_vjp(dy, gradients)
-        dx = sublayer_vjp(following_vjp(dsum, gradients), gradients, further)
-        return dsum + dx if further else None
+        dx, dh = added_vjp(norm_vjp(dy, gradients), gradients)
+        dbelow = sublayer_vjp(dh, gradients, further)
+        return dx + dbelow if further else None
 
     return y, vjp

@@ -25,17 +25,20 @@ def at(model: Transformer, site: str, x, keep: bool) -> tuple[Any, Vjp]:
     return y, vjp
 
 
-def following(model: Transformer, site: str, h, keep: bool) -> tuple[Any, Vjp]:
-    """What stands behind a sublayer, if anything does: it takes the sublayer's output, and adds to it."""
+def added(model: Transformer, site: str, x, h, keep: bool) -> tuple[Any, Vjp]:
+    """x + h of a sublayer. What stands behind it, if anything does, reads h or the sum, and adds to what it reads."""
     if site not in model.sites:
-        return h, lambda dh, gradients: dh
-    y, call = model.call(site, {"x": h, "residual": h}, keep)
+        return x + h, lambda dy, gradients: (dy, dy)
+    total = model.sites[site].reads == "sum"
+    read = x + h if total else h
+    y, call = model.call(site, {"x": read, "residual": read}, keep)
 
     def vjp(dy, gradients):
         d = model.vjp(site, call, dy, gradients, ["x", "residual"])
-        return d["x"] + d["residual"]
+        dread = d["x"] + d["residual"]
+        return dread if total else dy, dread
 
-    return y, vjp
+    return y if total else x + y, vjp
 
 
 def in_front(model: Transformer, x, keep: bool) -> tuple[Any, Vjp | None]:

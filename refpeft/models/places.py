@@ -49,6 +49,8 @@ class Layer:
     attributes : dict
     brought : tuple of str
         Those arrays that came with a method, frozen ones among them.
+    reads : str
+        Behind a sublayer: its ``output``, or the ``sum`` of that and what went in.
     """
 
     operation: str
@@ -56,6 +58,7 @@ class Layer:
     trained: tuple[str, ...] = ()
     attributes: dict[str, Any] = field(default_factory=dict)
     brought: tuple[str, ...] = ()
+    reads: str = "output"
 
 
 class Place(NamedTuple):
@@ -71,30 +74,37 @@ class Place(NamedTuple):
         Shapes of what comes from below, for one token of one text.
     plain : Layer or None
         What stands there in the plain model.
+    reads : tuple of str
+        What a layer there may read, see `Layer`.
     """
 
     kind: str
     weight: Any
     below: dict[str, tuple[int, ...]]
     plain: Layer | None = None
+    reads: tuple[str, ...] = ("output",)
 
 
 def standing(method: Method) -> str:
     """The operation that stands at a site for a method.
 
-    A block that has its norms in front has none behind its sublayers, so that what is left of Houlsby's adapter there is
-    h + A(h).
+    A block that has its norms in front has none behind its sublayers, so that with x in and h out what is left of Houlsby's
+    adapter there is x + h + A(h), and of Pfeiffer's x + h + A(x + h).
 
     Raises
     ------
     CapabilityError
-        If the method freezes a part of an array.
+        If the method freezes a part of an array, or reads what a model does not give it.
     """
     if getattr(method, "frozen", 0):
         raise CapabilityError(
             f"{type(method).__name__} freezes tokens of its own, which training a model does not do yet."
         )
-    if getattr(method, "placement", "") == "houlsby":
+    if getattr(method, "reads", "") == "input":
+        raise CapabilityError(
+            f"{type(method).__name__} reads what goes into a sublayer, where a model has sites behind one only."
+        )
+    if getattr(method, "placement", ""):
         return "adapter.bottleneck"
     return ENCODED.get(method.operation, method.operation)
 
@@ -132,6 +142,10 @@ def require_fitting(site: str, place: Place, layer: Layer) -> None:
     known = (*KINDS[place.kind], *layer.arrays)
     if missing := [a.name for a in operation.signature.inputs if not a.optional and a.name not in known]:
         raise CapabilityError(f"{layer.operation} also takes {', '.join(missing)}, which a model does not give it.")
+    if layer.reads not in place.reads:
+        raise CapabilityError(
+            f"{site}: what reads the {layer.reads} stands in a model that has its norms in front only."
+        )
     shapes = {n: shape for n, shape in place.below.items() if n in inputs}
     shapes |= {n: tuple(a.shape) for n, a in layer.arrays.items()}
     try:

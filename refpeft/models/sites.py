@@ -139,7 +139,8 @@ class Sites:
             given = {name: self.asarray(a) for name, a in arrays[site].items()}
             if "weight" in given and isinstance(base := self.places[site].weight, Base):
                 given["weight"] = base.again(arrays[site]["weight"])
-            self._place(site, Layer(operation, given, method.trainable, attributes, tuple(given)))
+            reads = getattr(method, "reads", "output")
+            self._place(site, Layer(operation, given, method.trainable, attributes, tuple(given), reads))
 
     @property
     def trained(self) -> dict[str, Any]:

@@ -97,7 +97,8 @@ class Transformer(Sites):
             places[f"{at}.attention"] = Place("attention", places[f"{at}.attn.{as_wide_as_keys}"].weight, dict(heads))
             for site, last in (("attn.out", "attn.o"), ("mlp.out", "mlp.down")):
                 weight = places[f"{at}.{last}"].weight
-                places[f"{at}.{site}"] = Place("sublayer", weight, {"x": token, "residual": token})
+                reads = ("output",) if shape.post else ("output", "sum")
+                places[f"{at}.{site}"] = Place("sublayer", weight, {"x": token, "residual": token}, reads=reads)
         return places
 
     def through(self, ids: np.ndarray) -> None:

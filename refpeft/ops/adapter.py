@@ -117,10 +117,14 @@ def inactive(random, arrays, attributes):
     return bias | {off: np.zeros_like(arrays[off])}
 
 
+_SIZES = {"d": (8, 4, 5, 7, 13, 16), "eps": (0.1, 1e-5, 0.5, 1.0, 3.7)}
+"""The norm's gradient has d - 2 dimensions: of 2 or 3 numbers little is left of it but what eps and rounding leave."""
+
+
 @operation(
     "adapter.sublayer",
     "x[*n,d] hidden[*n,d] down[r,d] up[d,r] weight[d] bias[d] down_bias?[r] up_bias?[d] -> y[*n,d] where eps > 0, d >= 1",
-    sizes={"d": (4, 8, 2, 3, 5, 7, 13, 16)},
+    sizes=_SIZES,
 )
 def sublayer(
     x,

@@ -41,8 +41,8 @@ def configured(name: str, **numbers) -> Method:
 def at(shape: Decoder, method: Method, targets: str) -> tuple[Method, str]:
     """The method as a model of this shape takes it, and the pattern of its sites.
 
-    One for matrices stands at those that ``targets`` names, see `Decoder.select`, any other at every site of its kind.
+    One for matrices stands at those that ``targets`` names, see `Decoder.select`, any other where it stands by its definition.
     """
     if hasattr(method, "size"):
         method = replace(method, size=shape.head_size)  # type: ignore[call-arg]
-    return method, pattern(shape, targets) if standing(method).endswith(".linear") else "*"
+    return method, pattern(shape, targets) if standing(method).endswith(".linear") else getattr(method, "sites", "*")

@@ -187,8 +187,6 @@ def test_wrong_calls_say_what_was_expected(tmp_path):
         model.attach("layers.*.attn.query", HALF)
     with pytest.raises(ShapeError, match=r"arrays for layers.0.attn.q are needed, but for none they came"):
         model.attach("layers.0.attn.q", HALF, arrays={})
-    with pytest.raises(CapabilityError, match=r"adapter.sublayer stands at no site of a model: it takes"):
-        model.attach("layers.0.attn.q", methods()["pfeiffer"]())
     with pytest.raises(DomainError, match=r"token ids lie from 0 to 18, but 0 to 19 came"):
         model.logits(np.array([[0, 19]]))
     with pytest.raises(ShapeError, match=r"integers of shape \(n, s\), but float64 of shape \(2,\) came"):

@@ -14,7 +14,7 @@ from refpeft.cli import main
 from refpeft.errors import CapabilityError, DomainError, FormatError, ShapeError
 from refpeft.formats import adapters, peft, safetensors
 from refpeft.memory.models import read
-from refpeft.methods import IA3, DoRA, LayerNormTuning, LoRA, methods
+from refpeft.methods import IA3, DoRA, LayerNormTuning, LoRA, Pfeiffer, methods
 from refpeft.models import load, load_encoder
 
 IDS = np.random.default_rng(0).integers(0, 97, (3, 9))
@@ -158,6 +158,8 @@ def test_padding_is_not_seen_and_what_is_wrong_is_said(bert, tmp_path):
     np.testing.assert_allclose(model.hidden(IDS, MASK, SEGMENTS)[1:2, :6], alone, rtol=0, atol=2.0**-40)
     with pytest.raises(CapabilityError, match="LoRAGA starts from the gradients of a language model's loss, which an"):
         model.attach("layers.*.attn.q", methods()["lora_ga"](rank=2), batches=[IDS])
+    with pytest.raises(CapabilityError, match="reads the sum stands in a model that has its norms in front only"):
+        model.attach("layers.*.mlp.out", Pfeiffer(reduction=4))
     with pytest.raises(ShapeError, match=r"mask must have the shape \(3, 9\) of the token ids, but \(3, 8\) came"):
         model.hidden(IDS, MASK[:, 1:])
     with pytest.raises(DomainError, match="segment ids lie from 0 to 1, but 0 to 2 came"):

@@ -74,7 +74,7 @@ def test_training_lowers_the_loss_and_peft_loads_what_was_learned(model, tmp_pat
         ("corda", {"rank": 3, "start-batches": 9}, "adapter_config.json"),
         ("lora_ga", {"rank": 3}, "adapter_config.json"),
         ("loftq", {"rank": 3}, "refpeft_adapter.json"),
-        ("houlsby", {"reduction": 4}, "refpeft_adapter.json"),
+        ("houlsby", {"reduction": 4}, "adapter.safetensors"),
         ("vera", {"rank": 4, "lr": 0.1}, "refpeft_adapter.json"),
     ],
 )
