@@ -48,23 +48,9 @@ def merge(weight, q, scale, *, block, factors=1, variant="paper"):
 
 
 @implements("boft.conv2d")
-def conv2d(
-    x,
-    weight,
-    q,
-    scale,
-    bias=None,
-    *,
-    block,
-    factors=1,
-    variant="paper",
-    stride=(1, 1),
-    padding=(0, 0),
-    dilation=(1, 1),
-    groups=1,
-):
+def conv2d(x, weight, q, scale, bias=None, *, block, factors=1, variant="paper", **how):
     """The base layer with its filters turned and scaled."""
     dtype = x.dtype
     x, weight, q, scale, bias = widened(x, weight, q, scale, bias)
     kernel = merge(weight.flatten(1), q, scale, block=block, factors=factors, variant=variant).view_as(weight)
-    return F.conv2d(x, kernel, bias, stride, padding, dilation, groups).to(dtype)
+    return F.conv2d(x, kernel, bias, **how).to(dtype)

@@ -39,9 +39,9 @@ def merge(weight, u, *, variant="chain"):
 
 
 @implements("hra.conv2d")
-def conv2d(x, weight, u, bias=None, *, variant="chain", stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1):
+def conv2d(x, weight, u, bias=None, *, variant="chain", **how):
     """The base layer with its filters reflected."""
     dtype = x.dtype
     x, weight, u, bias = widened(x, weight, u, bias)
     kernel = reflect(weight.flatten(1), directions(u, variant), variant).view_as(weight)
-    return F.conv2d(x, kernel, bias, stride, padding, dilation, groups).to(dtype)
+    return F.conv2d(x, kernel, bias, **how).to(dtype)

@@ -21,14 +21,14 @@ def merge(weight, scale, *, side="output"):
 
 
 @implements("ia3.conv2d")
-def conv2d(x, weight, scale, bias=None, *, side="output", stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1):
+def conv2d(x, weight, scale, bias=None, *, side="output", **how):
     """The layer's channels scaled, or those of its images."""
     dtype = x.dtype
     x, weight, scale, bias = widened(x, weight, scale, bias)
-    scale, how = scale[:, None, None], (stride, padding, dilation, groups)
+    scale = scale[:, None, None]
     if side == "output":
-        return (scale * F.conv2d(x, weight, bias, *how)).to(dtype)
-    return F.conv2d(scale * x, weight, bias, *how).to(dtype)
+        return (scale * F.conv2d(x, weight, bias, **how)).to(dtype)
+    return F.conv2d(scale * x, weight, bias, **how).to(dtype)
 
 
 @implements("ia3.conv2d_merge")

@@ -49,27 +49,8 @@ def core_merge(weight, core1, w1_a, w1_b, core2, w2_a, w2_b, *, scaling):
 
 
 @implements("loha_core.conv2d")
-def core_conv2d(
-    x,
-    weight,
-    core1,
-    w1_a,
-    w1_b,
-    core2,
-    w2_a,
-    w2_b,
-    bias=None,
-    *,
-    scaling,
-    stride=(1, 1),
-    padding=(0, 0),
-    dilation=(1, 1),
-    groups=1,
-):
+def core_conv2d(x, weight, core1, w1_a, w1_b, core2, w2_a, w2_b, bias=None, *, scaling, **how):
     """Two convolutions."""
-    dtype, how = x.dtype, (stride, padding, dilation, groups)
-    x, weight, core1, w1_a, w1_b, core2, w2_a, w2_b, bias = widened(
-        x, weight, core1, w1_a, w1_b, core2, w2_a, w2_b, bias
-    )
-    kernel = with_cores(core1, w1_a, w1_b, core2, w2_a, w2_b, scaling)
-    return (convolve(x, weight, bias, *how) + convolve(x, kernel, None, *how)).to(dtype)
+    dtype, factors = x.dtype, widened(core1, w1_a, w1_b, core2, w2_a, w2_b)
+    x, weight, bias = widened(x, weight, bias)
+    return (F.conv2d(x, weight, bias, **how) + F.conv2d(x, with_cores(*factors, scaling), **how)).to(dtype)

@@ -108,7 +108,8 @@ def _(
     dx = Wᵀ dy + drop(Wᵀ dq + Aᵀ dh); dW, dA and dB correlate dy and dq, dh, du with what went in, dA summed over the groups;
     dg = sum dy (W * z + s B * h), dm = dg / ||V||; the full norm adds its dV to those of W, A and B.
     """
-    z, x = (pad(v, padding, "zeros") for v in (x if mask is None else dropout(x, mask, keep), x))
+    z = pad(x if mask is None else dropout(x, mask, keep), padding, "zeros")
+    x = pad(x, padding, "zeros")
     v, inverse = directed(matrix(weight), matrix(a), matrix(b), scaling, norm)
     how, each, g = (stride, dilation, groups), _for_each(a, groups), magnitude * inverse
     h, dq, du = correlate(z, each, *how), (by_channel(g) - 1) * dy, scaling * (by_channel(g) * dy)

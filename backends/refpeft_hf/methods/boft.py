@@ -26,23 +26,8 @@ def merge(weight, q, scale, *, block, factors=1, variant="peft"):
 
 
 @implements("boft.conv2d", one, reading, ungrouped)
-def conv2d(
-    x,
-    weight,
-    q,
-    scale,
-    bias=None,
-    *,
-    block,
-    factors=1,
-    variant="peft",
-    stride=(1, 1),
-    padding=(0, 0),
-    dilation=(1, 1),
-    groups=1,
-):
+def conv2d(x, weight, q, scale, bias=None, *, block, factors=1, variant="peft", groups=1, **where):
     """``peft.tuners.boft.layer.Conv2d``."""
-    where = {"stride": stride, "padding": padding, "dilation": dilation}
     options = {"boft_block_size": block, "boft_n_butterfly_factor": 1}
     layer = around_convolution(weight, bias, groups, where, "BOFTConfig", **options)
     return called(layer, x, weight, bias, boft_R=q, boft_s=scale.unsqueeze(0))

@@ -3,6 +3,7 @@
 from refpeft_hf.declared import implements, no_mask, only
 from refpeft_hf.layers import around_convolution, around_linear, called, merged
 
+ungrouped = only("groups", 1, "peft's A sees all channels where there are groups")
 detached = only("norm", "detached", "peft takes the norm as a constant in gradients")
 
 
@@ -25,35 +26,9 @@ def merge(weight, a, b, magnitude, *, scaling, norm="detached"):
     return merged(layer, weight, lora_A=a, lora_B=b, lora_magnitude_vector=magnitude)
 
 
-def ungrouped(shapes, attributes):
-    """A that sees a group's channels."""
-    return (
-        ""
-        if attributes["groups"] == 1
-        else "peft's A sees all channels, whatever the groups, and its norm those of none"
-    )
-
-
 @implements("dora.conv2d", no_mask, detached, ungrouped)
-def conv2d(
-    x,
-    weight,
-    a,
-    b,
-    magnitude,
-    bias=None,
-    mask=None,
-    *,
-    scaling,
-    keep=1.0,
-    norm="detached",
-    stride=(1, 1),
-    padding=(0, 0),
-    dilation=(1, 1),
-    groups=1,
-):
+def conv2d(x, weight, a, b, magnitude, bias=None, mask=None, *, scaling, keep=1.0, norm="detached", groups=1, **where):
     """``peft.tuners.lora.variants.DoraConv2dVariant``."""
-    where = {"stride": stride, "padding": padding, "dilation": dilation}
     layer = around_convolution(weight, bias, groups, where, "LoraConfig", r=a.shape[0], use_dora=True, scaling=scaling)
     stretched = magnitude[None, :, None, None]
     return called(layer, x, weight, bias, lora_A=a, lora_B=b, lora_magnitude_vector=stretched)

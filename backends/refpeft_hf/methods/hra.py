@@ -24,9 +24,8 @@ def merge(weight, u, *, variant="chain"):
 
 
 @implements("hra.conv2d", ungrouped)
-def conv2d(x, weight, u, bias=None, *, variant="chain", stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1):
+def conv2d(x, weight, u, bias=None, *, variant="chain", groups=1, **where):
     """``peft.tuners.hra.layer.HRAConv2d``."""
-    where = {"stride": stride, "padding": padding, "dilation": dilation}
     options = {"r": u.shape[1], "apply_GS": variant == "gram_schmidt"}
     layer = around_convolution(weight, bias, groups, where, "HRAConfig", **options)
     return called(layer, x, weight, bias, hra_u=u)

@@ -32,9 +32,8 @@ def merge(weight, scale, *, side="output"):
 
 
 @implements("ia3.conv2d")
-def conv2d(x, weight, scale, bias=None, *, side="output", stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1):
+def conv2d(x, weight, scale, bias=None, *, side="output", groups=1, **where):
     """``peft.tuners.ia3.layer.Conv2d``."""
-    where = {"stride": stride, "padding": padding, "dilation": dilation}
     layer = around_convolution(weight, bias, groups, where, "IA3Config", feedforward_modules=feedforward(side))
     return called(layer, x, weight, bias, ia3_l=scale[None, :, None, None])
 

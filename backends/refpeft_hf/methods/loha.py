@@ -44,25 +44,8 @@ def larger(shapes, attributes):
 
 
 @implements("loha_core.conv2d", larger)
-def core(
-    x,
-    weight,
-    core1,
-    w1_a,
-    w1_b,
-    core2,
-    w2_a,
-    w2_b,
-    bias=None,
-    *,
-    scaling,
-    stride=(1, 1),
-    padding=(0, 0),
-    dilation=(1, 1),
-    groups=1,
-):
+def core(x, weight, core1, w1_a, w1_b, core2, w2_a, w2_b, bias=None, *, scaling, groups=1, **where):
     """``peft.tuners.loha.layer.Conv2d`` with ``use_effective_conv2d``."""
-    where = {"stride": stride, "padding": padding, "dilation": dilation}
     options = {"r": len(core1), "use_effective_conv2d": True}
     layer = around_convolution(weight, bias, groups, where, "LoHaConfig", scaling=scaling, **options)
     return called(layer, x, weight, bias, **tucker_factors(core1, w1_a, w1_b, core2, w2_a, w2_b))
