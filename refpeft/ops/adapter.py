@@ -117,7 +117,7 @@ def inactive(random, arrays, attributes):
     return bias | {off: np.zeros_like(arrays[off])}
 
 
-_SIZES = {"d": (8, 4, 5, 7, 13, 16), "eps": (0.1, 1e-5, 0.5, 1.0, 3.7)}
+_SIZES = {"d": (8, 4, 5, 7, 13, 16)}
 """The norm's gradient has d - 2 dimensions: of 2 or 3 numbers little is left of it but what eps and rounding leave."""
 
 
@@ -202,6 +202,9 @@ def _(
     dx = dz if placement == "houlsby" else dz + dv
     dhidden = dz if placement == "parallel" else dz + dv
     return dx, dhidden, ddown, dup, dweight, dbias, ddown_bias, dup_bias
+
+
+sublayer.problems(early_training)
 
 
 @sublayer.anchors
