@@ -25,6 +25,18 @@ def figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def require_png(path: str) -> None:
+    """Refuse a name that is not a PNG's, or that nothing could be drawn for.
+
+    Raises
+    ------
+    CapabilityError
+    """
+    if not path.lower().endswith(".png"):
+        raise CapabilityError(f"--plot writes a PNG, so its name must end in .png, but {path!r} came.")
+    figure(1, 1)
+
+
 def png(figure: Any) -> bytes:
     """A figure as the bytes of a PNG file."""
     buffer = io.BytesIO()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 
 import click
 
@@ -144,9 +143,9 @@ def _bar(run) -> str:
 
 
 def _plot(path, bars, title, limit) -> None:
+    from refpeft import drawing
     from refpeft.files import atomic_write
     from refpeft.memory.picture import draw
 
-    if os.path.splitext(path)[1].lower() != ".png":
-        raise click.UsageError(f"--plot writes a PNG, so its name must end in .png, but {path!r} came.")
+    drawing.require_png(path)
     atomic_write(path, draw(bars, title, limit))

@@ -18,11 +18,26 @@ from refpeft.cli._output import as_json, report
     "--method", default="lora", show_default=True, help="Any that 'refpeft methods' lists and that stands in a model."
 )
 @click.option("--rank", type=int, default=8, show_default=True)
+@click.option("--plot", metavar="FILE.png", help="Draw the loss of each step.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @training
 @as_json
 def command(
-    model, data, out, method, rank, alpha, tokens, reduction, targets, sequence, backend, quantise, as_json, **settings
+    model,
+    data,
+    out,
+    method,
+    rank,
+    plot,
+    alpha,
+    tokens,
+    reduction,
+    targets,
+    sequence,
+    backend,
+    quantise,
+    as_json,
+    **settings,
 ):
     """Train a method's arrays in MODEL, a Hugging Face folder or a GGUF file of Llama's or GPT-2's type.
 
@@ -32,15 +47,19 @@ def command(
     from dataclasses import asdict
     from pathlib import Path
 
+    from refpeft import drawing
     from refpeft.errors import AttributeValueError
+    from refpeft.files import atomic_write
     from refpeft.models import load
     from refpeft.models.tokens import tokenizer
-    from refpeft.training import choice, loop, text
+    from refpeft.training import choice, curve, loop, text
 
     chosen = choice.configured(method, rank=rank, alpha=alpha, tokens=tokens, reduction=reduction)
     if sequence < 1:
         raise AttributeValueError(f"--sequence must be at least 1, but {sequence} came.")
     wanted = loop.Settings(**settings)
+    if plot:
+        drawing.require_png(plot)
     ids = text.rows(data, tokenizer(model), sequence + 1)
     quantise = choice.base(method, quantise)
     decoder = load(model, backend=backend, quantise=quantise)
@@ -49,6 +68,8 @@ def command(
     with _bar(wanted.steps) as advance:
         fitting, sites = choice.at(decoder.shape, chosen, targets)
         losses = loop.train(decoder, fitting, sites, ids, wanted, Path(out), identity, advance)
+    if plot:
+        atomic_write(Path(plot), curve.draw(losses, f"{method} on {Path(model).name}"))
     row = {"steps": len(losses), "first": losses[0], "last": losses[-1], "adapter": str(Path(out) / "adapter")}
     report([row], tuple(row), as_json)
 

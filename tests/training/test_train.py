@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from refpeft.cli import main
 from refpeft.formats import adapters
-from refpeft.training import text
+from refpeft.training import curve, text
 
 TEXT = "In the beginning there was a matrix, and the matrix was without rank. " * 12
 
@@ -277,3 +277,26 @@ def test_a_gguf_files_tokenizer_is_transformers(smollm2):
         found = ours.encode(sample, add_special_tokens=False)
         assert found.ids == theirs(sample, add_special_tokens=False).input_ids
         assert ours.decode(found.ids) == sample
+
+
+def test_losses_are_drawn_if_matplotlib_is_there(model, tmp_path, monkeypatch):
+    """As a PNG beside the run; without matplotlib nothing is begun."""
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "loss.png"
+    drawn = refpeft(*training(model, tmp_path / "run", backend="cpu", plot=picture))
+    assert drawn.exit_code == 0, drawn.output
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    refused = refpeft(*training(model, tmp_path / "other", plot=picture))
+    assert refused.exit_code == 2
+    assert "Drawing needs matplotlib" in refused.stderr
+    other = refpeft(*training(model, tmp_path / "other", plot="a.svg"))
+    assert (other.exit_code, other.stderr.count("\n")) == (2, 1)
+    assert "its name must end in .png, but 'a.svg' came" in other.stderr
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_smoothed_loss_is_the_mean_of_the_steps_around():
+    """A constant stays as it is; one high loss is shared by those that see it, fewer of them towards the ends."""
+    assert list(curve.smoothed([3.0] * 9, 5)) == [3.0] * 9
+    assert list(curve.smoothed([0, 0, 0, 0, 5, 0, 0], 5)) == [0, 0, 1, 1, 1, 1.25, 5 / 3]
