@@ -74,7 +74,8 @@ class TextEncoder(Transformer):
 
         def vjp(dhidden, gradients):
             if virtual:
-                dhidden = self.joined([np.zeros((len(ids), virtual, self.shape.width)), dhidden], axis=1)
+                none = self.asarray(np.zeros((len(ids), virtual, self.shape.width)))
+                dhidden = self.joined([none, dhidden], axis=1)
             prompted = prompt_vjp is not None
             dx = blocks_vjp(dhidden, gradients, further=prompted or self.trains("embedding.norm"))
             dx = None if dx is None else norm_vjp(dx, gradients, further=prompted)

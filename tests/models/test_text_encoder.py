@@ -48,9 +48,9 @@ def inputs():
     return {name: torch.from_numpy(array) for name, array in found.items()}
 
 
-def attached(folder, method, pattern):
+def attached(folder, method, pattern, backend="reference"):
     """The model with a method's arrays off their start."""
-    model, random = load_encoder(folder, dtype="float64", backend="reference"), np.random.default_rng(1)
+    model, random = load_encoder(folder, dtype="float64", backend=backend), np.random.default_rng(1)
     model.attach(pattern, method, random)
     return shaken(model, random)
 
@@ -137,10 +137,13 @@ def test_gradients_of_every_kind_are_differences(bert, name):
     assert hidden.shape == dhidden.shape
     assert set(gradients) == set(model.trained)
     others = model.with_vjp(IDS, MASK, SEGMENTS, checkpointing=True)[1](dhidden)
+    torchs = attached(bert, methods()[name](**numbers), pattern, "torch")
+    found = torchs.with_vjp(IDS, MASK, SEGMENTS)[1](torchs.asarray(dhidden))
     along, sums, h = {n: random.normal(size=a.shape) for n, a in model.trained.items()}, [], 2.0**-17
     for n, gradient in gradients.items():
         assert np.any(gradient)
         np.testing.assert_array_equal(others[n], gradient)
+        np.testing.assert_allclose(np.asarray(found[n]), gradient, rtol=0, atol=2.0**-36 * np.abs(gradient).max())
     for step in (h, -2 * h):
         for n, array in model.trained.items():
             array += step * along[n]
