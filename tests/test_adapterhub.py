@@ -16,9 +16,12 @@ with warnings.catch_warnings():
 WIDTH, LAYERS, RANK = 32, 2, 4
 MODEL, KEYS, WEIGHT = (WIDTH, LAYERS), (LAYERS, WIDTH, 4, 4), (WIDTH, WIDTH)
 EDITS = (WIDTH, 2 * LAYERS)
+_FEWER = {"reduction_factor": 4, "inv_adapter_reduction_factor": 4}
 COUNTED = [
     ("houlsby", {"reduction": 4}, "DoubleSeqBnConfig", {"reduction_factor": 4}, MODEL),
     ("pfeiffer", {"reduction": 4}, "SeqBnConfig", {"reduction_factor": 4}, MODEL),
+    ("pfeiffer_inv", {"reduction": 4}, "SeqBnInvConfig", {"reduction_factor": 4}, MODEL),
+    ("houlsby_inv", {"reduction": 4, "inner": 4}, "DoubleSeqBnInvConfig", _FEWER, MODEL),
     ("parallel_adapter", {}, "ParBnConfig", {}, MODEL),
     ("scaled_parallel_adapter", {}, "ParBnConfig", {"scaling": "learned"}, MODEL),
     ("adapter_plus", {"reduction": 8}, "AdapterPlusConfig", {"reduction_factor": 8, "stochastic_depth": 0.0}, MODEL),
@@ -29,6 +32,16 @@ COUNTED = [
     ("prompt", {"tokens": 5}, "PromptTuningConfig", {"prompt_length": 5}, (WIDTH,)),
     ("lora", {"rank": RANK}, "LoRAConfig", {"r": RANK}, WEIGHT),
     ("dora", {"rank": RANK}, "DoRAConfig", {"r": RANK}, WEIGHT),
+    ("gated_lora", {"rank": RANK}, "LoRAConfig", {"r": RANK, "use_gating": True}, WEIGHT),
+    ("gated_adapter", {"reduction": 4}, "SeqBnConfig", {"reduction_factor": 4, "use_gating": True}, MODEL),
+    (
+        "gated_prefix",
+        {"tokens": 5, "apart": True},
+        "PrefixTuningConfig",
+        {"prefix_length": 5, "flat": True, "use_gating": True, "shared_gating": False},
+        KEYS,
+    ),
+    ("mtl_lora", {"rank": RANK, "projections": 3}, "MTLLoRAConfig", {"r": RANK, "n_up_projection": 3}, WEIGHT),
     ("ia3", {}, "IA3Config", {"intermediate_lora": False}, WEIGHT),
     ("loreft", {"rank": RANK}, "LoReftConfig", {"r": RANK}, EDITS),
     ("direft", {"rank": RANK}, "DiReftConfig", {"r": RANK, "tied_weights": True}, (WIDTH, LAYERS)),
@@ -65,3 +78,22 @@ def test_as_many_numbers_are_trained_as_counted(name, fields, config, options, a
     found, counted = trained(config, options), sites * methods()[name](**fields).count(*asked)
     squares = sites * (RANK**2 - RANK + WIDTH**2 - WIDTH) if name in ("vera", "dvora") else 0
     assert found == counted + squares
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "parts"),
+    [
+        ("MAMConfig", {}, [("prefix", {"tokens": 30, "hidden": 800}, KEYS), ("parallel_adapter", {}, MODEL)]),
+        (
+            "UniPELTConfig",
+            {"prefix_tuning": {"prefix_length": 10, "flat": True}},
+            [("gated_prefix", {}, KEYS), ("gated_adapter", {}, MODEL), *2 * LAYERS * [("gated_lora", {}, WEIGHT)]],
+        ),
+    ],
+    ids=["MAM", "UniPELT"],
+)
+def test_a_union_of_configurations_is_several_methods(config, options, parts):
+    """It trains what they count together."""
+    options = {name: adapters.PrefixTuningConfig(**fields) for name, fields in options.items()}
+    counted = sum(methods()[name](**fields).count(*asked) for name, fields, asked in parts)
+    assert trained(config, options) == counted

@@ -9,13 +9,18 @@ from refpeft_torch.autograd import implements
 
 @implements("prefix.attention")
 def attention(q, k, v, prefix_k, prefix_v, mask=None, *, causal=False, offset=0):
+    """The same prefix for each sequence."""
+    return behind(q, k, v, prefix_k, prefix_v, mask, causal, offset)
+
+
+def behind(q, k, v, prefix_k, prefix_v, mask, causal, offset):
     """Attention over the prefix and the keys, a column of the mask for each virtual token."""
     p = prefix_k.shape[-2]
     mask = visible(q, k, mask, causal, offset)
     if mask is not None:
         mask = F.pad(mask, (p, 0), value=True)
     keys, values = (
-        (torch.cat([a.expand(*b.shape[:-3], *a.shape), b], dim=-2)) for a, b in ((prefix_k, k), (prefix_v, v))
+        (torch.cat([a.expand(*b.shape[:-3], *a.shape[-3:]), b], dim=-2)) for a, b in ((prefix_k, k), (prefix_v, v))
     )
     return attend(q, keys, values, mask, None)
 

@@ -85,7 +85,7 @@ class Pfeiffer(_Bottleneck):
     """An adapter after the feed-forward block, between two passes through its layer norm."""
 
     paper = "arXiv:2005.00247"
-    adapters = ("SeqBnConfig",)
+    adapters: ClassVar[tuple[str, ...]] = ("SeqBnConfig",)
     placement = "pfeiffer"
     sites = "layers.*.mlp.out"
     reads = "sum"

@@ -94,8 +94,14 @@ def standing(method: Method) -> str:
     Raises
     ------
     CapabilityError
-        If the method freezes a part of an array, or reads what a model does not give it.
+        If the method freezes a part of an array, reads what a model does not give it, or looks at tokens that a decoder has
+        not read.
     """
+    if method.operation.startswith("unipelt."):
+        raise CapabilityError(
+            f"{type(method).__name__} has a gate that looks at all tokens of a sequence, also those that a decoder has not "
+            "read yet."
+        )
     if getattr(method, "frozen", 0):
         raise CapabilityError(
             f"{type(method).__name__} freezes tokens of its own, which training a model does not do yet."
@@ -104,7 +110,7 @@ def standing(method: Method) -> str:
         raise CapabilityError(
             f"{type(method).__name__} reads what goes into a sublayer, where a model has sites behind one only."
         )
-    if getattr(method, "placement", ""):
+    if method.operation == "adapter.sublayer":
         return "adapter.bottleneck"
     return ENCODED.get(method.operation, method.operation)
 

@@ -134,8 +134,8 @@ def _grouped(q, k):
 
 
 def before(prefix, x):
-    """[prefix; x] along the tokens: (g, p, d) and (*n, g, t, d) give (*n, g, p + t, d)."""
-    return np.concatenate([np.broadcast_to(prefix, (*x.shape[:-3], *prefix.shape)), x], axis=-2)
+    """[prefix; x] along the tokens: (g, p, d) or (*n, g, p, d), and (*n, g, t, d), give (*n, g, p + t, d)."""
+    return np.concatenate([np.broadcast_to(prefix, (*x.shape[:-3], *prefix.shape[-3:])), x], axis=-2)
 
 
 @attention.makes_valid

@@ -57,19 +57,30 @@ def attention(q, k, v, prefix_k, prefix_v, mask=None, *, causal: bool = False, o
     -------
     y : (*n, h, s, e)
     """
-    k, v = before(prefix_k, k), before(prefix_v, v)
-    return attend(q, k, v, _seen(q, k, mask, prefix_k, causal, offset), _scale(q))
+    return behind(q, k, v, prefix_k, prefix_v, mask, causal, offset)
 
 
 @attention.vjp
 def _(dy, q, k, v, prefix_k, prefix_v, mask=None, *, causal=False, offset=0):
     """Those of attention over [P_K; k] and [P_V; v], cut after p; the batch is summed into the prefix."""
+    *gradients, dprefix_k, dprefix_v = behind_vjp(dy, q, k, v, prefix_k, prefix_v, mask, causal, offset)
+    return *gradients, over_batch(dprefix_k), over_batch(dprefix_v)
+
+
+def behind(q, k, v, prefix_k, prefix_v, mask, causal, offset):
+    """Attention over [P_K; k] and [P_V; v], the prefix (g, p, d), or (*n, g, p, d) where each sequence has its own."""
+    k, v = before(prefix_k, k), before(prefix_v, v)
+    return attend(q, k, v, visible(q, k, mask, prefix_k, causal, offset), _scale(q))
+
+
+def behind_vjp(dy, q, k, v, prefix_k, prefix_v, mask, causal, offset):
+    """Its gradients; those to the prefix for each sequence."""
     k, v, p = before(prefix_k, k), before(prefix_v, v), prefix_k.shape[-2]
-    dq, dk, dv = attend_vjp(dy, q, k, v, _seen(q, k, mask, prefix_k, causal, offset), _scale(q))
-    return dq, dk[..., p:, :], dv[..., p:, :], over_batch(dk[..., :p, :]), over_batch(dv[..., :p, :])
+    dq, dk, dv = attend_vjp(dy, q, k, v, visible(q, k, mask, prefix_k, causal, offset), _scale(q))
+    return dq, dk[..., p:, :], dv[..., p:, :], dk[..., :p, :], dv[..., :p, :]
 
 
-def _seen(q, k, mask, prefix, causal, offset):
+def visible(q, k, mask, prefix, causal, offset):
     """What is seen of [P_K; k]: all of the prefix, and of k what mask and causality leave."""
     p = prefix.shape[-2]
     if mask is not None:
@@ -101,9 +112,9 @@ def anchored(random, arrays, attributes):
     q, mask = arrays["q"], arrays.get("mask")
     k, prefix_k = (keys(random, arrays[n].shape) for n in ("k", "prefix_k"))
     both = before(prefix_k, k)
-    visible = _seen(q, both, mask, prefix_k, attributes["causal"], attributes["offset"])
+    shown = visible(q, both, mask, prefix_k, attributes["causal"], attributes["offset"])
     values = {n: arrays[n] for n in ("v", "prefix_v")}
-    return {"k": k, "prefix_k": prefix_k} | selection(random, q, both, visible, **values)
+    return {"k": k, "prefix_k": prefix_k} | selection(random, q, both, shown, **values)
 
 
 @operation(

@@ -247,6 +247,7 @@ def test_what_cannot_stand_at_a_site_is_said(saved_folder, tmp_path):
         ("scaled_parallel_adapter", "ScaledParallelAdapter reads what goes into a sublayer"),
         ("cartridge", "Cartridge freezes tokens of its own"),
         ("cpt", "cpt.embed stands at no site of a model"),
+        ("gated_lora", "GatedLoRA has a gate that looks at all tokens of a sequence"),
     ):
         with pytest.raises(CapabilityError, match=said):
             model.attach("*", known[name]())

@@ -76,7 +76,14 @@ def in_attention():
 
 @implements("prefix.attention", some("prefix_k", 1))
 def attention(q, k, v, prefix_k, prefix_v, mask=None, *, causal=False, offset=0):
-    """``PrefixTuningLayer`` on keys, values and the mask of numbers that models add to scores; then torch's attention."""
+    """``PrefixTuningLayer``."""
+    return attended(
+        lambda k, v, seen: in_attention()(k, v, None, seen), q, k, v, prefix_k, prefix_v, mask, causal, offset
+    )
+
+
+def attended(layer, q, k, v, prefix_k, prefix_v, mask, causal, offset):
+    """The layer on keys, values and the mask of numbers that models add to scores; then torch's attention."""
     batch = q.shape[:-3]
     q, k, v = (one_batch(z, 3) for z in (q, k, v))
     n, (s, t) = len(q), (q.shape[-2], k.shape[-2])
@@ -86,7 +93,7 @@ def attention(q, k, v, prefix_k, prefix_v, mask=None, *, causal=False, offset=0)
     hidden = torch.zeros_like(seen, dtype=q.dtype).masked_fill(~seen, -torch.inf)
     prefix = tuple(z.expand(n, *z.shape) for z in (prefix_k, prefix_v))
     with forward_pass(prefix_states={ADAPTER: {PLACE: [prefix]}}):
-        k, v, hidden = in_attention()(k, v, None, hidden)
+        k, v, hidden = layer(k, v, hidden)
     k, v = (z.repeat_interleave(q.shape[1] // z.shape[1], dim=1) for z in (k, v))
     y = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=hidden)
     return y.reshape(*batch, *y.shape[1:])
