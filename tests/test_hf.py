@@ -97,9 +97,12 @@ def test_peft_passes_apart_from_its_findings(operation, dtype):
         ("compacter.linear", "float64"),
         ("ia3.linear", "float32"),
         ("lora.batched", "bfloat16"),
+        ("mtl_lora.linear", "float32"),
+        ("nice.couple", "bfloat16"),
         ("prefix.attention", "float64"),
         ("prefix.encode", "float16"),
         ("reft.edit", "float64"),
+        ("unipelt.linear", "float16"),
         ("vera.linear", "float64"),
     ],
 )
