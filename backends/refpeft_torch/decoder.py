@@ -45,3 +45,9 @@ def cross_entropy(logits, target, mask=None):
         target = target.masked_fill(~mask, -100)
     total = F.cross_entropy(wide(logits).reshape(-1, logits.shape[-1]), target.reshape(-1), reduction="sum")
     return (total / (target >= 0).sum().clamp(min=1)).to(logits.dtype)
+
+
+@implements("nn.lm_loss")
+def lm_loss(x, weight, target, mask=None):
+    """`cross_entropy` of ``torch.nn.functional.linear``, whose logits stay wide."""
+    return cross_entropy(F.linear(wide(x), wide(weight)), target, mask).to(x.dtype)

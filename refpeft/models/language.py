@@ -25,7 +25,8 @@ from refpeft.errors import CapabilityError
 from refpeft.memory.decoder import Decoder
 from refpeft.models.attention import Shared, cached
 from refpeft.models.blocks import blocks
-from refpeft.models.parts import at, in_front
+from refpeft.models.four_bit import Base
+from refpeft.models.parts import Vjp, at, in_front
 from refpeft.models.places import place
 from refpeft.models.transformer import Transformer
 from refpeft.ops import prompt
@@ -47,7 +48,8 @@ class LanguageModel(Transformer):
         """
         ids = self.checked(ids)
         self._encode(keep=False)
-        return self._forward(ids, keep=False, cache=cache, last=last)[0][:, -ids.shape[1] :]
+        x, _ = self._read(ids, keep=False, cache=cache, last=last)
+        return at(self, "head", x, keep=False)[0][:, -ids.shape[1] :]
 
     def loss(self, ids: np.ndarray, mask: np.ndarray | None = None, checkpointing: bool = False):
         """The mean cross-entropy of each next token, and its gradients.
@@ -69,34 +71,54 @@ class LanguageModel(Transformer):
         ids = self.checked(ids)
         gradients: dict[str, Any] = {}
         encoding = self._encode(keep=True)
-        logits, logits_vjp = self._forward(ids[:, :-1], keep=True, checkpointing=checkpointing)
-        loss, call = self._cross_entropy(logits, ids[:, 1:], mask, keep=True)
-        logits_vjp(self.run.vjp(call, self.asarray(np.ones(())), ["logits"])["logits"], gradients)
+        x, x_vjp = self._read(ids[:, :-1], keep=True, checkpointing=checkpointing)
+        loss, loss_vjp = self._loss(x, ids[:, 1:], mask, keep=True)
+        x_vjp(loss_vjp(self.asarray(np.ones(())), gradients), gradients)
         return float(self.host(loss)), self._encode_vjp(encoding, gradients)
 
     def score(self, ids: np.ndarray, mask: np.ndarray | None = None) -> float:
         """The loss alone; as for `loss`, without what its gradients would take."""
         ids = self.checked(ids)
         self._encode(keep=False)
-        loss, _ = self._cross_entropy(self._forward(ids[:, :-1], keep=False)[0], ids[:, 1:], mask, keep=False)
-        return float(self.host(loss))
+        x, _ = self._read(ids[:, :-1], keep=False)
+        return float(self.host(self._loss(x, ids[:, 1:], mask, keep=False)[0]))
 
     def through(self, ids: np.ndarray) -> None:
         self.logits(ids)
 
-    def _cross_entropy(self, logits, target, mask, *, keep: bool):
-        virtual = logits.shape[1] - target.shape[1]
+    def _loss(self, x, target, mask, *, keep: bool) -> tuple[Any, Vjp]:
+        """The loss of what the head reads, and its vjp: one operation where the backend has it whole and the head is plain."""
+        virtual = x.shape[1] - target.shape[1]
         if virtual:
             mask = prompt.extend_mask(np.ones(target.shape, bool) if mask is None else np.asarray(mask), virtual)
             mask[:, :virtual] = False
             target = prompt.extend_labels(target, virtual, ignore=0)
-        inputs = {"logits": logits, "target": self.asarray(target)}
-        if mask is not None:
-            inputs["mask"] = self.asarray(np.asarray(mask))
-        return self.run.forward("nn.cross_entropy", inputs, keep)
+        aim = {"target": self.asarray(target)} | ({} if mask is None else {"mask": self.asarray(np.asarray(mask))})
+        further = self._reads_trained()
+        if self._plain_head() and "nn.lm_loss" in self.backend.operations():
+            head = self.sites["head"].arrays
+            loss, call = self.run.forward("nn.lm_loss", {"x": x, **head, **aim}, keep)
+            return loss, lambda one, gradients: self.run.vjp(call, one, ["x"] if further else []).get("x")
+        logits, head_vjp = at(self, "head", x, keep)
+        loss, call = self.run.forward("nn.cross_entropy", {"logits": logits, **aim}, keep)
 
-    def _forward(self, ids, *, keep: bool, cache: list | None = None, checkpointing: bool = False, last: bool = False):
-        """Logits, and their vjp."""
+        def vjp(one, gradients):
+            return head_vjp(self.run.vjp(call, one, ["logits"])["logits"], gradients, further)
+
+        return loss, vjp
+
+    def _plain_head(self) -> bool:
+        """Whether the head is a matrix alone, not in 4 bits, of which nothing is trained, and that nobody watches."""
+        head = self.sites["head"]
+        alone = head.operation == "nn.linear" and head.arrays.keys() == {"weight"} and not head.trained
+        return alone and not isinstance(head.arrays["weight"], Base) and not self.watch
+
+    def _reads_trained(self) -> bool:
+        """Whether anything that is trained lies below the head."""
+        return "prompt" in self.sites or self.trains("layers.") or self.trains("norm")
+
+    def _read(self, ids, *, keep: bool, cache: list | None = None, checkpointing: bool = False, last: bool = False):
+        """What the head reads, and its vjp."""
         x, before = self.looked_up("embedding", ids), cached(cache)
         x, prompt_vjp = (x, None) if before else in_front(self, x, keep)
         start = before + self.prefixed()
@@ -107,18 +129,15 @@ class LanguageModel(Transformer):
         x, blocks_vjp = blocks(self, x, shared, keep, checkpointing)
         x = x[:, -1:] if last else x
         x, norm_vjp = at(self, "norm", x, keep)
-        logits, head_vjp = at(self, "head", x, keep)
 
-        def vjp(dlogits, gradients):
+        def vjp(dx, gradients):
             prompted = prompt_vjp is not None
-            below = prompted or self.trains("layers.")
-            dx = head_vjp(dlogits, gradients, further=below or self.trains("norm"))
-            dx = None if dx is None else norm_vjp(dx, gradients, further=below)
+            dx = None if dx is None else norm_vjp(dx, gradients, further=prompted or self.trains("layers."))
             dx = None if dx is None else blocks_vjp(dx, gradients, further=prompted)
             if prompt_vjp is not None:
                 prompt_vjp(dx, gradients)
 
-        return logits, vjp
+        return x, vjp
 
     def _windowed(self, n: int, count: int, before: int) -> dict[str, Any]:
         """Where a token sees the last tokens only, (n, s, t), by block; nothing where these are all that there are.

@@ -20,7 +20,7 @@ def tamed(q, k, scale: float):
     scale : float
     """
     largest = scale * float(np.max(_logits(np.abs(q), np.abs(k)), initial=0.0))
-    if largest <= LARGEST or (_one_hot(q) and _one_hot(k)):
+    if largest <= LARGEST or (one_hot(q) and one_hot(k)):
         return q
     return q * 2.0 ** -np.ceil(np.log2(largest / LARGEST))
 
@@ -79,6 +79,7 @@ def _logits(q, k):
     return q @ np.swapaxes(np.repeat(k, q.shape[-3] // k.shape[-3], axis=-3), -1, -2)
 
 
-def _one_hot(x) -> bool:
+def one_hot(x) -> bool:
+    """Whether no row has more than one element, and each is a power of two."""
     powers = (x == 0) | (np.frexp(np.abs(x))[0] == 0.5)
     return bool(np.all(powers) and np.all(np.count_nonzero(x, axis=-1) <= 1))

@@ -49,7 +49,7 @@ EPS = 1e-5
 SETTINGS = Settings(steps=20, batch=2, lr=0.05, schedule="cosine", warmup=3, optimizer="adamw", decay=0.05)
 OPTIMIZER = "adamw.step"
 PLAIN = ("nn.embedding", "nn.rms_norm", "nn.linear", "nn.rope", "nn.attention", "nn.swiglu", "nn.cross_entropy")
-"""What the decoder calls without a method."""
+"""What the decoder calls without a method; for the last of them and the head, a backend may have `nn.lm_loss` whole."""
 
 
 @dataclass(frozen=True)

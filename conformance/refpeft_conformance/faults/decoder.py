@@ -125,25 +125,23 @@ def _count(problem) -> tuple[int, int]:
     return max(int(np.sum(problem.inputs.get("mask", np.ones(target.shape, bool)))), 1), max(target.size, 1)
 
 
-@fault(
-    "decoder", "the loss of all tokens for that of those that count", "target", "mask", operations="nn.cross_entropy"
-)
+@fault("decoder", "the loss of all tokens for that of those that count", "target", "mask", operations="nn.[cl]*_*")
 def _(problem, run):
     return run(problem.replace(inputs={n: a for n, a in problem.inputs.items() if n != "mask"}))
 
 
-@fault("decoder", "the mean over all tokens for that over those that count", "target", operations="nn.cross_entropy")
+@fault("decoder", "the mean over all tokens for that over those that count", "target", operations="nn.[cl]*_*")
 def _(problem, run):
     counted, present = _count(problem)
     return {n: wide(a) * (counted / present) for n, a in run(problem).items()}
 
 
-@fault("decoder", "the sum of the losses for their mean", "target", operations="nn.cross_entropy")
+@fault("decoder", "the sum of the losses for their mean", "target", operations="nn.[cl]*_*")
 def _(problem, run):
     return {n: wide(a) * _count(problem)[0] for n, a in run(problem).items()}
 
 
-@fault("decoder", "the target of the token after", "target", operations="nn.cross_entropy")
+@fault("decoder", "the target of the token after", "target", operations="nn.[cl]*_*")
 def _(problem, run):
     shifted = np.roll(problem.inputs["target"].reshape(-1), -1).reshape(problem.inputs["target"].shape)
     return run(problem.replace(inputs=problem.inputs | {"target": shifted}))

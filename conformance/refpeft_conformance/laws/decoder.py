@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from refpeft.problem import Problem
 from refpeft_conformance.laws import doubled, equal, law
 from refpeft_conformance.verdict import Violation
 
@@ -128,3 +129,40 @@ def _(subject, problem, observed):
 def _(subject, problem, observed):
     mask = np.zeros(problem.inputs["target"].shape, bool)
     equal("nothing counts", subject.run(changed(problem, mask=mask))["loss"], np.zeros(()), observed)
+
+
+@law("nn.lm_loss", "whole, it is the linear layer and the loss of its logits", needs=("nn.linear", "nn.cross_entropy"))
+def _(subject, problem, observed):
+    """Within the budget of the whole and that of the loss on the subject's own logits together."""
+    i = problem.inputs
+    logits = subject.run(Problem.of("nn.linear", {"x": i["x"], "weight": i["weight"]}, {}))["y"]
+    given = {n: i[n] for n in ("target", "mask") if n in i} | {"logits": logits}
+    parts = Problem.of("nn.cross_entropy", given, {})
+    (whole,) = subject.compare(problem, subject.run(problem), ["loss"])
+    (own,) = subject.compare(parts, subject.run(parts), ["loss"])
+    apart = abs(float(whole.got) - float(own.got))
+    (y,) = subject.compare(Problem.of("nn.linear", {"x": i["x"], "weight": i["weight"]}, {}), {"y": logits})
+    room = float(whole.golden.budget + own.golden.budget) + 2 * float(np.max(y.golden.budget, initial=0.0))
+    observed.elements += 1
+    if apart > room:
+        raise Violation(f"the whole gives {float(whole.got):.9g}, its parts {float(own.got):.9g}")
+
+
+@law("nn.lm_loss", "tokens that the mask leaves out have no influence", gradients=True)
+def _(subject, problem, observed):
+    """Another x and another target for the first of them: equal loss and head's gradient, and none to x."""
+    x, target = problem.inputs["x"], problem.inputs["target"]
+    if not target.size:
+        return
+    mask = np.array(problem.inputs.get("mask", np.ones(target.shape, bool)))
+    mask.reshape(-1)[0] = False
+    other, aim = x.copy(), target.copy()
+    other.reshape(-1, x.shape[-1])[0] = 0
+    aim.reshape(-1)[0] = problem.dims["v"] - 1
+    first, second = (
+        subject.run(problem.replace(inputs=problem.inputs | {"x": a, "target": t, "mask": mask}))
+        for a, t in ((x, target), (other, aim))
+    )
+    equal("another token left out", second["loss"], first["loss"], observed)
+    left_out = first["dx"].reshape(-1, x.shape[-1])[0]
+    equal("gradient of a token left out", left_out, np.zeros_like(left_out), observed)
