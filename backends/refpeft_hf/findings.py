@@ -89,7 +89,6 @@ COVERED = {
     "loha.merge": {"peft-loha-scale": _float32_scale},
     "loha.conv2d": {"peft-loha-scale": _float32_scale},
     "loha_core.merge": {"peft-loha-scale": _float32_scale},
-    "loha_core.conv2d": {"peft-loha-scale": _float32_scale},
     "waveft.linear": {"peft-waveft-wavelets": _no_wavelet},
     "waveft.merge": {"peft-waveft-wavelets": _no_wavelet},
 }
@@ -111,6 +110,7 @@ LACKING = {
     "psoft.linear": {"peft-psoft-rounding": HALVES},
     "lora.experts": {"peft-merge-first": HALVES},
     "hra.linear": {"peft-merge-first": HALVES},
+    "loha_core.conv2d": {"peft-loha-cores": (*SINGLE, "float32", *HALVES)},
     "miss_bat.linear": {"peft-merge-first": HALVES},
     "shira.linear": {"peft-merge-first": HALVES},
     "nn.layer_norm": {"torch-layer-norm-backward": HALVES},
@@ -126,15 +126,11 @@ FROZEN = {
     "cpt.embed": ("tokens",),
     "hra.conv2d": ("weight",),
     "hra.linear": ("weight",),
-    "loha_core.conv2d": ("w1_a", "w2_a"),
     "miss_bat.linear": ("weight",),
     "randlora.linear": ("base_a",),
     "shira.linear": ("weight",),
 }
-"""Operation -> frozen inputs to which peft gives no gradient (``peft-base-gradient.md``), as no training asks for one.
-
-To LoHa's first matrices beside cores it gives that of another (``peft-loha-cores.md``).
-"""
+"""Operation -> frozen inputs to which peft gives no gradient (``peft-base-gradient.md``), as no training asks for one."""
 
 
 CONTIGUOUS = dict.fromkeys(("alora.linear", "qalora.linear"), "docs/findings/peft-views.md")
