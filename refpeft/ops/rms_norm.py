@@ -39,10 +39,13 @@ def rms_norm(x, weight=None, *, eps: float = 1e-6):
 
 @rms_norm.vjp
 def _(dy, x, weight=None, *, eps=1e-6):
-    """With r = 1 / sqrt(mean of x**2 + eps), n = r x and g = w o dy: dx = r (g - n mean(g o n)), dw = the sum of dy o n."""
-    inverse = _inverse(x, eps)
-    normal, g = x * inverse, dy if weight is None else dy * weight
-    return inverse * (g - normal * _mean(g * normal)), rows(dy * normal).sum(axis=0)
+    """With r = 1 / sqrt(mean of x**2 + eps) and g = w o dy: dx = r g - x r r r mean(g o x), dw = the sum of dy o r x.
+
+    The order is that of a root differentiated first, see `refpeft.ops.layer_norm`.
+    """
+    inverse, g = _inverse(x, eps), dy if weight is None else dy * weight
+    dx = inverse * g - x * (inverse * (inverse * (inverse * _mean(g * x))))
+    return dx, rows(dy * (x * inverse)).sum(axis=0)
 
 
 @rms_norm.anchors
