@@ -21,3 +21,14 @@ def narrow(array, shape, dtype):
     """Rounded to the dtype of storage, in the shape that the signature has."""
     with np.errstate(over="ignore"):
         return np.asarray(array).reshape(shape).astype(dtype, copy=False)
+
+
+def dropped(x, mask, keep):
+    """Inverted dropout by a given mask."""
+    return x if mask is None else wide(x) * mask / keep
+
+
+def over_batch(array, axes):
+    """Summed over all but the last axes."""
+    batch = tuple(range(array.ndim - axes))
+    return narrow(wide(array).sum(axis=batch), array.shape[len(batch) :], array.dtype)

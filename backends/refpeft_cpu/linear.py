@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from refpeft_cpu.arrays import narrow, rows, wide
+from refpeft_cpu.arrays import dropped, narrow, rows, wide
 
 
 def plain(x, weight, bias=None, *, residuals=True):
@@ -27,7 +27,7 @@ def plain_vjp(residuals, cotangents, wanted):
 
 def lora(x, weight, a, b, bias=None, lora_bias=None, mask=None, *, scaling, keep=1.0, residuals=True):
     """y = x Wᵀ + bias + s (drop(x) Aᵀ Bᵀ + lora_bias): the narrow product is scaled, and the wide one written once."""
-    h = rows(_dropped(x, mask, keep)) @ wide(a).T
+    h = rows(dropped(x, mask, keep)) @ wide(a).T
     y = rows(x) @ wide(weight).T
     y += (scaling * h) @ wide(b).T
     if lora_bias is not None:
@@ -46,7 +46,7 @@ def lora_vjp(residuals, cotangents, wanted):
     dh = du @ wide(b) if {"x", "a"} & set(wanted) else None
 
     def dx():
-        adapted = _dropped((dh @ wide(a)).reshape(x.shape), mask, keep)
+        adapted = dropped((dh @ wide(a)).reshape(x.shape), mask, keep)
         base = dy @ wide(weight)
         base += adapted.reshape(base.shape)
         return base
@@ -54,14 +54,9 @@ def lora_vjp(residuals, cotangents, wanted):
     gradients = {
         "x": lambda: (dx(), x.shape),
         "weight": lambda: (dy.T @ rows(x), weight.shape),
-        "a": lambda: (dh.T @ rows(_dropped(x, mask, keep)), a.shape),
+        "a": lambda: (dh.T @ rows(dropped(x, mask, keep)), a.shape),
         "b": lambda: (du.T @ h, b.shape),
         "bias": lambda: (dy.sum(axis=0), len(weight)),
         "lora_bias": lambda: (du.sum(axis=0), len(weight)),
     }
     return tuple(narrow(*gradients[name](), x.dtype) for name in wanted)
-
-
-def _dropped(x, mask, keep):
-    """Inverted dropout by a given mask."""
-    return x if mask is None else wide(x) * mask / keep

@@ -41,7 +41,7 @@ def training(model, out, **changes):
     return ["train", model, *(part for name, value in options.items() for part in (f"--{name}", value))]
 
 
-@pytest.mark.parametrize(("method", "backend"), [("lora", "cpu"), ("dora", "torch")])
+@pytest.mark.parametrize(("method", "backend"), [("lora", "cpu"), ("dora", "cpu"), ("hra", "torch")])
 def test_training_lowers_the_loss_and_peft_loads_what_was_learned(model, tmp_path, method, backend):
     """On the text and for peft alike: the loss that refpeft evaluates with the adapter is the one that peft's model has."""
     torch, peft, transformers = (pytest.importorskip(n) for n in ("torch", "peft", "transformers"))
@@ -244,7 +244,7 @@ def test_wrong_runs_are_refused_in_a_sentence(model, tmp_path):
             "has 5 tokens, expected at least the 25 of a row",
         ),
         (training(model, tmp_path / "new", data=tmp_path / "none.txt"), "none.txt: No such file"),
-        (training(model, tmp_path / "new", method="dora"), "backend 'cpu' does not implement dora.linear"),
+        (training(model, tmp_path / "new", method="hra"), "backend 'cpu' does not implement hra.linear"),
         (training(model, tmp_path / "new", backend="nowhere"), "there is no backend 'nowhere'"),
         (training(model, tmp_path / "new", optimizer="sgdw"), "there is no optimizer 'sgdw', expected one of sgd"),
         (training(model, tmp_path / "new", optimizer="paged-adam", decay=0.1), "paged-adam has no decay of weights"),
