@@ -51,20 +51,33 @@ COUNTED = [
 """A method, AdapterHub's configuration of it, and what its count is asked of; by weights, of which there are two in a layer."""
 
 
-def trained(config: str, options: dict) -> int:
-    """How many numbers of a model of two layers are trained."""
+def bert():
+    """A model of two layers."""
     from transformers import BertConfig, BertModel
 
-    how = BertConfig(
-        hidden_size=WIDTH,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        intermediate_size=2 * WIDTH,
-        vocab_size=9,
-    )
+    sizes = {
+        "hidden_size": WIDTH,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4,
+        "intermediate_size": 2 * WIDTH,
+    }
+    return BertModel(BertConfig(vocab_size=9, **sizes))
+
+
+def bart():
+    """One of two layers in its encoder, and two in its decoder."""
+    from transformers import BartConfig, BartModel
+
+    sizes = {"layers": LAYERS, "attention_heads": 4, "ffn_dim": 2 * WIDTH}
+    both = {f"{part}_{name}": size for part in ("encoder", "decoder") for name, size in sizes.items()}
+    return BartModel(BartConfig(vocab_size=9, d_model=WIDTH, **both))
+
+
+def trained(config: str, options: dict, made=bert) -> int:
+    """How many numbers of a model are trained."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = BertModel(how)
+        model = made()
         adapters.init(model)
         model.add_adapter("adapter", config=getattr(adapters, config)(**options))
         model.train_adapter("adapter")
@@ -97,3 +110,11 @@ def test_a_union_of_configurations_is_several_methods(config, options, parts):
     options = {name: adapters.PrefixTuningConfig(**fields) for name, fields in options.items()}
     counted = sum(methods()[name](**fields).count(*asked) for name, fields, asked in parts)
     assert trained(config, options) == counted
+
+
+@pytest.mark.parametrize(("name", "more"), [("prefix", {"bottleneck_size": 6}), ("ptuning_v2", {"flat": True})])
+def test_an_encoder_decoder_has_a_prefix_for_each_kind_of_attention(name, more):
+    """Its encoder, its decoder, and the decoder's cross-attention: three of what `refpeft.ops.prefix.cut` cuts for two layers."""
+    fields = {"tokens": 5} | ({"hidden": 6} if name == "prefix" else {})
+    one = methods()[name](**fields).count(*KEYS)
+    assert trained("PrefixTuningConfig", {"prefix_length": 5} | more, bart) == 3 * one

@@ -232,6 +232,14 @@ def test_the_suite_reports_each_finding_unaided(backend, operation, claim, dtype
                 "BOFT, kernel_size (3, 1): at the start y is RuntimeError",
             ],
         ),
+        (
+            "peft_prefix_encoder_decoder.py",
+            [
+                "layers 1: self-attention of layer 0, 1, ... has the prefix of layer [0], cross-attention 0 tokens",
+                "layers 3: self-attention of layer 0, 1, ... has the prefix of layer [0, 2, 1], cross-attention 0 tokens",
+                "layer [0, 2, 0, 2], cross-attention 0 tokens; no gradient to layer [1, 3]",
+            ],
+        ),
         ("peft_loha_cores.py", ["hada_t1: 3e-08", "hada_w1_a: 0.7", "hada_w2_a: 2", "hada_w2_b: 2e-08"]),
         ("peft_dora_groups.py", ["groups 1: all magnitudes are 1, the norms of the filters [1.0,", "[1.3226"]),
         ("peft_dora.py", ["(1, 2) from DoRA", "a zero row of W gives: nan"]),
