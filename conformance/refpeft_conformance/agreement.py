@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
-from hypothesis import HealthCheck, Phase, given, reject, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
 from hypothesis.errors import Unsatisfiable
 
@@ -16,10 +16,12 @@ from refpeft.oracle import Comparison
 from refpeft.problem import Problem
 from refpeft_conformance.strategies import problems
 from refpeft_conformance.subject import Subject
-from refpeft_conformance.verdict import Outside, Violation
+from refpeft_conformance.verdict import Violation
 
 NORMWISE = 1e-12
 """Of a result's norm, times its condition: how far apart two float64 results may be at most."""
+SEARCHES = 10
+"""Hypothesis gives up a search in which few problems are taken; so many are made for the examples that are wanted."""
 
 
 @dataclass
@@ -50,8 +52,8 @@ class Agreement:
 
     def hold(self, subject: Subject, problem: Problem) -> None:
         """Compare all results of a problem."""
-        results = subject.run(problem)
         self.problems += 1
+        results = subject.run(problem)
         for shape in shapes_of(problem):
             self.shapes[shape] = self.shapes.get(shape, 0) + 1
         for comparison in subject.compare(problem, results):
@@ -98,27 +100,36 @@ def agree(subject: Subject, operation: str, dtype: str = "float64", *, examples:
     Agreement
     """
     found = Agreement()
+    implementation = subject.backend.implementation(operation)
 
-    @seeded(seed)
-    @settings(
-        max_examples=examples,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-        report_multiple_bugs=False,
-    )
-    @given(problems(operation, dtype=dtype, gradients=subject.backend.implementation(operation).vjp is not None))
-    def search(problem):
-        try:
-            found.hold(subject, problem)
-        except Outside as reason:
-            found.outside[str(reason)] = found.outside.get(str(reason), 0) + 1
-            reject()
-        except Violation as violation:
-            found.disagreements.append(violation.message)
+    def taken(shapes, attributes):
+        reason = implementation.outside(shapes, attributes)
+        if reason:
+            found.outside[reason] = found.outside.get(reason, 0) + 1
+        return not reason
 
-    with suppress(Unsatisfiable), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        search()
+    def search(examples: int, seed: int) -> None:
+        @seeded(seed)
+        @settings(
+            max_examples=examples,
+            database=None,
+            deadline=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+            report_multiple_bugs=False,
+        )
+        @given(problems(operation, dtype=dtype, gradients=implementation.vjp is not None, taken=taken))
+        def hold(problem):
+            try:
+                found.hold(subject, problem)
+            except Violation as violation:
+                found.disagreements.append(violation.message)
+
+        with suppress(Unsatisfiable), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            hold()
+
+    for more in range(SEARCHES):
+        if found.problems < examples:
+            search(examples - found.problems, seed + more)
     return found

@@ -27,6 +27,8 @@ SIZES = (1, 2, 3, 5, 7, 4, 8, 11, 13, 16, 17)
 LONG_SIZES = (64, 100, 129, 512, 777, 1024, 2048, 4096)
 LARGEST = 2**19
 """Inputs of more elements than that, taken together, are not drawn: a hidden size squared grows out of hand."""
+AGAIN = 20
+"""How often other shapes and attributes are drawn in the place of those that are not taken."""
 TUPLES = {
     2: [(1, 1), (1, 2), (2, 1), (2, 2), (0, 0), (0, 1), (3, 2)],
     3: [(1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2), (0, 0, 0), (0, 1, 0), (1, 0, 2), (3, 2, 1)],
@@ -51,6 +53,7 @@ def problems(
     gradients: bool = True,
     optional: bool = True,
     precision: Precision | None = None,
+    taken: Callable[[dict, dict], bool] | None = None,
 ):
     """Problems of an operation.
 
@@ -67,6 +70,8 @@ def problems(
         Whether optional inputs may be there.
     precision : Precision
         For the exact regime, and to leave out what may overflow; the dtype's standard where not given.
+    taken : callable
+        (shapes of the inputs that are there, attributes) -> whether such a problem is of use: others are drawn in its place.
 
     Returns
     -------
@@ -75,9 +80,14 @@ def problems(
     operation, format = find(operation), as_format(dtype)
     precision = precision or standard_precision(format)
     exact = regime == "exact"
-    attributes = draw(attribute_values(operation, exact=exact, dtype=format.name))
-    dims = draw(dim_sizes(operation, attributes, long=regime == "long"))
-    present = [a for a in operation.signature.inputs if not a.optional or (optional and draw(st.booleans()))]
+    for _ in range(AGAIN):
+        attributes = draw(attribute_values(operation, exact=exact, dtype=format.name))
+        dims = draw(dim_sizes(operation, attributes, long=regime == "long"))
+        present = [a for a in operation.signature.inputs if not a.optional or (optional and draw(st.booleans()))]
+        if taken is None or taken({a.name: operation.signature.shape(a, dims) for a in present}, attributes):
+            break
+    else:
+        reject()
     seed = draw(st.integers(0, 2**32 - 1))
     gradients = gradients and operation.has_vjp
     if exact and not _defined_by_steps(operation):
