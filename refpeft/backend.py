@@ -78,12 +78,15 @@ class Backend(ABC):
     training : bool
         Whether models are trained on it: its arrays are then added, sliced and reshaped as NumPy's or torch's are, and changed in
         place. The certificate has trajectories of those methods whose operations it has (``--operations 'train.*'``).
+    shards : int
+        Into how many parts a model may cut a batch, for `together`.
     """
 
     name: str
     summary: str = ""
     deterministic: bool = True
     training: bool = False
+    shards: int = 1
 
     def unavailable(self) -> str | None:
         """Why the backend cannot run here, in one sentence; None if it can."""
@@ -123,6 +126,10 @@ class Backend(ABC):
     @abstractmethod
     def to_numpy(self, array: Any) -> np.ndarray:
         """The backend's array as a host array."""
+
+    def together(self, tasks: Sequence[Callable[[], Any]]) -> list[Any]:
+        """What functions give that do not depend on each other, computed at the same time where that is faster."""
+        return [task() for task in tasks]
 
     def device_of(self, array: Any) -> str:
         """The name of the device that holds the array."""

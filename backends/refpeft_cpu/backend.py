@@ -47,6 +47,7 @@ class CpuBackend(Backend):
             prefix,
             prompt,
             qlora,
+            swiglu,
         )
 
         return {
@@ -58,7 +59,7 @@ class CpuBackend(Backend):
             "nn.layer_norm": Implementation(norms.layer_norm, norms.vjp),
             "nn.gelu": Implementation(gelu.gelu, gelu.gelu_vjp),
             "nn.rope": Implementation(decoder.rope, decoder.rope_vjp),
-            "nn.swiglu": Implementation(decoder.swiglu, decoder.swiglu_vjp),
+            "nn.swiglu": Implementation(swiglu.swiglu, swiglu.vjp),
             "nn.embedding": Implementation(decoder.embedding, decoder.embedding_vjp),
             "nn.cross_entropy": Implementation(decoder.cross_entropy, decoder.cross_entropy_vjp),
             "nn.lm_loss": Implementation(lm_loss.lm_loss, lm_loss.vjp),
@@ -102,6 +103,17 @@ class CpuBackend(Backend):
             "nf4.double_dequantize": Implementation(nf4_double.dequantize),
             "qlora.linear": Implementation(qlora.linear, qlora.vjp),
         }
+
+    @property
+    def shards(self):
+        from refpeft_cpu import threads
+
+        return threads.count()
+
+    def together(self, tasks):
+        from refpeft_cpu import threads
+
+        return threads.together(tasks)
 
     def operations(self):
         return self._implementations

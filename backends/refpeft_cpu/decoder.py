@@ -30,45 +30,24 @@ def rope_vjp(residuals, cotangents, wanted):
 
 
 def _turned(x, cos, sin, layout):
-    y = np.empty_like(x)
-    (first, second), (left, right) = _pairs(x, layout), _pairs(y, layout)
-    np.multiply(first, cos, out=left)
-    left -= second * sin
-    np.multiply(second, cos, out=right)
-    right += first * sin
-    return y
+    """x o [cos, cos] + swapped(x) o [-sin, sin], all heads of a token in one go."""
+    tokens = x.swapaxes(-2, -3) if x.ndim > 2 else x[:, None]
+    swapped = np.empty(tokens.shape, x.dtype)
+    (first, second), (left, right) = _pairs(tokens, layout), _pairs(swapped, layout)
+    left[...], right[...] = second, first
+    factors = np.empty((2, *tokens.shape[-3:]), x.dtype)
+    for both, table, other in zip(factors, (cos, -sin), (cos, sin)):
+        left, right = _pairs(both, layout)
+        left[...], right[...] = table[:, None], other[:, None]
+    swapped *= factors[1]
+    swapped += tokens * factors[0]
+    return swapped.swapaxes(-2, -3) if x.ndim > 2 else swapped[:, 0]
 
 
 def _pairs(x, layout):
     """Views of the first and the second of every pair."""
     half = x.shape[-1] // 2
     return (x[..., :half], x[..., half:]) if layout == "halves" else (x[..., 0::2], x[..., 1::2])
-
-
-def swiglu(gate, up, *, residuals=True):
-    """y = gate o sigmoid(gate) o up."""
-    z = wide(gate)
-    s = _sigmoid(z)
-    y = z * s
-    y *= wide(up)
-    return (narrow(y, gate.shape, gate.dtype),), (gate, up, s) if residuals else None
-
-
-def swiglu_vjp(residuals, cotangents, wanted):
-    """dgate = dy o up o s (1 + gate (1 - s)), dup = dy o gate o s."""
-    gate, up, s = residuals
-    dy, z = wide(cotangents[0]), wide(gate)
-    gradients = {
-        "gate": lambda: dy * wide(up) * (s * (1 + z * (1 - s))),
-        "up": lambda: dy * (z * s),
-    }
-    return tuple(narrow(gradients[name](), gate.shape, gate.dtype) for name in wanted)
-
-
-def _sigmoid(z):
-    """Far below zero exp overflows, and its reciprocal is zero, as it should be."""
-    with np.errstate(over="ignore"):
-        return 1 / (1 + np.exp(-z))
 
 
 def embedding(ids, weight, *, residuals=True):

@@ -23,6 +23,7 @@ import numpy as np
 
 from refpeft.errors import CapabilityError
 from refpeft.memory.decoder import Decoder
+from refpeft.models import shards
 from refpeft.models.attention import Shared, cached
 from refpeft.models.blocks import blocks
 from refpeft.models.four_bit import Base
@@ -69,19 +70,28 @@ class LanguageModel(Transformer):
             By ``SITE.ARRAY``, of what is trained.
         """
         ids = self.checked(ids)
-        gradients: dict[str, Any] = {}
         encoding = self._encode(keep=True)
-        x, x_vjp = self._read(ids[:, :-1], keep=True, checkpointing=checkpointing)
-        loss, loss_vjp = self._loss(x, ids[:, 1:], mask, keep=True)
-        x_vjp(loss_vjp(self.asarray(np.ones(())), gradients), gradients)
-        return float(self.host(loss)), self._encode_vjp(encoding, gradients)
+
+        def task(ids, mask, share):
+            gradients: dict[str, Any] = {}
+            x, x_vjp = self._read(ids[:, :-1], keep=True, checkpointing=checkpointing)
+            loss, loss_vjp = self._loss(x, ids[:, 1:], mask, keep=True)
+            x_vjp(loss_vjp(self.asarray(np.array(share)), gradients), gradients)
+            return share * float(self.host(loss)), gradients
+
+        losses, gradients = zip(*shards.each(self.backend, self.shape.width, task, ids, mask))
+        return sum(losses), self._encode_vjp(encoding, shards.summed(gradients))
 
     def score(self, ids: np.ndarray, mask: np.ndarray | None = None) -> float:
         """The loss alone; as for `loss`, without what its gradients would take."""
         ids = self.checked(ids)
         self._encode(keep=False)
-        x, _ = self._read(ids[:, :-1], keep=False)
-        return float(self.host(self._loss(x, ids[:, 1:], mask, keep=False)[0]))
+
+        def task(ids, mask, share):
+            x, _ = self._read(ids[:, :-1], keep=False)
+            return share * float(self.host(self._loss(x, ids[:, 1:], mask, keep=False)[0]))
+
+        return sum(shards.each(self.backend, self.shape.width, task, ids, mask))
 
     def through(self, ids: np.ndarray) -> None:
         self.logits(ids)

@@ -71,7 +71,7 @@ def _(dy, x, weight, a, b, bias=None, *, scaling, group, variant="paper"):
 def _pooled(x, group, variant):
     groups = x.shape[-1] // group
     total = np.sum(x.reshape(*x.shape[:-1], groups, group), axis=-1)
-    return total if variant == "paper" else _factor(groups, group, variant) * total
+    return total if variant == "paper" else groups * (total / group)
 
 
 @update("a[r,l] b[o,r]", "group >= 1, i = l*group")

@@ -119,10 +119,13 @@ def test_a_backend_that_raises_in_the_training_fails():
 
 
 def test_a_backend_is_asked_for_what_it_declares_and_has(monkeypatch):
-    """The cpu backend trains two methods; a backend that does not declare training, none, and the certificate says so."""
-    asked = Plan("cpu", operations="train.*")
-    assert plan.trainable(asked) == ["train.lora", "train.bitfit"]
-    assert {c.operation.name for c in planned(asked)} == {"train.lora", "train.bitfit"}
+    """One without DoRA's layer trains the other methods; one that does not declare training, none, and the certificate says so."""
+    asked, cpu = Plan("cpu", operations="train.*"), plugins.backend("cpu")
+    assert plan.trainable(asked) == list(trajectories())
+    without = {name: own for name, own in cpu.operations().items() if name != "dora.linear"}
+    monkeypatch.setattr(type(cpu), "operations", lambda backend: without)
+    assert plan.trainable(asked) == [name for name in trajectories() if name != "train.dora"]
+    assert {c.operation.name for c in planned(asked)} == set(trajectories()) - {"train.dora"}
     assert planned(replace(asked, only="forward")) == []
     monkeypatch.setattr(type(plugins.backend("cpu")), "training", False)
     assert planned(asked) == []

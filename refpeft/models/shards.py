@@ -1,0 +1,41 @@
+"""A batch in shards, which a backend computes at the same time: rows of a batch have nothing to do with each other.
+
+The loss is the mean over all predicted tokens, so that each shard's counts by its share of them; gradients are added up in the
+order of the shards, whichever ended first.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from refpeft.backend import Backend
+
+LEAST = 2**16
+"""Numbers of what enters a block, tokens times width, that a shard must have: smaller ones cost more than they gain."""
+
+
+def each(backend: Backend, width: int, task: Callable, ids: np.ndarray, mask: np.ndarray | None) -> list[Any]:
+    """What ``task(ids, mask, share)`` gives for each shard of a batch, its share that of the tokens which count."""
+    count = max(1, min(backend.shards, len(ids), ids[:, 1:].size * width // LEAST))
+    ends = [len(ids) * k // count for k in range(count + 1)]
+    counted = np.ones(ids[:, 1:].shape, bool) if mask is None else np.asarray(mask, bool)
+    total = max(int(np.count_nonzero(counted)), 1)
+    tasks = []
+    for first, last in itertools.pairwise(ends):
+        share = np.count_nonzero(counted[first:last]) / total
+        tasks.append(partial(task, ids[first:last], None if mask is None else counted[first:last], share))
+    return backend.together(tasks)
+
+
+def summed(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Dicts of arrays, added up by name."""
+    total = dict(parts[0])
+    for part in parts[1:]:
+        for name, array in part.items():
+            total[name] = total[name] + array
+    return total
