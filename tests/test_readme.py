@@ -95,6 +95,19 @@ def test_the_paged_run_goes_on_where_it_was_killed(tmp_path):
     assert re.fullmatch(r"mean square 0\.\d+ after 100 steps\n", said[0])
 
 
+def test_two_methods_in_a_model_are_adapterhubs_mam(tiny_llama):
+    """The lines run on a small model; all that both methods train gets a gradient, and as many numbers as they count."""
+    source = next(block for block in blocks("python") if "ParallelAdapter" in block)
+    exec(source.replace("SmolLM2-135M-Instruct.Q4_1.gguf", str(tiny_llama)), made := {})
+    model, shape = made["model"], made["model"].shape
+    assert made["gradients"].keys() == model.trained.keys()
+    sizes = {"layers": shape.layers, "width": shape.width}
+    keys = sizes | {"heads": shape.heads, "kv_heads": shape.kv_heads}
+    prefix = methods()["prefix"](tokens=30, size=shape.head_size, hidden=800)
+    counted = prefix.count(**keys) + methods()["parallel_adapter"](reduction=2).count(**sizes)
+    assert sum(model.host(gradient).size for gradient in made["gradients"].values()) == counted
+
+
 def table() -> dict[str, list[str]]:
     """The cells of each row of the README's tables that begins with a name in code."""
     rows = [

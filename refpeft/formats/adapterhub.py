@@ -1,7 +1,8 @@
 """Bottleneck adapters as AdapterHub saves them with ``use_safetensors``: ``adapter_config.json`` beside ``adapter.safetensors``.
 
 Those of a decoder of Llama's type, which has its norms in front: with x what goes into a sublayer and h what comes out, an
-adapter is x + h + A(h) or x + h + A(x + h), as three flags of the configuration say. What is read is understood or refused.
+adapter is x + h + A(h), x + h + A(x + h) or x + h + A(x), as four flags of the configuration say. What is read is understood
+or refused.
 A head that was saved beside the adapter is not read.
 """
 
@@ -21,7 +22,7 @@ from refpeft.files import atomic_write, read_json
 from refpeft.formats import safetensors
 from refpeft.formats.peft import CONFIG, Adapter
 from refpeft.methods import Arrays, Method
-from refpeft.methods.adapter import AdapterPlus, Houlsby, Pfeiffer
+from refpeft.methods.adapter import AdapterPlus, Houlsby, ParallelAdapter, Pfeiffer, ScaledParallelAdapter
 
 TENSORS = "adapter.safetensors"
 VERSION = "adapters.1.3.0"
@@ -37,19 +38,26 @@ ARRAYS = {
 }
 ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_new", "silu": "swish", "tanh": "tanh"}
 
-FLAGS = ("original_ln_before", "residual_before_ln", "original_ln_after")
-METHODS: dict[type[Method], tuple[bool, bool, bool]] = {
-    Houlsby: (False, True, True),
-    Pfeiffer: (True, True, True),
-    AdapterPlus: (True, False, False),
+FLAGS = ("is_parallel", "original_ln_before", "residual_before_ln", "original_ln_after")
+METHODS: dict[type[Method], tuple[tuple[bool, ...], str]] = {
+    Houlsby: ((False, False, True, True), ""),
+    Pfeiffer: ((False, True, True, True), ""),
+    AdapterPlus: ((False, True, False, False), "channel"),
+    ParallelAdapter: ((True, False, True, True), ""),
+    ScaledParallelAdapter: ((True, False, True, True), "learned"),
 }
-"""`FLAGS` of each: whether x is added in front of the adapter, whether the adapter adds to h or to that sum, and whether x is
-added behind it.
+"""`FLAGS` of each: whether the adapter reads x, whether x is added in front of it, whether it adds to h or to that sum, and
+whether x is added behind it. And what stands for a scaling that is learned.
 """
-READS = {(False, True, True): "output", (False, False, True): "output"} | dict.fromkeys(
-    [(True, True, True), (True, False, False)], "sum"
-)
-"""What the adapter reads, of those flags that add x, h and A once each."""
+ALIKE: dict[tuple[bool, ...], tuple[bool, ...]] = {
+    (False, False, False, True): (False, False, True, True),
+    (True, False, False, True): (True, False, True, True),
+    (False, True, False, False): (False, True, True, True),
+}
+"""Flags that say the same as others: x, h and A are added once each."""
+_NAMED: dict[tuple[tuple[bool, ...], Any], type[Method]] = {
+    (ALIKE.get(flags, flags), scaling): kind for kind, (flags, scaling) in METHODS.items()
+}
 
 INERT = (
     "cross_adapter dropout hypercomplex_nonlinearity factorized_phm_W factorized_phm_rule init_weights init_weights_seed "
@@ -119,10 +127,11 @@ def _method(where: Path, config: Mapping[str, Any]) -> Method:
     def refused(name: str) -> CapabilityError:
         return CapabilityError(f"{where}: {name} is {json.dumps(own.get(name))}, which is not understood here.")
 
-    flags = tuple(own.get(name) for name in FLAGS)
-    if flags not in READS:
+    flags = tuple(own.get(name, False) for name in FLAGS)
+    flags = ALIKE.get(flags, flags)
+    if (flags, "") not in _NAMED:
         raise CapabilityError(
-            f"{where}: {', '.join(f'{n} {json.dumps(v)}' for n, v in zip(FLAGS, flags))} do not add each part once."
+            f"{where}: {', '.join(f'{n} {json.dumps(own.get(n))}' for n in FLAGS)} do not add each part once."
         )
     known = {*INERT.split(), *FLAGS, "non_linearity", "reduction_factor", "scaling"}
     for name in own:
@@ -135,12 +144,10 @@ def _method(where: Path, config: Mapping[str, Any]) -> Method:
     if isinstance(reduction, bool) or not isinstance(reduction, int | float) or reduction != int(reduction):
         raise refused("reduction_factor")
     numbers: dict[str, Any] = {"activation": activation, "reduction": int(reduction)}
-    kind: type[Method] = Houlsby if READS[flags] == "output" else Pfeiffer
-    if scaling == "channel" and kind is Pfeiffer:
-        kind = AdapterPlus
-    elif isinstance(scaling, float):
-        numbers["scaling"] = scaling
-    else:
+    if isinstance(scaling, float):
+        numbers["scaling"], scaling = scaling, ""
+    kind = _NAMED.get((flags, scaling))
+    if kind is None:
         raise refused("scaling")
     try:
         return kind(**numbers)
@@ -170,6 +177,7 @@ def save(folder: str | os.PathLike[str], adapter: Adapter, base: str = "") -> No
         What the configuration says of the model that it is for.
     """
     method, name = adapter.method, str(adapter.config.get("name", "refpeft"))
+    flags, learned = METHODS[type(method)]
     tensors = {
         f"model.layers.{layer}.{MODULES[place]}.adapters.{name}.{ARRAYS[n]}": np.asarray(array)
         for layer, places in _layers(adapter.arrays).items()
@@ -182,9 +190,9 @@ def save(folder: str | os.PathLike[str], adapter: Adapter, base: str = "") -> No
         "output_adapter": "mlp.out" in places,
         "reduction_factor": method.reduction,  # type: ignore[attr-defined]
         "non_linearity": ACTIVATIONS[method.activation],  # type: ignore[attr-defined]
-        "scaling": "channel" if "gain" in method.trainable else method.scaling,  # type: ignore[attr-defined]
+        "scaling": learned or method.scaling,  # type: ignore[attr-defined]
         "leave_out": [],
-    } | dict(zip(FLAGS, METHODS[type(method)]))
+    } | dict(zip(FLAGS, flags))
     about = {
         "model_type": "llama",
         "model_class": "LlamaForCausalLM",

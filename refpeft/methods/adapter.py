@@ -102,6 +102,7 @@ class ParallelAdapter(_Bottleneck):
     paper = "arXiv:2110.04366"
     adapters = ("ParBnConfig",)
     placement = "parallel"
+    sites = "layers.*.mlp.out"
     reads = "input"
     identity = True
 
@@ -135,6 +136,7 @@ class ScaledParallelAdapter(_Gained):
 
     paper = "arXiv:2110.04366"
     adapters = ("ParBnConfig: scaling=learned",)
+    sites = "layers.*.mlp.out"
     reads = "input"
     identity = True
 

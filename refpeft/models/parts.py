@@ -26,19 +26,21 @@ def at(model: Transformer, site: str, x, keep: bool) -> tuple[Any, Vjp]:
 
 
 def added(model: Transformer, site: str, x, h, keep: bool) -> tuple[Any, Vjp]:
-    """x + h of a sublayer. What stands behind it, if anything does, reads h or the sum, and adds to what it reads."""
+    """x + h of a sublayer, and what stands behind it, if anything does: x + h + A(h), A(x + h) or, beside it, A(x)."""
     if site not in model.sites:
         return x + h, lambda dy, gradients: (dy, dy)
-    total = model.sites[site].reads == "sum"
-    read = x + h if total else h
-    y, call = model.call(site, {"x": read, "residual": read}, keep)
+    reads = model.sites[site].reads
+    to = x + h if reads == "sum" else h
+    y, call = model.call(site, {"x": x if reads == "input" else to, "residual": to}, keep)
 
     def vjp(dy, gradients):
         d = model.vjp(site, call, dy, gradients, ["x", "residual"])
-        dread = d["x"] + d["residual"]
-        return dread if total else dy, dread
+        if reads == "input":
+            return dy + d["x"], d["residual"]
+        dto = d["x"] + d["residual"]
+        return dto if reads == "sum" else dy, dto
 
-    return y if total else x + y, vjp
+    return y if reads == "sum" else x + y, vjp
 
 
 def in_front(model: Transformer, x, keep: bool) -> tuple[Any, Vjp | None]:

@@ -50,7 +50,7 @@ class Layer:
     brought : tuple of str
         Those arrays that came with a method, frozen ones among them.
     reads : str
-        Behind a sublayer: its ``output``, or the ``sum`` of that and what went in.
+        Behind a sublayer: its ``output``, its ``input``, or the ``sum`` of both.
     """
 
     operation: str
@@ -89,13 +89,12 @@ def standing(method: Method) -> str:
     """The operation that stands at a site for a method.
 
     A block that has its norms in front has none behind its sublayers, so that with x in and h out what is left of Houlsby's
-    adapter there is x + h + A(h), and of Pfeiffer's x + h + A(x + h).
+    adapter there is x + h + A(h), of Pfeiffer's x + h + A(x + h), and of a parallel one x + h + A(x).
 
     Raises
     ------
     CapabilityError
-        If the method freezes a part of an array, reads what a model does not give it, or looks at tokens that a decoder has
-        not read.
+        If the method freezes a part of an array, or looks at tokens that a decoder has not read.
     """
     if method.operation.startswith("unipelt."):
         raise CapabilityError(
@@ -105,10 +104,6 @@ def standing(method: Method) -> str:
     if getattr(method, "frozen", 0):
         raise CapabilityError(
             f"{type(method).__name__} freezes tokens of its own, which training a model does not do yet."
-        )
-    if getattr(method, "reads", "") == "input":
-        raise CapabilityError(
-            f"{type(method).__name__} reads what goes into a sublayer, where a model has sites behind one only."
         )
     if method.operation == "adapter.sublayer":
         return "adapter.bottleneck"

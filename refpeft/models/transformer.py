@@ -97,7 +97,7 @@ class Transformer(Sites):
             places[f"{at}.attention"] = Place("attention", places[f"{at}.attn.{as_wide_as_keys}"].weight, dict(heads))
             for site, last in (("attn.out", "attn.o"), ("mlp.out", "mlp.down")):
                 weight = places[f"{at}.{last}"].weight
-                reads = ("output",) if shape.post else ("output", "sum")
+                reads = ("output", "input") if shape.post else ("output", "input", "sum")
                 places[f"{at}.{site}"] = Place("sublayer", weight, {"x": token, "residual": token}, reads=reads)
         return places
 

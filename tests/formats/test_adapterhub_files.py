@@ -12,7 +12,7 @@ from refpeft.formats import adapterhub as files
 from refpeft.formats import adapters, safetensors
 from refpeft.formats.lint import lint
 from refpeft.formats.peft import CONFIG, Adapter
-from refpeft.methods import AdapterPlus, Houlsby, Method, Pfeiffer
+from refpeft.methods import AdapterPlus, Houlsby, Method, ParallelAdapter, Pfeiffer, ScaledParallelAdapter
 from refpeft.models import load
 
 IDS = np.random.default_rng(0).integers(0, 256, (2, 9))
@@ -21,6 +21,8 @@ METHODS: list[tuple[Method, str]] = [
     (Houlsby(reduction=3, activation="gelu_tanh", scaling=0.5), "layers.*.attn.out"),
     (Pfeiffer(reduction=4), "layers.*.mlp.out"),
     (AdapterPlus(reduction=8), "layers.*.mlp.out"),
+    (ParallelAdapter(reduction=4), "*"),
+    (ScaledParallelAdapter(reduction=2), "layers.*.mlp.out"),
 ]
 each_method = pytest.mark.parametrize(("method", "pattern"), METHODS, ids=repr)
 
@@ -110,7 +112,11 @@ def test_what_the_form_cannot_say_is_kept_in_refpefts_own(tiny_llama, tmp_path):
     [
         ({"original_ln_after": False}, CapabilityError, "original_ln_after false do not add each part once"),
         ({"ln_before": True}, CapabilityError, "ln_before is true, which is not understood here"),
-        ({"is_parallel": True}, CapabilityError, "is_parallel is true"),
+        (
+            {"is_parallel": True, "original_ln_before": True},
+            CapabilityError,
+            "is_parallel true, original_ln_before true",
+        ),
         ({"phm_layer": True}, CapabilityError, "phm_layer is true"),
         ({"inv_adapter": "nice"}, CapabilityError, 'inv_adapter is "nice"'),
         ({"use_gating": True}, CapabilityError, "use_gating is true"),

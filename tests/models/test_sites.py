@@ -27,6 +27,7 @@ KINDS = {
     "houlsby": ("*", {"reduction": 4}),
     "pfeiffer": ("layers.*.mlp.out", {"reduction": 4}),
     "adapter_plus": ("*", {"reduction": 4}),
+    "scaled_parallel_adapter": ("*", {"reduction": 4}),
     "bitfit": ("layers.*.attn.q,layers.1.mlp.down", {}),
     "ia3": ("layers.*.attn.k,layers.*.attn.v", {}),
 }
@@ -243,8 +244,6 @@ def test_what_cannot_stand_at_a_site_is_said(saved_folder, tmp_path):
     for name, said in (
         ("adaption_prompt", "adaption_prompt.attention stands at no site of a model: it takes base, q, prompt"),
         ("ln_tuning", "nn.layer_norm stands at no site of a model"),
-        ("parallel_adapter", "ParallelAdapter reads what goes into a sublayer"),
-        ("scaled_parallel_adapter", "ScaledParallelAdapter reads what goes into a sublayer"),
         ("cartridge", "Cartridge freezes tokens of its own"),
         ("cpt", "cpt.embed stands at no site of a model"),
         ("gated_lora", "GatedLoRA has a gate that looks at all tokens of a sequence"),

@@ -118,6 +118,7 @@ def test_gradients_and_files_are_pefts(bert, tmp_path, method):
 KINDS = {
     "lora": (SITES, {"rank": 2}),
     "houlsby": ("*", {"reduction": 4}),
+    "parallel_adapter": ("*", {"reduction": 4}),
     "prompt": ("prompt", {"tokens": 3}),
     "prefix": ("layers.*.attention", {"tokens": 3, "size": 8, "hidden": 5}),
     "ln_tuning": ("*", {}),
