@@ -116,6 +116,10 @@ class Method:
         """
         raise NotImplementedError
 
+    def seen(self, x: np.ndarray) -> np.ndarray:
+        """Inputs (n, s, i) of n texts as a start from them takes them."""
+        return x
+
     def shared(self, data: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Method]:
         """The method at each of several sites, given what `init` takes there; none where nothing is left for a site."""
         return dict.fromkeys(data, self)

@@ -56,9 +56,12 @@ class CorDA(Split):
     ----------
     mode : str
         ``ipm``: most, to learn what the inputs are of; ``kpm``: least, to keep what is known of it.
+    variant : str
+        ``paper``: all inputs weigh the same; ``peft``: those of each text are divided by their largest.
     """
 
     mode: str = "ipm"
+    variant: str = "paper"
 
     paper = "arXiv:2406.05223"
     peft = ("LORA: init_lora_weights=corda",)
@@ -66,6 +69,10 @@ class CorDA(Split):
     def validate(self):
         super().validate()
         self.require("mode", self.mode in lora_data_init.MODES, "'ipm' or 'kpm'")
+        self.require("variant", self.variant in ("paper", "peft"), "'paper' or 'peft'")
+
+    def seen(self, x):
+        return lora_data_init.over_largest(x) if self.variant == "peft" else x
 
     def init(self, random, weight, inputs):  # type: ignore[override]
         return started(lora_data_init.corda(weight, inputs.covariance, self.rank, **self.attributes(), mode=self.mode))

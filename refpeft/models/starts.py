@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -51,13 +52,21 @@ def collected(
         raise CapabilityError(
             f"{type(method).__name__} starts from the gradients of a language model's loss, which an encoder has not."
         )
-    found = {name: _COLLECT[name](model, sites, batches) for name in wanted}
+    collect: dict[str, Callable[..., dict[str, Any]]] = {
+        "inputs": partial(inputs, seen=method.seen),
+        "gradient": gradients,
+    }
+    found = {name: collect[name](model, sites, batches) for name in wanted}
     return {site: {name: of[site] for name, of in found.items()} for site in sites}
 
 
-def inputs(model: Transformer, sites: Sequence[str], batches: Sequence[np.ndarray]) -> dict[str, Inputs]:
-    """The inputs of each site. Sites next to each other that are given the same array, as q, k and v are, share one account."""
-    seen: dict[str, Inputs] = {}
+def inputs(
+    model: Transformer, sites: Sequence[str], batches: Sequence[np.ndarray], seen: Callable = np.asarray
+) -> dict[str, Inputs]:
+    """The inputs of each site, as ``seen`` has those of a batch. Sites next to each other that are given the same array, as q, k
+    and v are, share one account.
+    """
+    found: dict[str, Inputs] = {}
     first: dict[str, str] = {}
     last: tuple[Any, str] = (None, "")
 
@@ -66,15 +75,15 @@ def inputs(model: Transformer, sites: Sequence[str], batches: Sequence[np.ndarra
         if site not in sites:
             return
         if x is not last[0]:
-            last, here = (x, site), Inputs.of(model.host(x))
-            seen[site] = seen[site].joined(here) if site in seen else here
+            last, here = (x, site), Inputs.of(seen(model.host(x)))
+            found[site] = found[site].joined(here) if site in found else here
         first[site] = last[1]
 
     plain = _plain(model, sites)
     plain.watch = watch
     for ids in batches:
         plain.through(ids)
-    return {site: seen[first[site]] for site in sites}
+    return {site: found[first[site]] for site in sites}
 
 
 def gradients(model: LanguageModel, sites: Sequence[str], batches: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
@@ -89,9 +98,6 @@ def gradients(model: LanguageModel, sites: Sequence[str], batches: Sequence[np.n
         _, found = plain.loss(ids)
         total = {site: sums + model.host(found[f"{site}.weight"]).astype(np.float64) for site, sums in total.items()}
     return {site: sums / len(batches) for site, sums in total.items()}
-
-
-_COLLECT: dict[str, Callable[..., dict[str, Any]]] = {"inputs": inputs, "gradient": gradients}
 
 
 def _plain(model: Model, sites: Sequence[str]) -> Model:

@@ -120,6 +120,16 @@ def corda(
     return with_residual(weight, root[:, None] * (vt[taken] @ inverse), u[:, taken] * root, scaling, format)
 
 
+def over_largest(x: np.ndarray) -> np.ndarray:
+    """Inputs (n, s, i) of n texts, each text's over its largest element, as peft and CorDA's authors' code take them.
+
+    The largest, not the largest in size. Where it is zero nothing is finite, and `corda` refuses that.
+    """
+    x = np.asarray(x, np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return x / np.max(x, axis=(-2, -1), keepdims=True)
+
+
 def lora_ga(
     weight: np.ndarray,
     gradient: np.ndarray,

@@ -119,7 +119,9 @@ def test_a_backend_that_raises_in_the_training_fails():
 
 
 def test_a_backend_is_asked_for_what_it_declares_and_has(monkeypatch):
-    """One without DoRA's layer trains the other methods; one that does not declare training, none, and the certificate says so."""
+    """One without DoRA's layer trains the other methods; one that does not declare training, none, and the certificate says
+    so.
+    """
     asked, cpu = Plan("cpu", operations="train.*"), plugins.backend("cpu")
     assert plan.trainable(asked) == list(trajectories())
     without = {name: own for name, own in cpu.operations().items() if name != "dora.linear"}

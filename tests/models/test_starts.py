@@ -97,6 +97,25 @@ def test_corda_is_pefts(saved, mode):
         assert near(its["weight"], weight, 2.0**-12)
 
 
+def test_corda_weighs_texts_as_peft_does_where_asked(saved):
+    """Of three texts, one of them of one token over and over: each divided by its largest input, or all alike as in the paper."""
+    torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
+    preprocess = pytest.importorskip("peft.tuners.lora.corda").preprocess_corda
+    folder, theirs = saved
+    texts = [IDS[:1], IDS[1:2, :5], np.full((1, 24), 7)]
+    settings = config("corda", corda_config=peft.tuners.lora.config.CordaConfig())
+    preprocess(theirs, settings, lambda: [theirs(torch.from_numpy(ids)) for ids in texts])
+    theirs = peft.get_peft_model(theirs, settings)
+    products = {site: np.matmul(*factors(module(theirs, site))[1::-1]) for site in attached(folder, LoRA()).arrays()}
+
+    def apart(variant):
+        """The largest distance of the update, over its norm."""
+        its = attached(folder, CorDA(rank=4, alpha=8, variant=variant), texts).arrays()
+        return max(np.linalg.norm(its[s]["b"] @ its[s]["a"] - p) / np.linalg.norm(p) for s, p in products.items())
+
+    assert apart("peft") < 2.0**-8 < 2.0**-4 < apart("paper")
+
+
 @pytest.mark.filterwarnings("ignore:Full backward hook")
 def test_lora_ga_is_pefts(saved):
     """Of the gradient over two batches: the factors up to signs, in peft's reading."""
