@@ -27,7 +27,7 @@ class Calls:
     def __init__(self, backend: Backend):
         self.backend = backend
 
-    def forward(self, name: str, inputs: Mapping[str, Any], keep: bool = True, **attributes) -> tuple[Any, Call]:
+    def forward(self, name: str, inputs: Mapping[str, Any], keep: bool = True, /, **attributes) -> tuple[Any, Call]:
         """The operation's output, a tuple where it has several, and the call; without residuals where it is not to be kept."""
         operation = find(name)
         arrays = [inputs.get(a.name) for a in operation.signature.inputs]

@@ -77,7 +77,7 @@ class Base:
         """W, as the backend's array in the model's dtype."""
         weight, inputs = self.weight, {"packed": self._packed, "absmax": self._absmax()}
         stated = {"n": math.prod(self.shape), "blocksize": weight.blocksize, "dtype": weight.dtype}
-        flat, _ = self._run.forward(f"{weight.kind}.dequantize", inputs, keep=False, **stated)
+        flat, _ = self._run.forward(f"{weight.kind}.dequantize", inputs, False, **stated)
         if weight.dtype != self._dtype.name:
             flat = self._put(np.asarray(self._run.backend.to_numpy(flat)).astype(self._dtype))
         return flat.reshape(self.shape)
@@ -103,7 +103,7 @@ class Base:
         if self._nested is None:
             return self._maxima
         inputs = dict(zip(("codes", "absmax2", "offset"), (self._maxima, *self._nested)))
-        return self._run.forward("nf4.double_dequantize", inputs, keep=False)[0]
+        return self._run.forward("nf4.double_dequantize", inputs, False)[0]
 
     def _empty(self, *shape: int):
         return self._put(np.empty(shape, self._dtype))

@@ -17,6 +17,8 @@ tokens are tokens, counted from 0. Neither is predicted, and the first of the in
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ from refpeft.memory.decoder import Decoder
 from refpeft.models import shards
 from refpeft.models.attention import Shared, cached
 from refpeft.models.blocks import blocks
+from refpeft.models.dropout import Dropout
 from refpeft.models.four_bit import Base
 from refpeft.models.parts import Vjp, at, in_front
 from refpeft.models.places import place
@@ -52,7 +55,13 @@ class LanguageModel(Transformer):
         x, _ = self._read(ids, keep=False, cache=cache, last=last)
         return at(self, "head", x, keep=False)[0][:, -ids.shape[1] :]
 
-    def loss(self, ids: np.ndarray, mask: np.ndarray | None = None, checkpointing: bool = False):
+    def loss(
+        self,
+        ids: np.ndarray,
+        mask: np.ndarray | None = None,
+        checkpointing: bool = False,
+        dropout: Dropout | None = None,
+    ):
         """The mean cross-entropy of each next token, and its gradients.
 
         Parameters
@@ -62,6 +71,8 @@ class LanguageModel(Transformer):
             Which of the predicted tokens count.
         checkpointing : bool
             Whether only the inputs of blocks are kept, and each block computed again on the way back: equal bits.
+        dropout : Dropout, optional
+            Of what enters those adapters that have it.
 
         Returns
         -------
@@ -72,10 +83,12 @@ class LanguageModel(Transformer):
         ids = self.checked(ids)
         encoding = self._encode(keep=True)
 
-        def task(ids, mask, share):
+        def task(first, ids, mask, share):
             gradients: dict[str, Any] = {}
-            x, x_vjp = self._read(ids[:, :-1], keep=True, checkpointing=checkpointing)
-            loss, loss_vjp = self._loss(x, ids[:, 1:], mask, keep=True)
+            model = copy.copy(self)
+            model.dropout = None if dropout is None else replace(dropout, first=first)
+            x, x_vjp = model._read(ids[:, :-1], keep=True, checkpointing=checkpointing)
+            loss, loss_vjp = model._loss(x, ids[:, 1:], mask, keep=True)
             x_vjp(loss_vjp(self.asarray(np.array(share)), gradients), gradients)
             return share * float(self.host(loss)), gradients
 
@@ -87,7 +100,7 @@ class LanguageModel(Transformer):
         ids = self.checked(ids)
         self._encode(keep=False)
 
-        def task(ids, mask, share):
+        def task(first, ids, mask, share):
             x, _ = self._read(ids[:, :-1], keep=False)
             return share * float(self.host(self._loss(x, ids[:, 1:], mask, keep=False)[0]))
 

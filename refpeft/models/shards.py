@@ -20,7 +20,7 @@ LEAST = 2**16
 
 
 def each(backend: Backend, width: int, task: Callable, ids: np.ndarray, mask: np.ndarray | None) -> list[Any]:
-    """What ``task(ids, mask, share)`` gives for each shard of a batch, its share that of the tokens which count."""
+    """What ``task(first, ids, mask, share)`` gives for each shard of a batch: its first row, and its share of what counts."""
     count = max(1, min(backend.shards, len(ids), ids[:, 1:].size * width // LEAST))
     ends = [len(ids) * k // count for k in range(count + 1)]
     counted = np.ones(ids[:, 1:].shape, bool) if mask is None else np.asarray(mask, bool)
@@ -28,7 +28,7 @@ def each(backend: Backend, width: int, task: Callable, ids: np.ndarray, mask: np
     tasks = []
     for first, last in itertools.pairwise(ends):
         share = np.count_nonzero(counted[first:last]) / total
-        tasks.append(partial(task, ids[first:last], None if mask is None else counted[first:last], share))
+        tasks.append(partial(task, first, ids[first:last], None if mask is None else counted[first:last], share))
     return backend.together(tasks)
 
 

@@ -15,6 +15,7 @@ from refpeft.formats.four_bit import Quantised
 from refpeft.methods import Arrays, Method
 from refpeft.models import encoders, starts
 from refpeft.models.calls import Call, Calls
+from refpeft.models.dropout import Dropout, drops
 from refpeft.models.encoders import ENCODED, GIVEN, Encoder
 from refpeft.models.four_bit import Base
 from refpeft.models.places import Layer, Place, inputs_of, kind_of, require_fitting, require_for, standing
@@ -42,6 +43,8 @@ class Sites:
         The backend's operations.
     watch : callable or None
         Told each site and its input x before what stands there is called.
+    dropout : Dropout or None
+        Of the pass that is under way.
     """
 
     def __init__(self, run: Calls, device: str, dtype: np.dtype):
@@ -50,6 +53,7 @@ class Sites:
         self.places: dict[str, Place] = {}
         self.encoder: Encoder | None = None
         self.watch: Callable[[str, Any], None] | None = None
+        self.dropout: Dropout | None = None
 
     @property
     def backend(self) -> Backend:
@@ -246,6 +250,13 @@ class Sites:
         if self.watch:
             self.watch(site, inputs.get("x"))
         called = layer.operation, layer.arrays, layer.attributes
+        if self.dropout is not None and drops(layer.operation):
+            mask = self.asarray(self.dropout.mask(site, inputs["x"].shape))
+            called = (
+                layer.operation,
+                {**layer.arrays, "mask": mask},
+                {**layer.attributes, "keep": 1 - self.dropout.rate},
+            )
         if isinstance(base := layer.arrays.get("weight"), Base):
             called = base.under(*called)
         operation, arrays, stated = called

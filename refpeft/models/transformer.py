@@ -108,7 +108,7 @@ class Transformer(Sites):
     def looked_up(self, table: str, ids: np.ndarray):
         """The rows of a table, (*n, d)."""
         inputs = {"ids": self.asarray(ids), "weight": self.tables[table]}
-        return self.run.forward("nn.embedding", inputs, keep=False)[0]
+        return self.run.forward("nn.embedding", inputs, False)[0]
 
     def positioned(self, x, start: int):
         """x with the rows of the table of positions from ``start`` on.

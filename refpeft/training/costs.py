@@ -101,7 +101,7 @@ def merged(model: LanguageModel, adapter: Adapter) -> LanguageModel:
         problem = adapter.method.merging(weight, arrays)
         name, inputs = problem.operation.name, {n: model.asarray(a) for n, a in problem.inputs.items()}
         if name in backend.operations():
-            both = {"weight": Calls(backend).forward(name, inputs, keep=False, **problem.attributes)[0]}
+            both = {"weight": Calls(backend).forward(name, inputs, False, **problem.attributes)[0]}
         else:
             both = {"weight": model.asarray(adapter.method.merge(weight, arrays))}
         if "bias" in (there := model.sites[site].arrays):

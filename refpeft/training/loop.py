@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from refpeft.errors import AttributeValueError, FormatError
+from refpeft.errors import AttributeValueError, CapabilityError, FormatError
 from refpeft.files import atomic_write
 from refpeft.formats import adapters
 from refpeft.methods import Method, needs_of
 from refpeft.models import LanguageModel
-from refpeft.models.places import operations
+from refpeft.models.dropout import Dropout, drops
+from refpeft.models.places import operations, standing
 from refpeft.ops import schedule
 from refpeft.training import optimizers
 from refpeft.training.folder import enter
@@ -57,6 +58,8 @@ class Settings:
         How many batches a start from data looks at, as EVA's: the first.
     checkpointing : bool
         Whether blocks are computed again on the way back.
+    dropout : float
+        The share that is dropped of what enters LoRA's A, or a relative's.
     """
 
     steps: int = 200
@@ -70,6 +73,7 @@ class Settings:
     seed: int = 0
     start_batches: int = 8
     checkpointing: bool = False
+    dropout: float = 0.0
 
     def __post_init__(self):
         if self.start_batches < 1:
@@ -82,6 +86,7 @@ class Settings:
             raise AttributeValueError(f"schedule must be one of {', '.join(SCHEDULES)}, but {self.schedule!r} came.")
         if not 0 <= self.warmup <= self.steps:
             raise AttributeValueError(f"warmup must be from 0 to the {self.steps} steps, but {self.warmup} came.")
+        Dropout(self.dropout)
         optimizers.chosen(self.optimizer, self.decay)
         if self.optimizer.startswith(optimizers.PAGED):
             frame_count(self.budget, PAGE)
@@ -154,7 +159,8 @@ def train(
         for step in range(optimizer.steps, settings.steps):
             began = time.perf_counter()
             rows = batch(ids, settings.batch, settings.seed, step)
-            loss, gradients = model.loss(rows, checkpointing=settings.checkpointing)
+            dropout = Dropout(settings.dropout, settings.seed, step) if settings.dropout else None
+            loss, gradients = model.loss(rows, checkpointing=settings.checkpointing, dropout=dropout)
             factor = settings.factor(step + 1)
             losses.append(loss)
             line = {"step": step + 1, "loss": loss, "lr": settings.lr * factor}
@@ -176,6 +182,10 @@ def begin(model: LanguageModel, method: Method, pattern: str, ids: np.ndarray, s
         If the method stands at no site, or the backend lacks an operation of the method's or the optimizer's.
     """
     kind, _ = optimizers.chosen(settings.optimizer, settings.decay)
+    if settings.dropout and not drops(standing(method)):
+        raise CapabilityError(
+            f"{type(method).__name__} has no way that dropout lies on: {standing(method)} takes none."
+        )
     for operation in (*sorted(operations(method)), kind.operation):
         model.backend.implementation(operation)
     seen = range(settings.start_batches if needs_of(method) else 0)

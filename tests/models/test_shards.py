@@ -38,7 +38,9 @@ def test_a_batch_is_cut_where_its_shards_are_worth_a_thread():
         shards = 1
 
     def cut(rows, tokens, backend=Threads):
-        found = shards.each(backend, 64, lambda ids, mask, share: (len(ids), share), np.zeros((rows, tokens + 1)), None)
+        found = shards.each(
+            backend, 64, lambda first, ids, mask, share: (len(ids), share), np.zeros((rows, tokens + 1)), None
+        )
         assert sum(share for _, share in found) == pytest.approx(1)
         return [rows for rows, _ in found]
 

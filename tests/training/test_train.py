@@ -237,6 +237,11 @@ def test_wrong_runs_are_refused_in_a_sentence(model, tmp_path):
             "rank must be at most 16, half the smaller side",
         ),
         (training(model, tmp_path / "new", warmup=9), "warmup must be from 0 to the 8 steps, but 9 came"),
+        (training(model, tmp_path / "new", dropout=1), "dropout must be from 0 and below 1, but 1.0 came"),
+        (
+            training(model, tmp_path / "new", dropout=0.1, method="ia3"),
+            "IA3 has no way that dropout lies on: ia3.linear takes none.",
+        ),
         (training(model, tmp_path / "new", schedule="steep"), "schedule must be one of constant, linear, cosine"),
         (training(model, tmp_path / "new", data=tmp_path / "bad.jsonl"), "line 2 must be a JSON object with a text"),
         (
