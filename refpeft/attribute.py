@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,11 +107,11 @@ def _is_int(value) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-def attributes_of(source: Callable) -> dict[str, Attribute]:
-    """The attributes of a source by name, in its order."""
+def attributes_of(source: Callable, parameters: Iterable[inspect.Parameter]) -> dict[str, Attribute]:
+    """The attributes of a source by name, in the order of its parameters."""
     hints = typing.get_type_hints(source)
     found = {}
-    for parameter in inspect.signature(source).parameters.values():
+    for parameter in parameters:
         if parameter.kind is parameter.KEYWORD_ONLY:
             hint = hints.get(parameter.name, float)
             choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else None

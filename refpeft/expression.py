@@ -30,6 +30,8 @@ _ARITHMETIC = {
 }
 _LONGEST = 2000
 _ENDS = (",", "]", ")")
+_END = ("", "", "")
+"""Behind the last token, as many as are looked at ahead."""
 _TOKEN = re.compile(r"\s*(->|//|<=|>=|==|<|>|[A-Za-z_]\w*|\d+|[-+*/(),:?=\[\]])")
 
 
@@ -68,29 +70,31 @@ class Parser:
     def __init__(self, text: str):
         if len(text) > _LONGEST:
             raise RefpeftError(f"a signature has at most {_LONGEST} characters, but one of {len(text)} came.")
-        self.text, self.tokens, self.at = text, _TOKEN.findall(text), 0
+        self.text, self.tokens, self.at = text, [*_TOKEN.findall(text), *_END], 0
         strange = _TOKEN.sub("", text).strip()
         if strange:
             raise RefpeftError(f"signature {text!r}: unexpected character {strange[0]!r}.")
 
     def peek(self, ahead: int = 0) -> str:
-        return self.tokens[self.at + ahead] if self.at + ahead < len(self.tokens) else ""
+        return self.tokens[self.at + ahead]
 
     def accept(self, *tokens: str) -> str:
-        if self.peek() in tokens:
-            self.at += 1
-            return self.tokens[self.at - 1]
-        return ""
+        token = self.tokens[self.at]
+        if token not in tokens:
+            return ""
+        self.at += 1
+        return token
 
     def expect(self, token: str) -> None:
         if not self.accept(token):
             raise RefpeftError(f"signature {self.text!r}: expected {token!r} but found {self.peek() or 'the end'!r}.")
 
     def name(self) -> str:
-        if not self.peek().isidentifier():
-            raise RefpeftError(f"signature {self.text!r}: expected a name but found {self.peek() or 'the end'!r}.")
+        token = self.tokens[self.at]
+        if not token.isidentifier():
+            raise RefpeftError(f"signature {self.text!r}: expected a name but found {token or 'the end'!r}.")
         self.at += 1
-        return self.tokens[self.at - 1]
+        return token
 
     def expression(self) -> Expression:
         if self.peek(1) in _ENDS and self.peek().isidentifier():

@@ -55,7 +55,8 @@ class Operation:
         self.__doc__, self.__name__, self.__module__ = source.__doc__, source.__name__, source.__module__
         self.dtypes = dtypes
         self.kinds = {output.name: kinds.get(output.name, "proven") for output in signature.outputs}
-        self.attributes = attributes_of(source)
+        parameters = inspect.signature(source).parameters.values()
+        self.attributes = attributes_of(source, parameters)
         self.differentiable = tuple(a for a in signature.inputs if a.differentiable)
         self.nonfinite = tuple(a.name for a in self.differentiable) if nonfinite is None else nonfinite
         self._vjp: Callable | None = None
@@ -66,7 +67,7 @@ class Operation:
         self._validate: Callable | None = None
         self._anchors: Callable | None = None
         expected = [a.name for a in signature.inputs]
-        given = [p.name for p in inspect.signature(source).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        given = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
         if given != expected:
             raise PluginError(f"{name}: the source takes {given} but the signature names {expected}.")
 
