@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from refpeft import plugins
 from refpeft.cli import main
 from refpeft.cli.methods import DIMS
 from refpeft.errors import AttributeValueError, CapabilityError
 from refpeft.golden import evaluate
 from refpeft.merging import merging_cost, stand_in
 from refpeft.methods import METHODS, LoRA, dims_of, methods
-from refpeft.numerics.formats import as_format
+from refpeft.numerics.formats import as_format, store
 from refpeft.operation import find
 from refpeft.problem import Problem
 from refpeft_spec import page_of
@@ -168,6 +169,24 @@ def test_gpt3_at_rank_four_trains_a_hundredth_of_a_percent():
     trained = 96 * 2 * LoRA(rank=4).count(12288, 12288)
     assert trained == 18_874_368
     assert f"{trained / 175_181_291_520:.4%}" == "0.0108%"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_merged_inference_is_the_plain_linear_bit_for_bit(dtype):
+    """Merged, LoRA is torch's own layer on a weight like the base's, and gives the adapted layer's bits where nothing rounds: the
+    numbers are small integers.
+    """
+    torch, random, lora = pytest.importorskip("torch"), np.random.default_rng(0), LoRA(rank=2, alpha=4)
+    shapes = {"x": (5, 8), "weight": (6, 8), "a": (2, 8), "b": (6, 2)}
+    arrays = {n: store(random.integers(-1, 2, s).astype(np.float64), as_format(dtype)) for n, s in shapes.items()}
+    backend = plugins.backend("torch")
+    x, weight, a, b = (backend.asarray(array, "cpu") for array in arrays.values())
+    merged = backend.asarray(lora.merge(arrays.pop("weight"), arrays), "cpu")
+    assert (merged.shape, merged.dtype) == (weight.shape, weight.dtype)
+    forward = backend.implementation("lora.linear").forward
+    (adapted,), _ = forward(x, weight, a, b, None, None, None, **lora.attributes(), keep=1.0)
+    assert torch.equal(adapted, torch.nn.functional.linear(x, merged))
+    assert not torch.equal(adapted, torch.nn.functional.linear(x, weight))
 
 
 def test_the_command_lists_every_method():
