@@ -123,9 +123,9 @@ def verify(path, no_rerun, command, as_json):
 
     It is unsigned: this proves consistency, not authorship.
     """
-    from refpeft_conformance import certificate
+    from refpeft_conformance import certificate, verification
 
-    wrong = certificate.verify(certificate.read(path), path.parent, rerun=not no_rerun, command=command)
+    wrong = verification.verify(certificate.read(path), path.parent, rerun=not no_rerun, command=command)
     if as_json:
         click.echo(jsonlib.dumps(wrong))
     else:

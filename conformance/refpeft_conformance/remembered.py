@@ -33,7 +33,9 @@ TELLING = {
     "pytest_plugin.py",
     "remembered.py",
     "report.py",
+    "summary.py",
     "terminal.py",
+    "verification.py",
 }
 """Files of the kit that tell of results and give none; nor do its templates."""
 LIBRARIES = ("numpy", "scipy", "hypothesis", "ml_dtypes", "mpmath")

@@ -57,7 +57,7 @@ def certificate(content: dict, folder: Path) -> None:
     from rich.table import Table
 
     from refpeft.numerics.formats import as_format
-    from refpeft_conformance.certificate import VACUOUS_LIMIT, vacuous_share
+    from refpeft_conformance.summary import VACUOUS_LIMIT, vacuous_share
 
     console = Console()
     verdict = {0: "[green]PASS[/]", 1: "[red]FAIL[/]", 2: "[red]ERROR[/]"}[content["exit_status"]]

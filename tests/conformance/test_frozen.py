@@ -12,7 +12,7 @@ from refpeft.errors import CapabilityError
 from refpeft.merging import stand_in
 from refpeft.methods import dims_of, fixed_inputs, methods
 from refpeft.operation import find
-from refpeft_conformance import certificate
+from refpeft_conformance import certificate, verification
 from refpeft_conformance.certify import Outcome, Plan
 from refpeft_conformance.checks import checks_of
 from refpeft_conformance.faults import Faulty, faults
@@ -129,7 +129,7 @@ def test_the_certificate_and_the_report_say_what_is_frozen(monkeypatch):
         verdicts = list(checked(Frozen(frozen=frozen), claim="gradients equal as numbers").values())
         content = certificate.build(Outcome(Plan("frozen", operations="beft.linear"), verdicts, [], {}, {}), None)
         assert content["subject"]["frozen"] == shown
-        assert certificate.verify(content, rerun=False) == []
+        assert verification.verify(content, rerun=False) == []
         assert ("No gradient to: <code>weight</code>." in render(content)) == bool(shown)
 
 

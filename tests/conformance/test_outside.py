@@ -11,7 +11,7 @@ from refpeft import plugins
 from refpeft.backend import Backend, Implementation
 from refpeft.errors import CapabilityError
 from refpeft.operation import find
-from refpeft_conformance import certificate
+from refpeft_conformance import certificate, verification
 from refpeft_conformance.certify import Outcome, Plan
 from refpeft_conformance.checks import checks_of
 from refpeft_conformance.counterexample import Counterexample
@@ -174,7 +174,7 @@ def test_the_certificate_and_the_report_name_the_reasons():
     count = sum(v.observation.outside[REASON] for v in verdicts)
     content = certificate.build(Outcome(plan, verdicts, [], {}, {}), None)
     assert content["outside"] == {"nn.linear": {REASON: count}}
-    assert certificate.verify(content, rerun=False) == []
+    assert verification.verify(content, rerun=False) == []
     assert f"Not taken by the backend: {REASON} ({count} problems)." in render(content)
     quiet = certificate.build(Outcome(plan, [replace(verdicts[0], observation=Observation(1))], [], {}, {}), None)
     assert quiet["outside"] == {}
