@@ -39,17 +39,17 @@ def attention(q, k, v, mask=None, *, scale, causal=False, offset=0, residuals=Tr
         if residuals:
             e *= inverse
             blocks.append((rows, stop, e))
-    kept = (q, k, v, y, queries, values, blocks, scale) if residuals else None
+    kept = (queries, k, values, y, blocks, scale) if residuals else None
     return (narrow(y, y.shape, q.dtype),), kept
 
 
 def attention_vjp(residuals, cotangents, wanted):
     """dV = Pᵀ dY, dS = P o (dY Vᵀ - rowsum(dY o y)), dQ = s dS K, dK = s dSᵀ Q."""
-    q, k, v, y, queries, values, blocks, scale = residuals
+    queries, k, values, y, blocks, scale = residuals
     dy, keys = wide(cotangents[0]), wide(k)
     dq, dk, dv = (
         (_tokens_first if name == "q" else np.zeros)(x.shape, y.dtype) if name in wanted else None
-        for name, x in (("q", q), ("k", k), ("v", v))
+        for name, x in (("q", queries), ("k", k), ("v", values[..., :-1]))
     )
     for rows, stop, p in blocks:
         g = _grouped(dy[..., rows, :], k)
@@ -65,7 +65,7 @@ def attention_vjp(residuals, cotangents, wanted):
         if dk is not None:
             dk[..., :stop, :] += ds.swapaxes(-1, -2) @ _grouped(queries[..., rows, :], k)
     found = {"q": dq, "k": dk, "v": dv}
-    return tuple(narrow(found[name], found[name].shape, q.dtype) for name in wanted)
+    return tuple(narrow(found[name], found[name].shape, k.dtype) for name in wanted)
 
 
 def _blocks(q, k, causal, offset) -> Iterator[tuple[slice, int]]:

@@ -28,7 +28,9 @@ def gelu_vjp(residuals, cotangents, wanted):
     if approximate == "tanh":
         slope *= 3 * _CUBE * _SLOPE
         slope += _SLOPE
-        slope *= 2 * share * (1 - share)
+        twice = 2 * share
+        twice *= 1 - share
+        slope *= twice
     else:
         slope *= -0.5
         np.exp(slope, out=slope)

@@ -23,12 +23,12 @@ def _norm(flat, x, weight, bias, eps, residuals, centred):
     normal = flat * inverse
     y = normal if weight is None else normal * wide(weight)
     y = y if bias is None else y + wide(bias)
-    return (narrow(y, x.shape, x.dtype),), (x, weight, normal, inverse, centred) if residuals else None
+    return (narrow(y, x.shape, x.dtype),), (x.shape, x.dtype, weight, normal, inverse, centred) if residuals else None
 
 
 def vjp(residuals, cotangents, wanted):
     """With g = w o dy: dx = (g - n mean(g o n)) / root, centred if x was; dw = the sum of dy o n, db = that of dy."""
-    x, weight, normal, inverse, centred = residuals
+    shape, dtype, weight, normal, inverse, centred = residuals
     dy = rows(cotangents[0])
 
     def dx():
@@ -41,9 +41,9 @@ def vjp(residuals, cotangents, wanted):
         return shift
 
     gradients = {
-        "x": lambda: narrow(dx(), x.shape, x.dtype),
-        "weight": lambda: narrow(np.einsum("ij,ij->j", dy, normal), x.shape[-1:], x.dtype),
-        "bias": lambda: narrow(dy.sum(axis=0), x.shape[-1:], x.dtype),
+        "x": lambda: narrow(dx(), shape, dtype),
+        "weight": lambda: narrow(np.einsum("ij,ij->j", dy, normal), shape[-1:], dtype),
+        "bias": lambda: narrow(dy.sum(axis=0), shape[-1:], dtype),
     }
     return tuple(gradients[name]() for name in wanted)
 

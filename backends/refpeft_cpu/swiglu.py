@@ -19,35 +19,36 @@ LEAST = 2**18
 def swiglu(gate, up, *, residuals=True):
     """y = gate o s o up with s = sigmoid(gate)."""
     z, u = wide(gate).reshape(-1), wide(up).reshape(-1)
-    y, s = empty(z.shape, z.dtype), empty(z.shape, z.dtype)
+    y = empty(z.shape, z.dtype)
 
     def part(first, last):
         for c in _chunks(first, last):
-            _sigmoid(z[c], out=s[c])
-            np.multiply(z[c], s[c], out=y[c])
+            _sigmoid(z[c], out=y[c])
+            y[c] *= z[c]
             y[c] *= u[c]
 
     share_out(part, z.size, LEAST)
-    return (narrow(y, gate.shape, gate.dtype),), (gate, up, s) if residuals else None
+    return (narrow(y, gate.shape, gate.dtype),), (gate, up) if residuals else None
 
 
 def vjp(residuals, cotangents, wanted):
-    """With h = gate o s: dgate = dy o up o (s + h (1 - s)), dup = dy o h."""
-    gate, up, s = residuals
+    """With h = gate o s: dgate = dy o up o (s + h (1 - s)), dup = dy o h; s is computed again, which costs less than to keep it."""
+    gate, up = residuals
     z, u, dy = (wide(x).reshape(-1) for x in (gate, up, cotangents[0]))
     found = {name: empty(z.shape, z.dtype) for name in wanted}
 
     def part(first, last):
-        h, slope = np.empty((2, min(CHUNK, last - first)), z.dtype)
+        s, h, slope = np.empty((3, min(CHUNK, last - first)), z.dtype)
         for c in _chunks(first, last):
             n = c.stop - c.start
-            np.multiply(z[c], s[c], out=h[:n])
+            _sigmoid(z[c], out=s[:n])
+            np.multiply(z[c], s[:n], out=h[:n])
             if "up" in found:
                 np.multiply(dy[c], h[:n], out=found["up"][c])
             if "gate" in found:
-                np.subtract(1, s[c], out=slope[:n])
+                np.subtract(1, s[:n], out=slope[:n])
                 slope[:n] *= h[:n]
-                slope[:n] += s[c]
+                slope[:n] += s[:n]
                 slope[:n] *= u[c]
                 np.multiply(slope[:n], dy[c], out=found["gate"][c])
 
