@@ -178,8 +178,9 @@ class Sites:
         return (kept, arrays) if again else kept.over(arrays, self.weight)
 
     def weight(self, site: str) -> np.ndarray:
-        """The matrix of a site as the model has it, whatever stands there, in float64."""
-        return self.host(self.places[site].weight).astype(np.float64)
+        """The matrix of a site as the model has it, whatever stands there, in float64; a prompt's table is not copied."""
+        array = self.host(self.places[site].weight)
+        return array if self.places[site].kind == "prompt" else array.astype(np.float64)
 
     def bare(self, site: str) -> Layer:
         """What stands at a site of a matrix or a norm in the plain model."""
