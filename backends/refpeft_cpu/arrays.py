@@ -20,7 +20,12 @@ def rows(array):
 def narrow(array, shape, dtype):
     """Rounded to the dtype of storage, in the shape that the signature has."""
     with np.errstate(over="ignore"):
-        return np.asarray(array).reshape(shape).astype(dtype, copy=False)
+        return np.atleast_1d(array).reshape(shape).astype(dtype, copy=False)
+
+
+def in_order(array):
+    """In row-major order, copied only where it is not."""
+    return array.astype(array.dtype, order="C", copy=False)
 
 
 def dropped(x, mask, keep):

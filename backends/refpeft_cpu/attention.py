@@ -24,7 +24,7 @@ def attention(q, k, v, mask=None, *, scale, causal=False, offset=0, residuals=Tr
     """With E = exp(s Q Kᵀ - m) over what is seen, P = E / rowsum(E) and y = E V / rowsum(E)."""
     queries, keys, values = scale * wide(q), wide(k), _with_ones(wide(v))
     tame = _largest(queries) * _largest(keys) <= TAME
-    y, blocks = _tokens_first((*q.shape[:-1], v.shape[-1]), queries.dtype), []
+    y, blocks = _tokens_first(queries, (*q.shape[:-1], v.shape[-1])), []
     for rows, stop in _blocks(q, k, causal, offset):
         e = _grouped(queries[..., rows, :], k) @ keys[..., :stop, :].swapaxes(-1, -2)
         _hide(e, q, k, mask, causal, offset, rows, stop)
@@ -47,10 +47,9 @@ def attention_vjp(residuals, cotangents, wanted):
     """dV = Pᵀ dY, dS = P o (dY Vᵀ - rowsum(dY o y)), dQ = s dS K, dK = s dSᵀ Q."""
     queries, k, values, y, blocks, scale = residuals
     dy, keys = wide(cotangents[0]), wide(k)
-    dq, dk, dv = (
-        (_tokens_first if name == "q" else np.zeros)(x.shape, y.dtype) if name in wanted else None
-        for name, x in (("q", queries), ("k", k), ("v", values[..., :-1]))
-    )
+    dq = _tokens_first(queries, queries.shape) if "q" in wanted else None
+    dk = np.zeros_like(y, shape=k.shape) if "k" in wanted else None
+    dv = np.zeros_like(y, shape=(*k.shape[:-1], y.shape[-1])) if "v" in wanted else None
     for rows, stop, p in blocks:
         g = _grouped(dy[..., rows, :], k)
         if dv is not None:
@@ -94,13 +93,13 @@ def _largest(x) -> float:
 
 
 def _with_ones(v):
-    return np.concatenate([v, np.ones((*v.shape[:-1], 1), v.dtype)], axis=-1)
+    return np.concatenate([v, np.ones_like(v, shape=(*v.shape[:-1], 1))], axis=-1)
 
 
-def _tokens_first(shape, dtype):
+def _tokens_first(like, shape):
     """Memory for (*n, h, s, d) that lies as (*n, s, h, d), as the projections have it."""
     *n, h, s, d = shape
-    return np.empty((*n, s, h, d), dtype).swapaxes(-2, -3)
+    return np.empty_like(like, shape=(*n, s, h, d)).swapaxes(-2, -3)
 
 
 def _grouped(x, k):

@@ -32,10 +32,10 @@ def rope_vjp(residuals, cotangents, wanted):
 def _turned(x, cos, sin, layout):
     """x o [cos, cos] + swapped(x) o [-sin, sin], all heads of a token in one go."""
     tokens = x.swapaxes(-2, -3) if x.ndim > 2 else x[:, None]
-    swapped = np.empty(tokens.shape, x.dtype)
+    swapped = np.empty_like(x, shape=tokens.shape)
     (first, second), (left, right) = _pairs(tokens, layout), _pairs(swapped, layout)
     left[...], right[...] = second, first
-    factors = np.empty((2, *tokens.shape[-3:]), x.dtype)
+    factors = np.empty_like(x, shape=(2, *tokens.shape[-3:]))
     for both, table, other in zip(factors, (cos, -sin), (cos, sin)):
         left, right = _pairs(both, layout)
         left[...], right[...] = table[:, None], other[:, None]
@@ -78,7 +78,7 @@ def cross_entropy(logits, target, mask=None, *, residuals=True):
     losses = (largest + np.log(total))[:, 0] - flat[np.arange(len(flat)), target]
     loss = losses.sum(where=counts) / number
     kept = (logits, p, total, target, counts, number) if residuals else None
-    return (narrow(np.asarray(loss, flat.dtype), (), logits.dtype),), kept
+    return (narrow(loss, (), logits.dtype),), kept
 
 
 def cross_entropy_vjp(residuals, cotangents, wanted):

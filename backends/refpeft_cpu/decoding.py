@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from refpeft.numerics.formats import as_format
+from refpeft_cpu.arrays import in_order
 from refpeft_cpu.chunks import share_blocks
 from refpeft_cpu.memory import empty
 
@@ -22,11 +23,12 @@ def decoded(codes, table, scales, n, blocksize, dtype):
     dtype : str
         Of the result.
     """
-    codes, scales = np.ascontiguousarray(codes), np.ascontiguousarray(scales)
-    y, numbers = empty((n,), as_format(dtype).dtype), table.itemsize // 4
+    codes, scales = in_order(codes), in_order(scales)
+    y, numbers = empty((n,), as_format(dtype).dtype, scales), table.itemsize // 4
 
     def decode(chunks, step):
-        room, places = np.empty((step, blocksize), np.float32), np.empty(step * blocksize // numbers, np.intp)
+        room = np.empty_like(scales, shape=(step, blocksize))
+        places = np.empty_like(scales, np.intp, shape=step * blocksize // numbers)
         for start, stop in chunks:
             target = y[start * blocksize : stop * blocksize]
             direct = target.dtype == np.float32 and target.size == (stop - start) * blocksize

@@ -22,7 +22,8 @@ def lm_loss(x, weight, target, mask=None, *, residuals=True):
     flat, head, target = rows(x), wide(weight), target.reshape(-1)
     counts = np.ones(len(flat), bool) if mask is None else mask.reshape(-1)
     number = max(int(np.count_nonzero(counts)), 1)
-    largest, total, chosen = np.full(len(flat), -np.inf, flat.dtype), *np.zeros((2, len(flat)), flat.dtype)
+    largest = np.full_like(flat, -np.inf, shape=len(flat))
+    total, chosen = np.zeros_like(largest), np.zeros_like(largest)
     mean = np.zeros_like(flat) if residuals else None
     for part, there in _parts(target, len(head)):
         logits = flat @ head[part].T
@@ -38,7 +39,7 @@ def lm_loss(x, weight, target, mask=None, *, residuals=True):
     lse = largest + np.log(total)
     loss = (lse - chosen).sum(where=counts) / number
     kept = (x, weight, target, counts, number, lse, mean / total[:, None]) if residuals else None
-    return (narrow(np.asarray(loss, flat.dtype), (), x.dtype),), kept
+    return (narrow(loss, (), x.dtype),), kept
 
 
 def vjp(residuals, cotangents, wanted):

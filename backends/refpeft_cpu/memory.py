@@ -20,12 +20,17 @@ _unused: defaultdict[int, list[np.ndarray]] = defaultdict(list)
 """By size. Lists are taken from and added to in one step each, whichever threads do it."""
 
 
-def empty(shape, dtype):
-    """As ``np.empty``; the memory of a large array comes back here when the array and all views of it are gone."""
+def empty(shape, dtype, like=None):
+    """As ``np.empty``; the memory of a large array comes back here when the array and all views of it are gone.
+
+    Where ``like`` is no array of NumPy's itself, as in a rehearsal, it lends memory of its own kind.
+    """
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
     if size < LARGE:
-        return np.empty(shape, dtype)
+        return np.empty(shape, dtype) if like is None else np.empty_like(like, dtype, shape=shape)
+    if not isinstance(like, np.ndarray | None):
+        return like.lent(shape, dtype, KEPT)
     try:
         memory = _unused[size].pop()
     except IndexError:

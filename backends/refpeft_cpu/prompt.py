@@ -10,7 +10,7 @@ from refpeft_cpu.arrays import narrow, over_batch, wide
 def embed(x, prompt, *, residuals=True):
     """y = [P; x] along the tokens."""
     p = len(prompt)
-    y = np.empty((*x.shape[:-2], p + x.shape[-2], x.shape[-1]), x.dtype)
+    y = np.empty_like(x, shape=(*x.shape[:-2], p + x.shape[-2], x.shape[-1]))
     y[..., :p, :], y[..., p:, :] = prompt, x
     return (y,), p if residuals else None
 

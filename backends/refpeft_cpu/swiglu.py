@@ -19,7 +19,7 @@ LEAST = 2**18
 def swiglu(gate, up, *, residuals=True):
     """y = gate o s o up with s = sigmoid(gate)."""
     z, u = wide(gate).reshape(-1), wide(up).reshape(-1)
-    y = empty(z.shape, z.dtype)
+    y = empty(z.shape, z.dtype, z)
 
     def part(first, last):
         for c in _chunks(first, last):
@@ -32,13 +32,13 @@ def swiglu(gate, up, *, residuals=True):
 
 
 def vjp(residuals, cotangents, wanted):
-    """With h = gate o s: dgate = dy o up o (s + h (1 - s)), dup = dy o h; s is computed again, which costs less than to keep it."""
+    """With h = gate o s: dgate = dy o up o (s + h (1 - s)), dup = dy o h; s is computed again, not kept."""
     gate, up = residuals
     z, u, dy = (wide(x).reshape(-1) for x in (gate, up, cotangents[0]))
-    found = {name: empty(z.shape, z.dtype) for name in wanted}
+    found = {name: empty(z.shape, z.dtype, z) for name in wanted}
 
     def part(first, last):
-        s, h, slope = np.empty((3, min(CHUNK, last - first)), z.dtype)
+        s, h, slope = np.empty_like(z, shape=(3, min(CHUNK, last - first)))
         for c in _chunks(first, last):
             n = c.stop - c.start
             _sigmoid(z[c], out=s[:n])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import click
 
@@ -47,16 +48,18 @@ from refpeft.cli._output import as_json, report
 @click.option("--master/--no-master", default=True, help="Whether full fine-tuning in 16 bits trains a copy in fp32.")
 @click.option("--checkpointing/--no-checkpointing", default=True, help="Whether blocks are computed again backwards.")
 @click.option("--fused-attention/--no-fused-attention", "fused", help="Whether attention keeps no probabilities.")
+@click.option("--backend", help="Count what 'refpeft train' holds on a backend that trains in NumPy, as cpu, in fp32.")
 @click.option("--gpu", metavar="SIZE", help="As 48GB (10**9) or 48GiB: exit status 1 if it does not fit.")
 @click.option("--plot", metavar="FILE.png", help="Draw the account, with and without checkpointing.")
 @click.option("--claims", is_flag=True, help="What papers say of memory, with the arithmetic, instead.")
 @as_json
 @click.pass_context
-def command(context, model, method, rank, options, targets, quantised, gpu, plot, claims, as_json, **run):
+def command(context, model, method, rank, options, targets, quantised, backend, gpu, plot, claims, as_json, **run):
     """Count the memory that fine-tuning MODEL takes, part by part.
 
     MODEL is gpt3-175b, llama-7b, llama-13b, llama-33b, llama-65b, a Hugging Face config.json or folder (Llama, Mistral, Qwen2,
-    GPT-2), or a GGUF file.
+    GPT-2), or a GGUF file. With --backend the training steps are rehearsed on arrays that have shapes and no numbers, and what is
+    held when most is held is counted, by the operation that it was made in.
     """
     from dataclasses import asdict, replace
 
@@ -68,9 +71,14 @@ def command(context, model, method, rank, options, targets, quantised, gpu, plot
     if model is None:
         raise click.UsageError("memory needs a MODEL, as llama-7b; 'refpeft memory --help' says which.")
     limit = None if gpu is None else as_bytes("--gpu", gpu)
+    if backend:
+        run["dtype"] = "fp32" if _stated(context, "dtype") is None else run["dtype"]
+        _require_rehearsable(context, method, run["dtype"], plot)
     decoder = read(model)
     trained = _trained(decoder, method, rank, options, targets)
     planned = Run(**run, quantised=quantised or ("nf4-double" if method == "qlora" else "none"))
+    if backend:
+        account = partial(_rehearsed, backend, method, rank, options, targets)
     parts = account(decoder, trained, planned)
     total, paged = sum(p.bytes for p in parts), sum(p.bytes for p in parts if p.paged)
     if plot is not None:
@@ -84,6 +92,7 @@ def command(context, model, method, rank, options, targets, quantised, gpu, plot
             "parameters": decoder.parameters(),
             "trained": trained.parameters,
             "method": method,
+            "backend": backend,
         }
         found |= {"run": asdict(planned), "parts": [asdict(p) for p in parts], "bytes": total, "paged": paged}
         click.echo(json.dumps(found | {"gpu": limit, "fits": fits}, indent=2))
@@ -107,6 +116,41 @@ def _trained(decoder, method, rank, options, targets):
             raise click.UsageError("--method full takes neither --rank nor --option, because it adds nothing.")
         return full(decoder)
     return by_method(decoder, method, configured(method, rank, pairs("--option", options), decoder), targets)
+
+
+def _stated(context, name):
+    """An option's value if it was given."""
+    from click.core import ParameterSource
+
+    given = context.get_parameter_source(name) is not ParameterSource.DEFAULT
+    return context.params[name] if given else None
+
+
+def _require_rehearsable(context, method, dtype, plot) -> None:
+    """Refuse what training on a backend does not have."""
+    if method == "full":
+        raise click.UsageError("--backend rehearses 'refpeft train', which has no --method full.")
+    for name, option in (("adapter_dtype", "adapter-dtype"), ("master", "master"), ("fused", "fused-attention")):
+        if _stated(context, name) is not None:
+            raise click.UsageError(f"--{option} is of the account of what must be held, which --backend replaces.")
+    if dtype != "fp32":
+        raise click.UsageError(f"--backend trains in fp32, but --dtype {dtype} came.")
+    if plot is not None:
+        raise click.UsageError("--plot draws the account of what must be held, which --backend replaces.")
+
+
+def _rehearsed(backend, method, rank, options, targets, decoder, trained, run):
+    """The parts of a rehearsal, as of an account."""
+    from refpeft.convert.quantise import Settings
+    from refpeft.memory.rehearsal import rehearse
+    from refpeft.memory.trained import configured
+    from refpeft.training import choice, loop
+
+    fitting, sites = choice.at(decoder, configured(method, rank, pairs("--option", options), decoder), targets)
+    settings = loop.Settings(batch=run.batch, optimizer=run.optimizer, checkpointing=run.checkpointing)
+    double = run.quantised == "nf4-double"
+    quantise = None if run.quantised == "none" else Settings(blocksize=run.blocksize, double=double)
+    return rehearse(decoder, fitting, sites, settings, run.sequence, backend=backend, quantise=quantise)
 
 
 def _words(decoder, trained, paged, fits, total, gpu):

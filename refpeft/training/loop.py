@@ -8,6 +8,7 @@ A run is a folder. ``run.json`` says what it is; ``state`` holds parameters and 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -26,7 +27,7 @@ from refpeft.models.places import operations, standing
 from refpeft.ops import schedule
 from refpeft.training import optimizers
 from refpeft.training.folder import enter
-from refpeft.training.paged import PAGE
+from refpeft.training.paged import PAGE, Paged
 from refpeft.training.pages import frame_count
 from refpeft.training.text import batch
 
@@ -141,22 +142,16 @@ def train(
         If the folder holds another run, or one that is complete.
     """
     begin(model, method, pattern, ids, settings)
-    kind, numbers = optimizers.chosen(settings.optimizer, settings.decay)
     what = {"method": type(method).__name__, **asdict(method), "sites": pattern, **asdict(settings)}
     enter(out, "run.json", "run", identity | what)
     if adapters.is_there(out / "adapter"):
         raise FormatError(f"{out} holds this run, complete; name a new folder to train again.")
-    parameters = model.trained
-    whole = 8 * sum(int(np.prod(p.shape)) for p in parameters.values()) + 2**21
-    budget = settings.budget if settings.optimizer.startswith(optimizers.PAGED) else whole
-    metrics, own = out / "metrics.jsonl", method.learning_rates(settings.lr)
-    rates = {name: own[name.rpartition(".")[2]] for name in parameters}
-    where: dict[str, Any] = {"folder": out / "state", "backend": model.backend, "device": model.device}
-    with kind(parameters, lr=rates, budget=budget, **where, **numbers) as optimizer:
-        lines = metrics.read_text().splitlines()[: optimizer.steps] if metrics.exists() else []
+    metrics = out / "metrics.jsonl"
+    with optimizer(model, method, settings, out / "state") as stepping:
+        lines = metrics.read_text().splitlines()[: stepping.steps] if metrics.exists() else []
         atomic_write(metrics, "".join(line + "\n" for line in lines).encode())
         losses = [json.loads(line)["loss"] for line in lines]
-        for step in range(optimizer.steps, settings.steps):
+        for step in range(stepping.steps, settings.steps):
             began = time.perf_counter()
             rows = batch(ids, settings.batch, settings.seed, step)
             dropout = Dropout(settings.dropout, settings.seed, step) if settings.dropout else None
@@ -166,11 +161,22 @@ def train(
             line = {"step": step + 1, "loss": loss, "lr": settings.lr * factor}
             with open(metrics, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line | {"tokens_per_second": rows.size / (time.perf_counter() - began)}) + "\n")
-            optimizer.step(gradients, factor)
+            stepping.step(gradients, factor)
             advance(step + 1, loss)
     made = adapters.Adapter(*model.kept(method), family=model.shape.family)
     adapters.save(out / "adapter", made, base=str(identity.get("model", "")))
     return losses
+
+
+def optimizer(model: LanguageModel, method: Method, settings: Settings, folder: Path | None = None) -> Paged:
+    """What steps the model's trained arrays: in memory whole, or under the budget where it is paged."""
+    kind, numbers = optimizers.chosen(settings.optimizer, settings.decay)
+    parameters, own = model.trained, method.learning_rates(settings.lr)
+    whole = 8 * sum(math.prod(p.shape) for p in parameters.values()) + 2 * PAGE
+    budget = settings.budget if settings.optimizer.startswith(optimizers.PAGED) else whole
+    rates = {name: own[name.rpartition(".")[2]] for name in parameters}
+    where: dict[str, Any] = {"folder": folder, "backend": model.backend, "device": model.device}
+    return kind(parameters, lr=rates, budget=budget, **where, **numbers)
 
 
 def begin(model: LanguageModel, method: Method, pattern: str, ids: np.ndarray, settings: Settings) -> None:

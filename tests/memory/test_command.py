@@ -82,7 +82,25 @@ def test_without_matplotlib_a_picture_is_refused(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_with_a_backend_training_is_rehearsed(tmp_path):
+    """In fp32, as `refpeft train` has it; the parts add up, and less is held where blocks are computed again."""
+    config = {"model_type": "gpt2", "n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 50, "n_positions": 64}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    small = (tmp_path, "--backend", "cpu", "--rank", 2, "--sequence", 32, "--json")
+    kept, again = (json.loads(run(*small, f"--{no}checkpointing").stdout) for no in ("no-", ""))
+    assert (kept["backend"], kept["run"]["dtype"]) == ("cpu", "fp32")
+    assert kept["bytes"] == sum(part["bytes"] for part in kept["parts"]) > again["bytes"]
+    assert {"weights", "adapter", "optimizer state", "nn.attention"} <= {part["name"] for part in kept["parts"]}
+
+
+REHEARSED = ("llama-7b", "--backend", "cpu")
+
 BAD = {
+    "full on a backend": ((*REHEARSED, "--method", "full"), "'refpeft train', which has no --method full"),
+    "bf16 on a backend": ((*REHEARSED, "--dtype", "bf16"), "--backend trains in fp32, but --dtype bf16 came"),
+    "fused on a backend": ((*REHEARSED, "--fused-attention"), "--fused-attention is of the account"),
+    "a picture of a backend": ((*REHEARSED, "--plot", "a.png"), "--plot draws the account"),
+    "another library's backend": (("llama-7b", "--backend", "torch"), "what torch holds is its library's affair"),
     "no model": ((), "memory needs a MODEL"),
     "an unknown model": (("llama-70b",), "There is no model 'llama-70b': expected one of gpt3-175b, llama-7b"),
     "an unknown method": (("llama-7b", "--method", "lorra"), "There is no method 'lorra': did you mean lora?"),
