@@ -21,7 +21,9 @@ class Implementation:
     ----------
     forward : callable
         ``forward(*inputs, residuals=True, **attributes) -> (outputs, residuals)``. Inputs are the backend's own
-        arrays in the signature's order, None for absent ones; outputs a tuple. Residuals are the backend's own affair.
+        arrays in the signature's order, None for absent ones; outputs a tuple. Residuals are the backend's own affair. Where it
+        is known of which inputs gradients may be wanted, ``residuals`` has their names in place of True, so that what only others
+        need is not kept.
     vjp : callable or None
         ``vjp(residuals, cotangents, wanted) -> gradients``: a tuple, one for each input name in ``wanted``, None for one that
         is ``frozen``. What is not wanted costs nothing. Residuals are consumed once. None for forward only.

@@ -1,6 +1,7 @@
 """Arrays in the precision of the arithmetic, as matrices."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -31,6 +32,13 @@ def in_order(array):
 def dropped(x, mask, keep):
     """Inverted dropout by a given mask."""
     return x if mask is None else wide(x) * mask / keep
+
+
+def kept(array, residuals: bool | Sequence[str], *needing: str):
+    """An array for the gradients that need it; where none of them will be wanted, zeros of its shape that take no memory."""
+    if residuals is True or set(needing) & set(residuals):
+        return array
+    return np.broadcast_to(np.zeros((), array.dtype), array.shape)
 
 
 def over_batch(array, axes):

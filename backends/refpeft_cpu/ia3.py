@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from refpeft_cpu.arrays import narrow, rows, wide
+from refpeft_cpu.arrays import kept, narrow, rows, wide
 
 
 def linear(x, weight, scale, bias=None, *, side="output", residuals=True):
@@ -15,8 +15,9 @@ def linear(x, weight, scale, bias=None, *, side="output", residuals=True):
     plain = y
     if side == "output":
         y = wide(scale) * plain
-    kept = (x, weight, scale, plain, side) if residuals else None
-    return (narrow(y, (*x.shape[:-1], len(weight)), x.dtype),), kept
+    y = narrow(y, (*x.shape[:-1], len(weight)), x.dtype)
+    reading = ("weight",) if side == "output" else ("weight", "scale")
+    return (y,), (kept(x, residuals, *reading), weight, scale, plain, side) if residuals else None
 
 
 def vjp(residuals, cotangents, wanted):

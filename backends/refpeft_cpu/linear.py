@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from refpeft_cpu.arrays import dropped, narrow, rows, wide
+from refpeft_cpu.arrays import dropped, kept, narrow, rows, wide
 
 
 def plain(x, weight, bias=None, *, residuals=True):
@@ -10,7 +10,8 @@ def plain(x, weight, bias=None, *, residuals=True):
     y = rows(x) @ wide(weight).T
     if bias is not None:
         y += wide(bias)
-    return (narrow(y, (*x.shape[:-1], len(weight)), x.dtype),), (x, weight) if residuals else None
+    y = narrow(y, (*x.shape[:-1], len(weight)), x.dtype)
+    return (y,), (kept(x, residuals, "weight"), weight) if residuals else None
 
 
 def plain_vjp(residuals, cotangents, wanted):
@@ -34,8 +35,8 @@ def lora(x, weight, a, b, bias=None, lora_bias=None, mask=None, *, scaling, keep
         y += scaling * wide(lora_bias)
     if bias is not None:
         y += wide(bias)
-    kept = (x, weight, a, b, mask, h, scaling, keep) if residuals else None
-    return (narrow(y, (*x.shape[:-1], len(weight)), x.dtype),), kept
+    y = narrow(y, (*x.shape[:-1], len(weight)), x.dtype)
+    return (y,), (kept(x, residuals, "weight", "a"), weight, a, b, mask, h, scaling, keep) if residuals else None
 
 
 def lora_vjp(residuals, cotangents, wanted):

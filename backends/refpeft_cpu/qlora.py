@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from refpeft_cpu.arrays import narrow, rows, wide
+from refpeft_cpu.arrays import kept, narrow, rows, wide
 from refpeft_cpu.nf4 import decoded
 
 GROUP = 2**22
@@ -18,8 +18,8 @@ def linear(x, packed, absmax, a, b, bias=None, *, scaling, blocksize, dtype, res
         y[:, first:last] += flat @ weight.T
     if bias is not None:
         y += wide(bias)
-    kept = (x, packed, absmax, a, b, h, scaling, blocksize, dtype) if residuals else None
-    return (narrow(y, (*x.shape[:-1], o), x.dtype),), kept
+    y = narrow(y, (*x.shape[:-1], o), x.dtype)
+    return (y,), (kept(x, residuals, "a"), packed, absmax, a, b, h, scaling, blocksize, dtype) if residuals else None
 
 
 def vjp(residuals, cotangents, wanted):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -146,7 +146,7 @@ class Subject:
         withheld = {"d" + name for name in self.frozen(problem)}
         return {name: spec for name, spec in problem.result_specs.items() if name not in withheld}
 
-    def forward(self, problem: Problem, arrays: list, *, residuals: bool) -> tuple:
+    def forward(self, problem: Problem, arrays: list, *, residuals: bool | Sequence[str]) -> tuple:
         """The backend's forward, as (outputs, residuals).
 
         Raises

@@ -27,8 +27,12 @@ class Calls:
     def __init__(self, backend: Backend):
         self.backend = backend
 
-    def forward(self, name: str, inputs: Mapping[str, Any], keep: bool = True, /, **attributes) -> tuple[Any, Call]:
-        """The operation's output, a tuple where it has several, and the call; without residuals where it is not to be kept."""
+    def forward(
+        self, name: str, inputs: Mapping[str, Any], keep: bool | Sequence[str] = True, /, **attributes
+    ) -> tuple[Any, Call]:
+        """The operation's output, a tuple where it has several, and the call; without residuals where it is not to be kept, and
+        with no more than it takes where ``keep`` names the inputs of which gradients may be wanted.
+        """
         operation = find(name)
         arrays = [inputs.get(a.name) for a in operation.signature.inputs]
         attributes = operation.check_attributes(attributes)

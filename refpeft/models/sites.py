@@ -261,7 +261,8 @@ class Sites:
         if isinstance(base := layer.arrays.get("weight"), Base):
             called = base.under(*called)
         operation, arrays, stated = called
-        return self.run.forward(operation, {**inputs, **arrays}, keep, **stated, **attributes)
+        wanted = keep and (*inputs, *layer.trained)
+        return self.run.forward(operation, {**inputs, **arrays}, wanted, **stated, **attributes)
 
     def vjp(self, site: str, call: Call, dy, gradients: dict, wanted: Sequence[str]) -> dict[str, Any]:
         """The gradients to the inputs that are wanted; those to what is trained go into ``gradients``."""

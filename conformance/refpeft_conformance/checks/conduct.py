@@ -184,9 +184,11 @@ def _repeats(subject, problem, observed):
 
 
 def _wants_less(subject, problem, observed):
-    """Each gradient alone is what it is among all. One that is declared not to be given is none, or right as well."""
+    """Each gradient alone is what it is among all, and known to be wanted alone as well. One that is declared not to be given is
+    none, or right as well.
+    """
     for name in problem.wanted:
-        _, residuals = subject.forward(problem, subject.arrays(problem), residuals=True)
+        _, residuals = subject.forward(problem, subject.arrays(problem), residuals=(name,))
         (alone,) = subject.vjp(problem, residuals, subject.cotangents(problem), (name,))
         if alone is None and name in subject.frozen(problem):
             continue
