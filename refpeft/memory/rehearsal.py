@@ -42,7 +42,7 @@ def rehearse(
     backend: str = "cpu",
     quantise: Quantisation | None = None,
 ) -> list[Part]:
-    """What is held at the peak of a run of `refpeft.training.loop.train`, by what it was made for.
+    """What is held at the peak of a run of `refpeft.training.loop.train`, by what it was made for; dropout's masks are left out.
 
     Parameters
     ----------
