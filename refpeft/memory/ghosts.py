@@ -38,13 +38,8 @@ class Ghost(NDArrayOperatorsMixin):
 
     def __init__(self, form: np.ndarray, buffer: Buffer | Loan):
         self.form, self.buffer = form, buffer
-        self.shape, self.dtype, self.ndim, self.size, self.flags = (
-            form.shape,
-            form.dtype,
-            form.ndim,
-            form.size,
-            form.flags,
-        )
+        self.shape, self.dtype, self.flags = form.shape, form.dtype, form.flags
+        self.ndim, self.size = form.ndim, form.size
 
     @classmethod
     def of(cls, ledger: Ledger, shape: Sequence[int], dtype, strides: Sequence[int] | None = None) -> Ghost:
