@@ -26,7 +26,7 @@ def at(model: Transformer, site: str, x, keep: bool) -> tuple[Any, Vjp]:
 
 
 def added(model: Transformer, site: str, x, h, keep: bool) -> tuple[Any, Vjp]:
-    """x + h of a sublayer, and what stands behind it, if anything does: x + h + A(h), A(x + h) or, beside it, A(x)."""
+    """x + h of a sublayer; with an adapter behind it x + h + A(h), x + h + A(x + h), or x + h + A(x), as it reads."""
     if site not in model.sites:
         return x + h, lambda dy, gradients: (dy, dy)
     reads = model.sites[site].reads
