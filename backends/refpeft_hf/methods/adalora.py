@@ -4,8 +4,9 @@ from types import SimpleNamespace
 
 import torch
 from peft.tuners.adalora.layer import RankAllocator
+from peft.tuners.adalora.model import AdaLoraModel
 
-from refpeft_hf.declared import implements, no_mask
+from refpeft_hf.declared import implements, no_mask, only
 from refpeft_hf.layers import ADAPTER, around_linear, called, merged
 
 
@@ -44,3 +45,13 @@ def linear(x, weight, a, e, b, bias=None, mask=None, *, scaling, keep=1.0):
 def merge(weight, a, e, b, *, scaling):
     """``merge``."""
     return merged(layer_of(weight, a, None, scaling), weight, **triplets(a, e, b))
+
+
+@implements("adalora.orthogonality", only("variant", "norm", "peft's penalty is of norms, not of their squares"))
+def orthogonality(a, b, *, variant="norm"):
+    """What ``AdaLoraModel.forward`` adds to the loss of a model with one such layer."""
+    outputs, factors = SimpleNamespace(loss=a.new_zeros(())), {f"lora_A.{ADAPTER}": a, f"lora_B.{ADAPTER}": b}
+    inner = SimpleNamespace(forward=lambda: outputs, named_parameters=factors.items)
+    how = {ADAPTER: SimpleNamespace(orth_reg_weight=1.0)}
+    around = SimpleNamespace(model=inner, trainable_adapter_name=ADAPTER, peft_config=how)
+    return AdaLoraModel.forward(around).loss
