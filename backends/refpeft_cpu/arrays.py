@@ -20,8 +20,11 @@ def rows(array):
 
 def narrow(array, shape, dtype):
     """Rounded to the dtype of storage, in the shape that the signature has."""
+    array = np.atleast_1d(array).reshape(shape)
+    if array.dtype == dtype:
+        return array
     with np.errstate(over="ignore"):
-        return np.atleast_1d(array).reshape(shape).astype(dtype, copy=False)
+        return array.astype(dtype)
 
 
 def in_order(array):
