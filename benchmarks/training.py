@@ -3,17 +3,21 @@
     OMP_NUM_THREADS=2 python benchmarks/training.py --out benchmarks/results/training.json
 
 Forward, backward and AdamW in float32, rank 8, no dropout, the same random weights and adapters; the losses of the first step
-must agree. Rounds alternate; medians with an interval that holds the median with 95 %. ``limit`` is the products of the step
-(each weight once forward, and once for the gradient to its input; attention causal) at the rate of ``np.matmul`` in that run.
+must agree. Each has a process of its own, and rounds alternate; medians with an interval that holds the median with 95 %.
+``limit`` is the products of the step (each weight once forward, and once for the gradient to its input; attention causal) at the
+rate of ``np.matmul`` in that run.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import platform
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import click
@@ -38,21 +42,17 @@ VOCABULARY, RANK, SCALING, LR = 256, 8, 2.0, 1e-3
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False))
 def main(sizes: str, rounds: int, out: Path | None) -> None:
     """Time, print and write."""
-    import torch
-
     from refpeft_cpu import threads
 
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(threads.count())
     rows = []
     rate = product_rate()
     click.echo(f"np.matmul: {2 * rate / 1e9:.0f} GFLOP/s on {threads.count()} threads")
     for name in sizes.split(","):
-        ours, theirs = steps(*SIZES[name])
-        first, second = ours(), theirs()
-        if abs(first - second) > 1e-4 * abs(first):
-            raise click.UsageError(f"{name}: the losses {first} and {second} differ: there is nothing to time.")
-        row = {"size": name} | alternating(ours, theirs, rounds) | {"limit": products(*SIZES[name]) / rate}
+        with tempfile.TemporaryDirectory() as folder, steps(*SIZES[name], Path(folder)) as (ours, theirs):
+            first, second = ours(), theirs()
+            if abs(first - second) > 1e-4 * abs(first):
+                raise click.UsageError(f"{name}: the losses {first} and {second} differ: there is nothing to time.")
+            row = {"size": name} | alternating(ours, theirs, rounds) | {"limit": products(*SIZES[name]) / rate}
         rows.append(row)
         low, median, high = row["ratio"]
         click.echo(
@@ -69,54 +69,77 @@ def main(sizes: str, rounds: int, out: Path | None) -> None:
         atomic_write(out, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def steps(layers: int, width: int, length: int, count: int) -> tuple[Callable[[], float], Callable[[], float]]:
-    """A step of each, which returns the loss."""
-    import peft
-    import torch
-    import transformers
-
+@contextmanager
+def steps(
+    layers: int, width: int, length: int, count: int, folder: Path
+) -> Iterator[tuple[Callable[[], float], Callable[[], float]]]:
+    """A step of refpeft, and one of peft in a process of its own, where neither has the other's threads and memory."""
     from refpeft.methods import LoRA
     from refpeft.models import load
     from refpeft.training import PagedAdamW
 
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    context.Process(target=peer, args=(layers, width, folder, theirs), daemon=True).start()
+    ours.recv()
+    model = load(folder, backend="cpu")
+    random = np.random.default_rng(0)
+    model.attach("layers.*.attn.q,layers.*.attn.v", LoRA(rank=RANK, alpha=RANK * SCALING), random)
+    size = 8 * sum(p.size for p in model.trained.values())
+    optimizer = PagedAdamW(model.trained, lr=LR, budget=size + 2**21, page_size=2**20, backend="cpu", decay=0.0)
+    ids = random.integers(0, VOCABULARY, (count, length + 1))
+    ours.send((ids, {name: array.copy() for name, array in model.trained.items()}))
+    ours.recv()
+
+    def step() -> float:
+        loss, gradients = model.loss(ids)
+        optimizer.step(gradients)
+        return loss
+
+    def asked() -> float:
+        ours.send(True)
+        return ours.recv()
+
+    yield step, asked
+    ours.send(False)
+
+
+def peer(layers: int, width: int, folder: Path, pipe: Connection) -> None:
+    """Save a random model, take ids and adapters, and make a step whenever asked."""
+    import peft
+    import torch
+    import transformers
+
+    from refpeft_cpu import threads
+
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(threads.count())
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=VOCABULARY, hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers,
         num_attention_heads=width // 32, num_key_value_heads=width // 32, tie_word_embeddings=False,
     )  # fmt: skip
     base = transformers.LlamaForCausalLM(config)
-    with tempfile.TemporaryDirectory() as folder:
-        base.save_pretrained(folder)
-        model = load(folder, backend="cpu")
-    random = np.random.default_rng(0)
-    model.attach("layers.*.attn.q,layers.*.attn.v", LoRA(rank=RANK, alpha=RANK * SCALING), random)
-    theirs = peft.get_peft_model(
+    base.save_pretrained(folder)
+    pipe.send("saved")
+    model = peft.get_peft_model(
         base, peft.LoraConfig(r=RANK, lora_alpha=int(RANK * SCALING), target_modules=["q_proj", "v_proj"])
     )
-    for i, layer in enumerate(theirs.base_model.model.model.layers):
+    ids, arrays = pipe.recv()
+    for i, layer in enumerate(model.base_model.model.model.layers):
         for name in "qv":
             module = getattr(layer.self_attn, f"{name}_proj")
-            module.lora_A["default"].weight.data = torch.from_numpy(model.trained[f"layers.{i}.attn.{name}.a"].copy())
-    size = 8 * sum(p.size for p in model.trained.values())
-    optimizer = PagedAdamW(model.trained, lr=LR, budget=size + 2**21, page_size=2**20, backend="cpu", decay=0.0)
-    adamw = torch.optim.AdamW([p for p in theirs.parameters() if p.requires_grad], lr=LR, weight_decay=0.0)
-    ids = random.integers(0, VOCABULARY, (count, length + 1))
+            module.lora_A["default"].weight.data = torch.from_numpy(arrays[f"layers.{i}.attn.{name}.a"])
+    adamw = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=LR, weight_decay=0.0)
     tokens = torch.from_numpy(ids)
-
-    def ours() -> float:
-        loss, gradients = model.loss(ids)
-        optimizer.step(gradients)
-        return loss
-
-    def peer() -> float:
+    pipe.send("ready")
+    while pipe.recv():
         adamw.zero_grad()
-        logits = theirs(input_ids=tokens[:, :-1]).logits
+        logits = model(input_ids=tokens[:, :-1]).logits
         loss = torch.nn.functional.cross_entropy(logits.reshape(-1, VOCABULARY), tokens[:, 1:].reshape(-1))
         loss.backward()
         adamw.step()
-        return loss.item()
-
-    return ours, peer
+        pipe.send(loss.item())
 
 
 def products(layers: int, width: int, length: int, count: int) -> float:

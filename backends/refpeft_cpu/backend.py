@@ -111,8 +111,9 @@ class CpuBackend(Backend):
         return threads.count()
 
     def together(self, tasks):
-        from refpeft_cpu import threads
+        from refpeft_cpu import memory, threads
 
+        memory.keep_freed()
         return threads.together(tasks)
 
     def operations(self):
