@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from refpeft import provenance
-from refpeft.attribute import attributes_of
+from refpeft.attribute import Attribute, attributes_of
 from refpeft.errors import AttributeValueError, CapabilityError, DomainError, DtypeError, PluginError, ShapeError
 from refpeft.numerics.formats import FORMATS, as_format
 from refpeft.signature import Argument, Signature
@@ -43,22 +43,17 @@ class Operation:
     def __init__(
         self,
         name: str,
-        signature: Signature,
+        signature: Signature | str,
         source: Callable,
         dtypes,
         kinds: Mapping[str, str],
         sizes: Mapping,
         nonfinite: tuple[str, ...] | None = None,
     ):
-        self.name, self.signature, self.sizes = name, signature, dict(sizes)
-        self.source = _guarded(name, source)
+        self.name, self.sizes, self.source = name, dict(sizes), _guarded(name, source)
+        self._declared, self._defined, self._kinds, self._nonfinite = signature, source, kinds, nonfinite
         self.__doc__, self.__name__, self.__module__ = source.__doc__, source.__name__, source.__module__
         self.dtypes = dtypes
-        self.kinds = {output.name: kinds.get(output.name, "proven") for output in signature.outputs}
-        parameters = inspect.signature(source).parameters.values()
-        self.attributes = attributes_of(source, parameters)
-        self.differentiable = tuple(a for a in signature.inputs if a.differentiable)
-        self.nonfinite = tuple(a.name for a in self.differentiable) if nonfinite is None else nonfinite
         self._vjp: Callable | None = None
         self._stored: Callable | None = None
         self._accepts: dict[str, Callable] = {}
@@ -66,16 +61,48 @@ class Operation:
         self._problems: list[Callable] = []
         self._validate: Callable | None = None
         self._anchors: Callable | None = None
-        expected = [a.name for a in signature.inputs]
-        given = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-        if given != expected:
-            raise PluginError(f"{name}: the source takes {given} but the signature names {expected}.")
 
     def __repr__(self):
         return f"<operation {self.name}: {self.signature}>"
 
     def __reduce__(self):
         return find, (self.name,)
+
+    @functools.cached_property
+    def signature(self) -> Signature:
+        """Read when it is first asked for, as are the attributes: reading all of the catalogue's took half of its import.
+
+        Raises
+        ------
+        PluginError
+            If the source takes other inputs.
+        """
+        signature = Signature.parse(self._declared) if isinstance(self._declared, str) else self._declared
+        expected = [a.name for a in signature.inputs]
+        given = [p.name for p in self._parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+        if given != expected:
+            raise PluginError(f"{self.name}: the source takes {given} but the signature names {expected}.")
+        return signature
+
+    @functools.cached_property
+    def attributes(self) -> dict[str, Attribute]:
+        return attributes_of(self._defined, self._parameters)
+
+    @functools.cached_property
+    def kinds(self) -> dict[str, str]:
+        return {output.name: self._kinds.get(output.name, "proven") for output in self.outputs}
+
+    @functools.cached_property
+    def differentiable(self) -> tuple[Argument, ...]:
+        return tuple(a for a in self.signature.inputs if a.differentiable)
+
+    @functools.cached_property
+    def nonfinite(self) -> tuple[str, ...]:
+        return tuple(a.name for a in self.differentiable) if self._nonfinite is None else self._nonfinite
+
+    @property
+    def _parameters(self) -> tuple[inspect.Parameter, ...]:
+        return tuple(inspect.signature(self._defined).parameters.values())
 
     @property
     def outputs(self) -> tuple[Argument, ...]:
@@ -270,11 +297,25 @@ def operation(
     def declare(source: Callable) -> Operation:
         if name in CATALOGUE and CATALOGUE[name].__module__ != source.__module__:
             raise PluginError(f"{name}: declared by {CATALOGUE[name].__module__} and again by {source.__module__}.")
-        parsed = Signature.parse(signature) if isinstance(signature, str) else signature
-        CATALOGUE[name] = Operation(name, parsed, source, dtypes, budgets or {}, sizes or {}, nonfinite)
-        return CATALOGUE[name]
+        declared = Operation(name, signature, source, dtypes, budgets or {}, sizes or {}, nonfinite)
+        if not source.__module__.startswith("refpeft.ops."):
+            require_readable(declared)
+        CATALOGUE[name] = declared
+        return declared
 
     return declare
+
+
+def require_readable(operation: Operation) -> None:
+    """Read signature and attributes now, so that a plugin's mistake is found when the plugin is loaded.
+
+    Raises
+    ------
+    PluginError
+        If they cannot be read, or do not fit the source.
+    """
+    for read in ("signature", "attributes"):
+        getattr(operation, read)
 
 
 CATALOGUE: dict[str, Operation] = {}
