@@ -64,7 +64,9 @@ def _(dy, x, weight, a, b, gates, bias=None, *, scaling):
 
 
 @operation(
-    "xlora.gates", "hidden[*n,d] head[k,d] head_bias?[k] -> gates[*n,k] where temperature > 0, k >= 1", sizes=_SIZES
+    "xlora.gates",
+    "hidden[*n,d] head[k,d] head_bias?[k] -> gates[*n,k] where temperature > 0, k >= 1",
+    sizes=_SIZES | {"k": (2, 4, 3, 5)},  # the gate of one adapter is 1, whatever its logit
 )
 def gates(hidden, head, head_bias=None, *, temperature: float = 1.0):
     """g = softmax((C h + c) / T).
