@@ -6,6 +6,7 @@ import numpy as np
 
 from refpeft_cpu.arrays import narrow, rows, wide
 from refpeft_cpu.gelu import gelu, gelu_vjp
+from refpeft_cpu.swiglu import sigmoid
 
 
 def bottleneck(
@@ -66,7 +67,8 @@ def _tanh(a):
 
 
 def _silu(a):
-    share = 0.5 * np.tanh(0.5 * a) + 0.5
+    share = np.empty_like(a)
+    sigmoid(a, out=share)
     return a * share, lambda dh: dh * (share * (1 + a * (1 - share)))
 
 

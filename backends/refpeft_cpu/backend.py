@@ -46,6 +46,7 @@ class CpuBackend(Backend):
             optimizers,
             prefix,
             prompt,
+            ptuning,
             qlora,
             swiglu,
         )
@@ -72,7 +73,7 @@ class CpuBackend(Backend):
             "prefix.encode": Implementation(prefix.encode, prefix.encode_vjp),
             "prefix.cut": Implementation(prefix.cut, prefix.cut_vjp),
             "prompt.embed": Implementation(prompt.embed, prompt.embed_vjp),
-            "ptuning.mlp": Implementation(prompt.mlp, prompt.mlp_vjp),
+            "ptuning.mlp": Implementation(ptuning.mlp, ptuning.mlp_vjp),
             "sgd.step": Implementation(optimizers.sgd),
             "lion.step": Implementation(optimizers.lion),
             "clip.global_norm": Implementation(optimizers.clip),

@@ -23,7 +23,7 @@ def swiglu(gate, up, *, residuals=True):
 
     def part(first, last):
         for c in _chunks(first, last):
-            _sigmoid(z[c], out=y[c])
+            sigmoid(z[c], out=y[c])
             y[c] *= z[c]
             y[c] *= u[c]
 
@@ -41,7 +41,7 @@ def vjp(residuals, cotangents, wanted):
         s, h, slope = np.empty_like(z, shape=(3, min(CHUNK, last - first)))
         for c in _chunks(first, last):
             n = c.stop - c.start
-            _sigmoid(z[c], out=s[:n])
+            sigmoid(z[c], out=s[:n])
             np.multiply(z[c], s[:n], out=h[:n])
             if "up" in found:
                 np.multiply(dy[c], h[:n], out=found["up"][c])
@@ -60,7 +60,7 @@ def _chunks(first: int, last: int) -> Iterator[slice]:
     return (slice(start, min(start + CHUNK, last)) for start in range(first, last, CHUNK))
 
 
-def _sigmoid(z, out) -> None:
+def sigmoid(z, out) -> None:
     """Far below zero exp overflows, and its reciprocal is zero, as it should be."""
     with np.errstate(over="ignore"):
         np.negative(z, out=out)
