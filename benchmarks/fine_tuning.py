@@ -36,6 +36,7 @@ class Trial(NamedTuple):
     targets: str = "q,v"
     optimizer: str = "adamw"
     sign: int = 1
+    text: str = ""
 
 
 _LORA = {"rank": 8, "alpha": 16.0}
@@ -44,7 +45,7 @@ TRIALS = {
     "dora": Trial("dora", _LORA, 1e-3),
     "ia3": Trial("ia3", {}, 1e-2, "k,v"),
     "adapter": Trial("houlsby", {"reduction": 16}, 1e-3),
-    "prefix": Trial("prefix", {"tokens": 20}, 1e-3),
+    "prefix": Trial("prefix", {"tokens": 20}, 1e-3, text="This is a chapter of Python's reference manual."),
     "prompt": Trial("prompt", {"tokens": 20}, 1e-2),
     "ptuning": Trial("ptuning", {"tokens": 20}, 1e-3),
     "qlora": Trial("qlora", _LORA, 1e-3, optimizer="paged-adamw"),
@@ -145,12 +146,13 @@ def trained(path: Path, folder: Path, name: str, seed: int, steps: int) -> None:
 
     if (file := _run(folder, name, seed) / "row.json").exists():
         return
-    trial, model = TRIALS[name], loaded(path, name == "qlora")
+    trial, model, words = TRIALS[name], loaded(path, name == "qlora"), tokenizer(path)
     if trial.sign < 0:
         _turn(model)
     method, sites = choice.at(model.shape, choice.configured(trial.method, **trial.numbers), trial.targets)
-    ids = text.rows(folder / "trained.jsonl", tokenizer(path), SEQUENCE + 1)
-    settings = loop.Settings(steps=steps, batch=BATCH, lr=trial.lr, optimizer=trial.optimizer, seed=seed, warmup=10)
+    ids, start = text.rows(folder / "trained.jsonl", words, SEQUENCE + 1), text.token_ids(trial.text, words)
+    numbers: dict[str, Any] = {"steps": steps, "batch": BATCH, "lr": trial.lr, "optimizer": trial.optimizer}
+    settings = loop.Settings(**numbers, seed=seed, warmup=10, start_text=start)
     losses = loop.train(model, method, sites, ids, settings, file.parent, {"model": str(path), "trial": name})
     count = sum(math.prod(array.shape) for array in model.trained.values())
     atomic_write(

@@ -117,6 +117,7 @@ _TRAINING = (
         show_default=True,
         help="Seen before by eva, corda and lora_ga, to start from.",
     ),
+    click.option("--start-text", metavar="TEXT", default="", help="What a prompt or a prefix starts from."),
     click.option("--checkpointing", is_flag=True, help="Compute blocks again on the way back, to keep less of them."),
     click.option("--dropout", type=float, default=0.0, show_default=True, help="Of what enters LoRA's A."),
     click.option("--backend", default="cpu", show_default=True, help="torch has every method."),

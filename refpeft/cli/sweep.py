@@ -45,6 +45,7 @@ def command(
     sequence,
     backend,
     quantise,
+    start_text,
     as_json,
     **settings,
 ):
@@ -57,7 +58,8 @@ def command(
 
     from refpeft import drawing
     from refpeft.files import atomic_write
-    from refpeft.training import executors, loop, picture
+    from refpeft.models.tokens import tokenizer
+    from refpeft.training import executors, loop, picture, text
     from refpeft.training.sweep import Plan, point, sweep
 
     if seeds is not None and listed is not None:
@@ -79,7 +81,7 @@ def command(
         share=share,
         backend=backend,
         quantise=quantise,
-        settings=loop.Settings(**settings),
+        settings=loop.Settings(**settings, start_text=text.token_ids(start_text, tokenizer(model))),
     )
     drawing.figure(1, 1)
     hands = executors.processes(jobs or 1) if address is None else executors.dask(address)

@@ -36,6 +36,7 @@ def command(
     sequence,
     backend,
     quantise,
+    start_text,
     as_json,
     **settings,
 ):
@@ -57,10 +58,11 @@ def command(
     chosen = choice.configured(method, rank=rank, alpha=alpha, tokens=tokens, reduction=reduction)
     if sequence < 1:
         raise AttributeValueError(f"--sequence must be at least 1, but {sequence} came.")
-    wanted = loop.Settings(**settings)
+    tokens_of = tokenizer(model)
+    wanted = loop.Settings(**settings, start_text=text.token_ids(start_text, tokens_of))
     if plot:
         drawing.require_png(plot)
-    ids = text.rows(data, tokenizer(model), sequence + 1)
+    ids = text.rows(data, tokens_of, sequence + 1)
     quantise = choice.base(method, quantise)
     decoder = load(model, backend=backend, quantise=quantise)
     identity = {"model": str(model), "data": str(data), "sequence": sequence, "backend": backend}

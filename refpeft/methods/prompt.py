@@ -19,8 +19,8 @@ class PromptTuning(Method):
     tokens : int
         Virtual tokens.
     start : str
-        ``sampled`` rows of the table, ``uniform`` as in the paper, or ``gaussian`` as in peft. For a text see
-        `refpeft.ops.prompt.from_text`.
+        ``sampled`` rows of the table, ``uniform`` as in the paper, or ``gaussian`` as in peft. In a model, a prompt
+        can start from a text, see `refpeft.models.read_text`.
     """
 
     tokens: int = 20

@@ -13,7 +13,7 @@ from refpeft.backend import Backend
 from refpeft.errors import CapabilityError, ShapeError
 from refpeft.formats.four_bit import Quantised
 from refpeft.methods import Arrays, Method
-from refpeft.models import encoders, starts
+from refpeft.models import encoders, read_text, starts
 from refpeft.models.calls import Call, Calls
 from refpeft.models.dropout import Dropout, drops
 from refpeft.models.encoders import ENCODED, GIVEN, Encoder
@@ -100,6 +100,7 @@ class Sites:
         random: np.random.Generator | None = None,
         arrays: Arrays | None = None,
         batches: Sequence[np.ndarray] = (),
+        text: Sequence[int] = (),
     ) -> None:
         """Put a method's layer at every site of its kind that matches, in place of what is there.
 
@@ -115,13 +116,16 @@ class Sites:
             The parameters themselves, where they are not to be drawn; an encoder's under ``encoder``.
         batches : sequence of (n, s) int64
             Token ids, where the method starts from data, as `refpeft.methods.EVA`; see `refpeft.models.starts`.
+        text : sequence of int
+            Token ids, where a prompt or a prefix is to start from a text; see `refpeft.models.read_text`.
 
         Raises
         ------
         AttributeValueError
             If it starts from data, but there are no batches.
         CapabilityError
-            If the method's operation stands at no kind of site, or it brings a weight over one in 4 bits that cannot be kept so.
+            If the method's operation stands at no kind of site, it brings a weight over one in 4 bits that cannot be kept so, or
+            a text came from which it does not start.
         ShapeError
             If no site matches, or the arrays are not those of the sites that do.
         """
@@ -129,7 +133,7 @@ class Sites:
         chosen = self._matching(pattern, operation)
         random = np.random.default_rng() if random is None else random
         if method.operation in ENCODED:
-            self._encode_with(method, chosen, random, arrays)
+            self._encode_with(method, chosen, random, arrays, text)
             return
         if arrays is None:
             data = starts.collected(self, chosen, method, batches)  # type: ignore[arg-type]
@@ -137,6 +141,7 @@ class Sites:
             chosen = list(own)
             arrays = {site: own[site].init(random, self.weight(site), **data[site]) for site in chosen}
             arrays = {site: {**drawn, **self._own(site, operation, drawn)} for site, drawn in arrays.items()}
+            arrays = read_text.started(self, chosen, method, arrays, text) if len(text) else arrays  # type: ignore[arg-type]
         require_for(chosen, arrays)
         attributes = {n: v for n, v in method.attributes().items() if n in find(operation).attributes}
         for site in chosen:
@@ -183,7 +188,7 @@ class Sites:
         return array if self.places[site].kind == "prompt" else array.astype(np.float64)
 
     def bare(self, site: str) -> Layer:
-        """What stands at a site of a matrix or a norm in the plain model."""
+        """What stands at a site of a matrix, a norm or attention in the plain model."""
         plain = self.places[site].plain
         assert plain is not None, f"nothing stands at {site} in the plain model"
         return plain
@@ -218,10 +223,11 @@ class Sites:
             return {}
         return {name: self.host(array) for name, array in plain.arrays.items() if name in drawn}
 
-    def _encode_with(self, method: Method, chosen: list[str], random, arrays) -> None:
+    def _encode_with(self, method: Method, chosen: list[str], random, arrays, text) -> None:
         """Have the sites' arrays encoded."""
         if arrays is None:
             arrays = {"encoder": encoders.init(method, random, self.weight(chosen[0]), len(chosen))}
+            arrays = read_text.started(self, chosen, method, arrays, text) if len(text) else arrays  # type: ignore[arg-type]
         require_for(["encoder"], arrays)
         given = {name: self.asarray(a) for name, a in arrays["encoder"].items()}
         self.encoder = Encoder(method.operation, given, method.trainable, tuple(chosen), getattr(method, "size", 0))

@@ -75,7 +75,7 @@ class Transformer(Sites):
                 self.sites[name] = self._norm(own) if name.endswith("norm") else Layer("nn.linear", own)
         self.places = self._places()
         for i in range(shape.layers):
-            self.sites[f"layers.{i}.attention"] = Layer("nn.attention", {}, attributes={"scale": shape.head_size**-0.5})
+            self.sites[f"layers.{i}.attention"] = self.bare(f"layers.{i}.attention")
 
     def _norm(self, own: dict[str, Any]) -> Layer:
         """x over its root mean square, or, where norms are centred, LayerNorm; with a gain, and a bias if there is one."""
@@ -92,9 +92,11 @@ class Transformer(Sites):
             if layer.operation != "nn.rms_norm":
                 kind = "linear" if layer.operation == "nn.linear" else "norm"
                 places[site] = Place(kind, weight, {"x": (1, weight.shape[-1])}, layer)
+        attend = Layer("nn.attention", {}, attributes={"scale": shape.head_size**-0.5})
         as_wide_as_keys = "o" if shape.fused else "k"
         for at in (f"layers.{i}" for i in range(shape.layers)):
-            places[f"{at}.attention"] = Place("attention", places[f"{at}.attn.{as_wide_as_keys}"].weight, dict(heads))
+            weight = places[f"{at}.attn.{as_wide_as_keys}"].weight
+            places[f"{at}.attention"] = Place("attention", weight, dict(heads), attend)
             for site, last in (("attn.out", "attn.o"), ("mlp.out", "mlp.down")):
                 weight = places[f"{at}.{last}"].weight
                 reads = ("output", "input") if shape.post else ("output", "input", "sum")

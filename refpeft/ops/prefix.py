@@ -14,9 +14,11 @@ P-tuning v2 (Liu et al. 2021, arXiv:2110.07602) trains the flat prefix itself.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
+from refpeft.errors import AttributeValueError
 from refpeft.operation import operation
 from refpeft.ops._arrays import rows
 from refpeft.ops._logits import keys, selection, tamed
@@ -200,6 +202,23 @@ def init_encoder(random: np.random.Generator, tokens: int, width: int, hidden: i
         "w2": random.uniform(-second, second, (columns, hidden)),
         "b2": random.uniform(-second, second, columns),
     }
+
+
+def fitted(arrays: Mapping[str, np.ndarray], flat: np.ndarray) -> dict[str, np.ndarray]:
+    """The perceptron with b2 and W2 that give a flat prefix (p, c): b2 its mean row, W2 the least with h W2ᵀ = flat - b2.
+
+    Raises
+    ------
+    AttributeValueError
+        If the hidden layer is narrower than there are tokens, so that there is none.
+    """
+    hidden = np.tanh(arrays["embedding"] @ arrays["w1"].T + arrays["b1"])
+    if hidden.shape[1] < len(flat):
+        raise AttributeValueError(
+            f"fitted: a hidden layer of {hidden.shape[1]} gives no {len(flat)} rows that are wanted: make it as wide."
+        )
+    b2 = flat.mean(axis=0)
+    return {**arrays, "w2": np.linalg.lstsq(hidden, flat - b2, rcond=None)[0].T, "b2": b2}
 
 
 def count(tokens: int, layers: int, width: int) -> int:

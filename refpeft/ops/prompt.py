@@ -86,7 +86,12 @@ def from_text(table: np.ndarray, ids, tokens: int) -> np.ndarray:
     ids = np.asarray(ids)
     if ids.ndim != 1 or not len(ids) or ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= len(table):
         raise AttributeValueError(f"from_text: ids must be one or more integers from 0 to {len(table) - 1}.")
-    return table[np.tile(ids, math.ceil(tokens / len(ids)))[:tokens]]
+    return table[filled(ids, tokens)]
+
+
+def filled(ids, tokens: int) -> np.ndarray:
+    """One or more ids, repeated until there are as many as ``tokens``, and cut there."""
+    return np.tile(ids, math.ceil(tokens / len(ids)))[:tokens]
 
 
 def count(tokens: int, width: int) -> int:

@@ -57,6 +57,8 @@ class Settings:
         Of the adapter's start and of the order of the text.
     start_batches : int
         How many batches a start from data looks at, as EVA's: the first.
+    start_text : tuple of int
+        Token ids of a text that a prompt or a prefix starts from; drawn where there are none.
     checkpointing : bool
         Whether blocks are computed again on the way back.
     dropout : float
@@ -73,6 +75,7 @@ class Settings:
     decay: float = 0.0
     seed: int = 0
     start_batches: int = 8
+    start_text: tuple[int, ...] = ()
     checkpointing: bool = False
     dropout: float = 0.0
 
@@ -196,4 +199,4 @@ def begin(model: LanguageModel, method: Method, pattern: str, ids: np.ndarray, s
         model.backend.implementation(operation)
     seen = range(settings.start_batches if needs_of(method) else 0)
     first = [batch(ids, settings.batch, settings.seed, step) for step in seen]
-    model.attach(pattern, method, np.random.default_rng(settings.seed), batches=first)
+    model.attach(pattern, method, np.random.default_rng(settings.seed), batches=first, text=settings.start_text)

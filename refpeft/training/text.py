@@ -101,7 +101,12 @@ def parted(path: str | os.PathLike[str], tokenizer, length: int, share: float) -
 def _encoded(path: str | os.PathLike[str], tokenizer, ending: int | None = None) -> list[list[int]]:
     """The tokens of each document."""
     last = [] if ending is None else [ending]
-    return [tokenizer.encode(text, add_special_tokens=False).ids + last for text in documents(path)]
+    return [[*token_ids(text, tokenizer), *last] for text in documents(path)]
+
+
+def token_ids(words: str, tokenizer) -> tuple[int, ...]:
+    """Those of a text, with none around it."""
+    return tuple(tokenizer.encode(words, add_special_tokens=False).ids)
 
 
 def _joined(texts: Iterable[list[int]]) -> list[int]:

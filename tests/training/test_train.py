@@ -66,9 +66,9 @@ def test_training_lowers_the_loss_and_peft_loads_what_was_learned(model, tmp_pat
 @pytest.mark.parametrize(
     ("method", "more", "kept"),
     [
-        ("prompt", {"tokens": 3}, "adapter_config.json"),
+        ("prompt", {"tokens": 3, "start-text": "In the beginning"}, "adapter_config.json"),
         ("ptuning", {"tokens": 3}, "adapter_config.json"),
-        ("prefix", {"tokens": 3}, "adapter_config.json"),
+        ("prefix", {"tokens": 3, "start-text": "In the beginning"}, "adapter_config.json"),
         ("ia3", {"targets": "k,v"}, "adapter_config.json"),
         ("eva", {"rank": 3, "start-batches": 2}, "adapter_config.json"),
         ("corda", {"rank": 3, "start-batches": 9}, "adapter_config.json"),
@@ -229,6 +229,10 @@ def test_wrong_runs_are_refused_in_a_sentence(model, tmp_path):
             "cpt.embed stands at no site of a model: it takes x, tokens, delta.",
         ),
         (training(model, tmp_path / "new", method="hira"), "backend 'cpu' does not implement hira.linear"),
+        (
+            training(model, tmp_path / "new", **{"start-text": "a"}),
+            "LoRA starts from no text: prompts and prefixes do.",
+        ),
         (training(model, tmp_path / "new", method="none"), "there is no method 'none'"),
         (training(model, tmp_path / "new", targets="query"), "has no matrix 'query'"),
         (training(model, tmp_path / "new", **{"start-batches": 0}), "start_batches must be at least 1, but 0 came"),
