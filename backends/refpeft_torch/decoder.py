@@ -51,3 +51,11 @@ def cross_entropy(logits, target, mask=None):
 def lm_loss(x, weight, target, mask=None):
     """`cross_entropy` of ``torch.nn.functional.linear``, whose logits stay wide."""
     return cross_entropy(F.linear(wide(x), wide(weight)), target, mask).to(x.dtype)
+
+
+@implements("nn.qkv")
+def qkv(x, q_weight, k_weight, v_weight, q_bias=None, k_bias=None, v_bias=None):
+    """One ``torch.nn.functional.linear``, the matrices one below the other."""
+    matrices, biases = (q_weight, k_weight, v_weight), (q_bias, k_bias, v_bias)
+    parts = F.linear(x, torch.cat(matrices)).split([len(matrix) for matrix in matrices], dim=-1)
+    return tuple(part if bias is None else part + bias for part, bias in zip(parts, biases))

@@ -26,7 +26,7 @@ def _lost(name: str):
         return results | ({"d" + name: np.zeros_like(results["d" + name])} if "d" + name in results else {})
 
 
-for _name in ("bias", "lora_bias"):
+for _name in ("bias", "lora_bias", "q_bias", "k_bias", "v_bias"):
     _lost(_name)
 
 

@@ -156,3 +156,32 @@ def _(problem, run):
     counts = problem.inputs.get("mask", np.ones(hit.shape[:-1], bool))[..., None]
     one = np.where(hit & counts, wide(problem.cotangents["dloss"]) / _count(problem)[0], 0)
     return only("dlogits", {"dlogits": wide(results["dlogits"]) + one}, results)
+
+
+@fault("decoder", "keys and values exchanged where they are as wide", "q_weight", operations="nn.qkv")
+def _(problem, run):
+    results = run(problem)
+    return results | {"k": results["v"], "v": results["k"]} if problem.dims["b"] == problem.dims["e"] else results
+
+
+@fault("decoder", "rows of one matrix read as q, k and v in turn", "q_weight", operations="nn.qkv")
+def _(problem, run):
+    """As GPT-NeoX stores them, where they are one block below the other."""
+    results, width = run(problem), problem.dims["a"]
+    if not width == problem.dims["b"] == problem.dims["e"]:
+        return results
+    rows = np.concatenate([results[n] for n in "qkv"], axis=-1)
+    return results | {n: rows[..., i::3] for i, n in enumerate("qkv")}
+
+
+def _alone(left_out: str):
+    @fault("decoder", f"{left_out} gives x no gradient", "dx", "q_weight", operations="nn.qkv")
+    def _(problem, run):
+        if not problem.cotangents:
+            return run(problem)
+        zero = {f"d{left_out}": np.zeros_like(problem.cotangents[f"d{left_out}"])}
+        return only("dx", run(problem.replace(cotangents=problem.cotangents | zero)), run(problem))
+
+
+for _name in "qkv":
+    _alone(_name)

@@ -166,3 +166,32 @@ def _(subject, problem, observed):
     equal("another token left out", second["loss"], first["loss"], observed)
     left_out = first["dx"].reshape(-1, x.shape[-1])[0]
     equal("gradient of a token left out", left_out, np.zeros_like(left_out), observed)
+
+
+@law(
+    "nn.qkv", "each output is the linear layer of its own matrix", regime="exact", gradients=True, needs=("nn.linear",)
+)
+def _(subject, problem, observed):
+    """Gradients to matrices and biases too, and the three to x add up to one."""
+    whole, dx = subject.run(problem), 0.0
+    for name in "qkv":
+        given = {
+            n: problem.inputs.get(m) for n, m in (("x", "x"), ("weight", f"{name}_weight"), ("bias", f"{name}_bias"))
+        }
+        part = subject.run(Problem.of("nn.linear", given, {}, {"dy": problem.cotangents[f"d{name}"]}, problem.dtype))
+        equal(name, whole[name], part["y"], observed)
+        for n in ("weight", "bias"):
+            if given[n] is not None:
+                equal(f"d{name}_{n}", whole[f"d{name}_{n}"], part[f"d{n}"], observed)
+        dx = dx + part["dx"].astype(np.float64)
+    equal("dx", whole["dx"].astype(np.float64), dx, observed)
+
+
+@law("nn.qkv", "with the identity for a matrix, its output is x bit for bit")
+def _(subject, problem, observed):
+    x, size = problem.inputs["x"], problem.dims["i"]
+    factors = {"q": 1.0, "k": -2.0, "v": 4.0}
+    matrices = {f"{n}_weight": (f * np.eye(size)).astype(x.dtype) for n, f in factors.items()}
+    results = subject.run(problem.replace(inputs={"x": x} | matrices, cotangents={}))
+    for name, factor in factors.items():
+        equal(name, results[name], x * x.dtype.type(factor), observed)
