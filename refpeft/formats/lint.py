@@ -97,9 +97,9 @@ def unreached(adapter: Folder) -> Iterator[Finding]:
 
 def halves(adapter: Folder) -> Iterator[Finding]:
     """Arrays without those they are multiplied by: peft leaves the other one at its start, which is zero or random."""
-    layout = peft_layouts.read(adapter.config)
-    expected = set(layout.tensors.values()) if layout else set()
     for module, arrays in adapter.modules.items():
+        layout = peft_layouts.read(adapter.config, arrays)
+        expected = set(layout.tensors.values()) if layout else set()
         wanted = {other for array in arrays if (other := _partner(array))}
         if module and not any("embedding" in array for array in arrays):
             wanted |= expected

@@ -30,10 +30,11 @@ ROOT = "base_model.model."
 """Before every module's name."""
 
 INERT = (
-    "auto_mapping base_model_name_or_path corda_config ensure_weight_tying eps eva_config exclude_modules inference_mode "
-    "init_ia3_weights init_lora_weights init_weights layers_pattern layers_to_transform loftq_config lora_dropout "
-    "lora_ga_config megatron_core mini_r module_dropout num_cayley_neumann_terms peft_type peft_version "
-    "qalora_group_size rank_dropout revision target_modules task_type use_effective_conv2d"
+    "auto_mapping base_model_name_or_path beta1 beta2 boft_dropout corda_config deft_dropout deltaT ensure_weight_tying eps "
+    "eva_config exclude_modules inference_mode init_ia3_weights init_lora_weights init_scale init_weights layers_pattern "
+    "layers_to_transform loftq_config lora_dropout lora_ga_config megatron_core mini_r module_dropout "
+    "num_cayley_neumann_terms orth_reg_weight peft_type peft_version qalora_group_size rank_dropout revision target_modules "
+    "target_r task_type tfinal tinit use_effective_conv2d"
 )
 """Fields that say where an adapter comes from, or how it was started and regularised: nothing of what it computes."""
 
@@ -90,20 +91,21 @@ def load(folder: str | os.PathLike[str]) -> Adapter:
         tensors = {name: np.array(archive[name]) for name in archive}
         return Adapter(*peft_prompts.decode(folder / TENSORS, config, tensors), config)
     family = model_family(archive)
-    layout = _layout(folder, config, family)
+    places = {key: _place(key, family) for key in archive}
+    layout = _layout(folder, config, family, {theirs for _, theirs in places.values()})
     names = {theirs: ours for ours, theirs in layout.tensors.items()}
     arrays: dict[str, dict[str, np.ndarray]] = {}
-    for key in archive:
-        theirs = next((name for name in names if key.endswith(f".{name}")), "")
-        module = key.removeprefix(ROOT).removesuffix(f".{theirs}")
-        site = FAMILIES[family].site(module) if theirs and key.startswith(ROOT) else None
-        if site is None:
+    for key, (site, theirs) in places.items():
+        array = np.array(archive[key])
+        if site and theirs in layout.zeros and not array.any():
+            continue
+        if not site or theirs not in names:
             raise FormatError(
                 f"{folder / TENSORS}: the tensor {key!r} belongs to nothing that {config['peft_type']} has."
             )
-        ours, array = names[theirs], np.array(archive[key])
+        ours = names[theirs]
         array = array.reshape(layout.shapes[ours][1]) if ours in layout.shapes else array
-        arrays.setdefault(site, {})[ours] = array
+        arrays.setdefault(site, {})[ours] = array.astype(np.int64) if ours in layout.stored else array
     for site, given in arrays.items():
         if missing := set(names.values()) - set(given):
             raise FormatError(f"{folder / TENSORS}: {site} lacks {', '.join(sorted(missing))}.")
@@ -153,6 +155,8 @@ def is_written(adapter: Adapter) -> bool:
     layout = written(adapter.method)
     if layout is None:
         return type(adapter.method) in (PromptTuning, PTuningV2)
+    if any(layout.unlike(adapter.method, arrays) for arrays in adapter.arrays.values()):
+        return False
     at_matrices = adapter.method.operation.endswith(".linear")
     return layout.input_first or not (at_matrices and FAMILIES[adapter.family].input_first)
 
@@ -171,17 +175,29 @@ def _encode(adapter: Adapter) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     for site, arrays in adapter.arrays.items():
         module = module_of(site, adapter.family)
         modules.append(module)
+        if why := layout.unlike(adapter.method, arrays):
+            raise CapabilityError(f"{site}: peft {why}, so that its files have no place for {adapter.method!r}.")
         for ours, theirs in layout.tensors.items():
             array = np.asarray(arrays[ours])
             array = array.reshape(layout.shapes[ours][0]) if ours in layout.shapes else array
+            array = array.astype(layout.stored.get(ours, array.dtype), copy=False)
             tensors[f"{ROOT}{module}.{theirs}"] = array
+        for theirs, shape in layout.zeros.items():
+            tensors[f"{ROOT}{module}.{theirs}"] = np.zeros(shape(arrays), array.dtype)
     fields = {theirs: getattr(adapter.method, ours) for theirs, ours in layout.fields.items()}
-    flags = {n: [] if n.endswith("_modules") else v for n, v in layout.theirs.items()}
+    flags = {n: [] if n.endswith("_modules") else v for n, v in layout.theirs.items()} | dict(layout.said)
     flags |= {"peft_version": ".".join(map(str, layout.since))} if layout.since else {}
     flags |= {"fan_in_fan_out": True} if layout.input_first and FAMILIES[adapter.family].input_first else {}
     ranked = _ranked(adapter.arrays, adapter.family) if layout.kind == "LORA" else {}
     fields |= flags | (peft_ranks.patterns(ranked, fields | flags) if ranked else {})
     return {"peft_type": layout.kind, "target_modules": modules} | fields, tensors
+
+
+def _place(key: str, family: str) -> tuple[str, str]:
+    """A tensor's site and its name there; no site where it is at none."""
+    parts = key.removeprefix(ROOT).split(".")
+    splits = ((".".join(parts[:i]), ".".join(parts[i:])) for i in range(1, len(parts)) if key.startswith(ROOT))
+    return next(((site, name) for module, name in splits if (site := FAMILIES[family].site(module))), ("", key))
 
 
 def _ranked(arrays: Arrays, family: str) -> dict[str, np.ndarray]:
@@ -202,9 +218,9 @@ def configuration(folder: Path) -> dict[str, Any]:
     return read_json(folder / CONFIG)
 
 
-def _layout(folder: Path, config: dict[str, Any], family: str) -> Layout:
+def _layout(folder: Path, config: dict[str, Any], family: str, tensors: set[str]) -> Layout:
     """How the adapter is written; whatever would make it compute something else is refused."""
-    layout = read(config)
+    layout = read(config, tensors)
     kinds = sorted({layout.kind for layout in LAYOUTS} | set(peft_prompts.KINDS))
     if config.get("peft_type") not in kinds:
         raise CapabilityError(
@@ -223,7 +239,10 @@ def _layout(folder: Path, config: dict[str, Any], family: str) -> Layout:
 def not_understood(config: Mapping[str, Any], family: str = "llama") -> dict[str, Any]:
     """Fields of a method that is read which would change what it computes in a way that is not known here."""
     layout = read(config)
-    known = {*INERT.split(), *(peft_prompts.FIELDS.split() if layout is None else (*layout.fields, *layout.theirs))}
+    known = {
+        *INERT.split(),
+        *(peft_prompts.FIELDS.split() if layout is None else (*layout.fields, *layout.theirs, *layout.said)),
+    }
     if layout and layout.kind == "LORA":
         known |= set(peft_ranks.FIELDS)
     if FAMILIES[family].input_first:
@@ -249,6 +268,7 @@ def _require_unchanged(folder: Path, config: dict[str, Any]) -> None:
 
 def _method(folder: Path, config: dict[str, Any], layout: Layout) -> Method:
     try:
+        config = config | {n: layout.absent[n](config) for n in layout.absent if config.get(n) is None}
         return layout.method(**{ours: config[theirs] for theirs, ours in layout.fields.items()}, **layout.ours)
     except KeyError as error:
         raise FormatError(f"{folder / CONFIG}: {layout.kind} needs {error}, which is missing.") from error

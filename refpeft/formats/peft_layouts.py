@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from refpeft.methods import Method
+from refpeft.methods.adalora import AdaLoRA
+from refpeft.methods.beft import BEFT
+from refpeft.methods.boft import BOFT
 from refpeft.methods.c3a import C3A
+from refpeft.methods.deft import DEFT
 from refpeft.methods.delora import DeLoRA
 from refpeft.methods.dora import DoRA
+from refpeft.methods.glora import GLoRA
 from refpeft.methods.hira import HiRA
 from refpeft.methods.hra import HRA, HRAGramSchmidt
 from refpeft.methods.ia3 import IA3
 from refpeft.methods.layer_norm import LayerNormTuning
 from refpeft.methods.loha import LoHa
+from refpeft.methods.lokr import DenseLoKr, LoKr, LowRankLoKr
 from refpeft.methods.lora import LoRA, RsLoRA
 from refpeft.methods.miss import BatMiSS, MiSS
 from refpeft.methods.oft import OFT
 from refpeft.methods.road import RoAd
+from refpeft.methods.supertuning import Supertuning, Supra
 
 Shape = tuple[int, ...]
 
@@ -45,6 +52,16 @@ class Layout(NamedTuple):
         peft's version from which on the reading is this one.
     input_first : bool
         Whether peft puts it on matrices that are stored as (i, o) too, as GPT-2's are.
+    absent : mapping of str to callable
+        What a field that is null stands for, from the configuration.
+    said : mapping of str to object
+        Fields that are written, and read whatever they are: what they decide shows in the tensors, or is over with training.
+    zeros : mapping of str to callable
+        Tensors of zeros that are there too, and their shapes from the arrays of a site.
+    stored : mapping of str to str
+        The dtype of an array there, where integers differ.
+    unlike : callable
+        From a method and the arrays of a site, why peft would make others of the same numbers; "" where it would not.
     """
 
     method: type[Method]
@@ -56,6 +73,11 @@ class Layout(NamedTuple):
     shapes: Mapping[str, tuple[Shape, Shape]] = {}
     since: tuple[int, ...] = ()
     input_first: bool = False
+    absent: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {}
+    said: Mapping[str, Any] = {}
+    zeros: Mapping[str, Callable[[Mapping[str, Any]], Shape]] = {}
+    stored: Mapping[str, str] = {}
+    unlike: Callable[[Any, Mapping[str, Any]], str] = lambda method, arrays: ""
 
     def writes(self, method: Method) -> bool:
         """Whether the method is this one."""
@@ -64,7 +86,7 @@ class Layout(NamedTuple):
     def reads(self, config: Mapping[str, Any]) -> bool:
         """Whether the configuration is of this one; a field that it lacks is as good as false, or as an empty list."""
         return config.get("peft_type") == self.kind and all(
-            (config.get(n) or False) == v for n, v in self.theirs.items()
+            (config.get(n) or False) == (v or False) for n, v in self.theirs.items()
         )
 
 
@@ -81,8 +103,48 @@ _RANK, _SCALED = {"r": "rank"}, {"r": "rank", "lora_alpha": "alpha"}
 _DELORA = {"a": "delora_A", "b": "delora_B", "boundary": "delora_lambda", "norms": "delora_w_norm"}
 _NORM = {n: f"ln_tuning_layers.{n}" for n in ("weight", "bias")}
 _COLUMN = {"scale": ((-1, 1), (-1,))}
+_DIAGONAL = {"a": "lora_A", "e": "lora_E", "b": "lora_B"}
+_FILLED = {"subspace": "deft_P", "fill": "deft_R"}
+_SPARSE = {"values": "supertuning_values", "places": "supertuning_indices"}
+_SUPRA = _SPARSE | {"a": "supertuning_lora_A.weight", "b": "supertuning_lora_B.weight"}
+_CHOSEN = {"sparsity": "sparsity", "select_top": "largest"}
+_SCALES = {
+    "scale_left": "glora_A.Xd",
+    "scale_right": "glora_A.Xu",
+    "shift_left": "glora_B.Xd",
+    "shift_right": "glora_B.Xu",
+}
+_KRONECKER = {"r": "rank", "alpha": "alpha", "decompose_factor": "factor"}
 _TURNED = {"oft_block_size": "block", "block_share": "share"}
 _SERIES = _TURNED | {"num_cayley_neumann_terms": "terms"}
+
+
+def _kronecker(*factors: str) -> dict[str, str]:
+    return {factor: f"lokr_{factor}" for factor in factors}
+
+
+def _second_dense(method: LoKr, arrays: Mapping[str, Any]) -> str:
+    """peft keeps a factor whole where half of its larger side is at most the rank."""
+    larger = max(len(arrays["w2_a"]), arrays["w2_b"].shape[1])
+    return f"keeps a second factor of side {larger} whole at rank {method.rank}" if 2 * method.rank >= larger else ""
+
+
+def _second_low(method: DenseLoKr, arrays: Mapping[str, Any]) -> str:
+    larger = max(arrays["w2"].shape)
+    return f"makes a second factor of side {larger} of rank {method.rank}" if 2 * method.rank < larger else ""
+
+
+def _either_dense(method: LowRankLoKr, arrays: Mapping[str, Any]) -> str:
+    first = max(len(arrays["w1_a"]), arrays["w1_b"].shape[1])
+    whole = f"keeps a first factor of side {first} whole at rank {method.rank}" if 2 * method.rank >= first else ""
+    return whole or _second_dense(method, arrays)  # type: ignore[arg-type]
+
+
+def _narrower(method: DEFT, arrays: Mapping[str, Any]) -> str:
+    """peft scales by alpha over the rank that a layer has, which is at most its outputs."""
+    own = arrays["subspace"].shape[1]
+    return f"scales a subspace of {own} by alpha / {own}, not / {method.rank}" if own < method.rank else ""
+
 
 LAYOUTS = (
     Layout(LoRA, "LORA", _LORA, _SCALED, {"use_rslora": False, "use_dora": False}, input_first=True),
@@ -100,6 +162,24 @@ LAYOUTS = (
     Layout(MiSS, "MISS", {"block": "miss_block"}, _RANK, {"init_weights": True}, {"mini": 0}),
     Layout(BatMiSS, "MISS", {"block": "miss_block"}, _RANK, {"init_weights": "bat"}),
     Layout(DeLoRA, "DELORA", _DELORA, {"r": "rank", "delora_lambda": "boundary"}, {}, {"floor": 1e-4}, {"boundary": ((1,), ())}),
+    Layout(AdaLoRA, "ADALORA", _DIAGONAL, {"init_r": "rank", "lora_alpha": "alpha"}, {}, {"variant": "peft"},
+           {"e": ((-1, 1), (-1,))}, said={"total_step": 1, "r": 8}),
+    Layout(LoKr, "LOKR", _kronecker("w1", "w2_a", "w2_b"), _KRONECKER, {"decompose_both": False}, unlike=_second_dense),
+    Layout(DenseLoKr, "LOKR", _kronecker("w1", "w2"), _KRONECKER, {"decompose_both": False}, unlike=_second_low),
+    Layout(LowRankLoKr, "LOKR", _kronecker("w1_a", "w1_b", "w2_a", "w2_b"), _KRONECKER, {"decompose_both": True},
+           unlike=_either_dense),
+    Layout(BOFT, "BOFT", {"q": "boft_R", "scale": "boft_s"}, {"boft_block_size": "block"},
+           {"boft_block_num": False, "boft_n_butterfly_factor": 1}, {"variant": "peft", "factors": 1}, _COLUMN),
+    Layout(BEFT, "BEFT", {"shift": "beft_bias"}, {}, shapes={"shift": ((1, -1), (-1,))}),
+    Layout(DEFT, "DEFT", _FILLED, {"r": "rank", "alpha": "alpha"}, {"decomposition_method": "relu", "para": False},
+           input_first=True, absent={"alpha": lambda config: config["r"]}, unlike=_narrower),
+    Layout(GLoRA, "GLORA", _SCALES, _RANK, {"config_A_B": "lora"}, said={"config_C": "none", "config_D_E": "none"},
+           zeros={"glora_C.zeros": lambda its: (its["scale_right"].shape[1], 1),
+                  **dict.fromkeys(("glora_D.zeros", "glora_E.zeros"), lambda its: (len(its["scale_left"]),))}),
+    Layout(Supertuning, "SUPERTUNING", _SPARSE, _CHOSEN, {"save_precomputed_indices": True, "r": None},
+           stored={"places": "int32"}),
+    Layout(Supra, "SUPERTUNING", _SUPRA, _CHOSEN | _SCALED, {"save_precomputed_indices": True},
+           absent={"lora_alpha": lambda config: 2 * config["r"]}, stored={"places": "int32"}),
     Layout(LayerNormTuning, "LN_TUNING", _NORM, {}),
 )  # fmt: skip
 """Every reading, each told from the others of its type by ``theirs``."""
@@ -110,6 +190,7 @@ def written(method: Method) -> Layout | None:
     return next((layout for layout in LAYOUTS if layout.writes(method)), None)
 
 
-def read(config: Mapping[str, Any]) -> Layout | None:
-    """The layout that a configuration is of, if it is known."""
-    return next((layout for layout in LAYOUTS if layout.reads(config)), None)
+def read(config: Mapping[str, Any], tensors: Iterable[str] = ()) -> Layout | None:
+    """The layout that a configuration is of, if it is known; where that leaves several, the one with these tensors."""
+    found, names = [layout for layout in LAYOUTS if layout.reads(config)], set(tensors)
+    return next((layout for layout in found if set(layout.tensors.values()) == names), found[0] if found else None)

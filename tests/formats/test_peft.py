@@ -9,25 +9,35 @@ import pytest
 from small_models import save, shaken
 
 from refpeft.errors import CapabilityError, FormatError
+from refpeft.formats import adapters, safetensors
 from refpeft.formats import peft as files
-from refpeft.formats import safetensors
 from refpeft.methods import (
+    BEFT,
+    BOFT,
     C3A,
+    DEFT,
     HRA,
     IA3,
     OFT,
+    AdaLoRA,
     BatMiSS,
     DeLoRA,
+    DenseLoKr,
     DoRA,
+    GLoRA,
     HiRA,
     HRAGramSchmidt,
     LoHa,
+    LoKr,
     LoRA,
+    LowRankLoKr,
     MiSS,
     PromptTuning,
     PTuningV2,
     RoAd,
     RsLoRA,
+    Supertuning,
+    Supra,
     VeRA,
 )
 from refpeft.models import load
@@ -48,6 +58,16 @@ METHODS = [
     MiSS(rank=4),
     BatMiSS(rank=8),
     DeLoRA(rank=2),
+    AdaLoRA(rank=2, alpha=6, variant="peft"),
+    LoKr(rank=3, alpha=6),
+    DenseLoKr(rank=4, alpha=6, factor=8),
+    LowRankLoKr(rank=1, alpha=6),
+    BOFT(block=4, factors=1, variant="peft"),
+    BEFT(),
+    DEFT(rank=2, alpha=6),
+    GLoRA(rank=2),
+    Supertuning(sparsity=0.9),
+    Supra(sparsity=0.9, rank=2, alpha=6, largest=False),
     PromptTuning(tokens=3),
     PTuningV2(tokens=3, size=8),
 ]
@@ -86,6 +106,9 @@ def theirs(base, folder):
     return model, model(torch.from_numpy(IDS)).logits.detach().numpy()[:, -IDS.shape[1] :]
 
 
+@pytest.mark.filterwarnings(
+    "ignore:Failed to load the CUDA extension|Setting boft_n_butterfly_factor|.*has no bias term"
+)
 @pytest.mark.parametrize("method", METHODS, ids=repr)
 def test_peft_and_refpeft_load_what_the_other_wrote(base, method, tmp_path):
     """Every tensor has its place in peft, the logits are equal to float32's rounding, and peft's own file reads back equal."""
@@ -103,6 +126,44 @@ def test_peft_and_refpeft_load_what_the_other_wrote(base, method, tmp_path):
             np.testing.assert_array_equal(again.arrays[site][name], array)
 
 
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        (LoKr(rank=4), "peft keeps a second factor of side 8 whole at rank 4"),
+        (DenseLoKr(rank=3), "peft makes a second factor of side 8 of rank 3"),
+        (LowRankLoKr(rank=2), "peft keeps a first factor of side 4 whole at rank 2"),
+        (DEFT(rank=40), "peft scales a subspace of 32 by alpha / 32, not / 40"),
+    ],
+    ids=repr,
+)
+def test_of_what_peft_would_make_other_arrays_ours_is_the_only_form(base, method, said, tmp_path):
+    """Refused as peft's, and kept as ours."""
+    adapter = drawn(base, method)
+    with pytest.raises(CapabilityError, match=said):
+        files.save(tmp_path, adapter)
+    adapters.save(tmp_path, adapter)
+    assert adapters.load(tmp_path).method == method
+
+
+@pytest.mark.parametrize(
+    ("method", "field", "read"),
+    [
+        (DEFT(rank=2, alpha=6), "alpha", DEFT(rank=2, alpha=2)),
+        (Supra(sparsity=0.9, rank=2, alpha=6), "lora_alpha", Supra(sparsity=0.9, rank=2, alpha=4)),
+    ],
+    ids=repr,
+)
+def test_a_null_is_what_peft_takes_it_for(base, method, field, read, tmp_path):
+    """The logits say so."""
+    files.save(tmp_path, drawn(base, method), base=str(base))
+    config = json.loads((tmp_path / files.CONFIG).read_text()) | {field: None}
+    (tmp_path / files.CONFIG).write_text(json.dumps(config))
+    adapter = files.load(tmp_path)
+    assert adapter.method == read
+    logits = theirs(base, tmp_path)[1]
+    np.testing.assert_allclose(ours(base, adapter), logits, rtol=0, atol=2.0**-15 * np.abs(logits).max())
+
+
 def test_fields_that_change_nothing_are_kept(tmp_path):
     """A configuration read and written again has them all."""
     arrays = {"layers.0.attn.q": {"a": np.ones((2, 4), np.float32), "b": np.ones((3, 2), np.float32)}}
@@ -117,7 +178,7 @@ def test_fields_that_change_nothing_are_kept(tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"peft_type": "VERA"}, CapabilityError, r"peft_type is 'VERA', but C3A, DELORA, .*, ROAD are read"),
+        ({"peft_type": "LILY"}, CapabilityError, r"peft_type is 'LILY', but .*C3A, .*, ROAD, .* are read"),
         ({"rank_pattern": {"q_proj": 4}}, FormatError, "q_proj has rank 2, but r and rank_pattern say 4"),
         (
             {"alpha_pattern": {"q_proj": 4}},

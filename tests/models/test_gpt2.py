@@ -14,12 +14,19 @@ from refpeft.cli import main
 from refpeft.convert.quantise import Settings
 from refpeft.errors import CapabilityError, DomainError, FormatError
 from refpeft.formats import adapters, peft, safetensors
-from refpeft.methods import IA3, DoRA, HiRA, LayerNormTuning, LoRA, PromptTuning, PTuningV2, RsLoRA, VeRA, methods
+from refpeft.methods import DEFT, IA3, DoRA, HiRA, LayerNormTuning, LoRA, PromptTuning, PTuningV2, RsLoRA, VeRA, methods
 from refpeft.models import load
 
 IDS = np.random.default_rng(0).integers(0, 97, (2, 9))
 EVERYWHERE = "layers.*.attn.qkv,layers.*.attn.o,layers.*.mlp.up,layers.*.mlp.down"
-EXCHANGED = [LoRA(rank=2, alpha=6), RsLoRA(rank=2, alpha=6), DoRA(rank=2, alpha=6), IA3(), HiRA(rank=2)]
+EXCHANGED = [
+    DEFT(rank=2, alpha=6),
+    LoRA(rank=2, alpha=6),
+    RsLoRA(rank=2, alpha=6),
+    DoRA(rank=2, alpha=6),
+    IA3(),
+    HiRA(rank=2),
+]
 
 
 @pytest.fixture(scope="module")
