@@ -116,6 +116,18 @@ class Method:
         """
         raise NotImplementedError
 
+    def implied(self, shape: tuple[int, ...], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Frozen parameters that follow from the settings and these, and that nobody needs to keep.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Of the base weight.
+        arrays : mapping of str to array
+            The other parameters.
+        """
+        return {}
+
     def seen(self, x: np.ndarray) -> np.ndarray:
         """Inputs (n, s, i) of n texts as a start from them takes them."""
         return x
@@ -161,7 +173,7 @@ class Method:
         CapabilityError
             If the method cannot be merged, with the reason.
         """
-        return self._problem(self._merging("merge"), {"weight": weight} | dict(parameters))
+        return self._problem(self._merging("merge"), {"weight": weight} | self._whole(weight, parameters))
 
     def merge_bias(self, bias: np.ndarray, parameters: Mapping[str, np.ndarray]) -> np.ndarray:
         """The base layer's bias as the merged layer needs it; another where the method acts on outputs, of which it is a part."""
@@ -178,9 +190,9 @@ class Method:
         operation = self._merging("merge")
         if self.not_unmergeable:
             raise CapabilityError(f"{type(self).__name__} cannot be unmerged: {self.not_unmergeable}")
-        module = importlib.import_module(operation.__module__)
+        module, parameters = importlib.import_module(operation.__module__), self._whole(merged, parameters)
         if isinstance(module.unmerge, Operation):
-            return _stored(self._problem(module.unmerge, {"merged": merged} | dict(parameters)))
+            return _stored(self._problem(module.unmerge, {"merged": merged} | parameters))
         names = [a.name for a in operation.signature.inputs[1:]]
         return module.unmerge(merged, *(parameters.get(n) for n in names), **self._of(operation))
 
@@ -188,6 +200,9 @@ class Method:
         if self.not_mergeable:
             raise CapabilityError(f"{type(self).__name__} cannot be merged: {self.not_mergeable}")
         return find(f"{self.operation.partition('.')[0]}.{what}")
+
+    def _whole(self, weight: np.ndarray, parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return self.implied(weight.shape, parameters) | dict(parameters)
 
     def _of(self, operation: Operation) -> dict:
         return {n: v for n, v in self.attributes().items() if n in operation.attributes}

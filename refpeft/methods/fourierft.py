@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+
 from refpeft.errors import ShapeError
 from refpeft.methods import Method, method
 from refpeft.ops import fourierft
+from refpeft.torch_random import randperm
 
 
 @method("fourierft")
@@ -19,11 +24,14 @@ class FourierFT(Method):
         Multiplies the update. The transform divides by the number of elements, so that it is large.
     start : str
         ``normal``: drawn, as in the paper, so that training does not begin at the base model; or ``zero``.
+    seed : int
+        Of the places, which are drawn as peft draws them: equal ones for weights of as many elements.
     """
 
     frequencies: int = 1000
     scaling: float = 150.0
     start: str = "normal"
+    seed: int = 777
 
     operation = "fourierft.linear"
     trainable = ("values",)
@@ -35,6 +43,7 @@ class FourierFT(Method):
         super().validate()
         self.require("frequencies", self.frequencies >= 1, "at least 1")
         self.require("start", self.start in ("normal", "zero"), "'normal' or 'zero'")
+        self.require("seed", -(2**63) <= self.seed < 2**64, "from -2^63 to 2^64 - 1")
 
     def attributes(self):
         return {"scaling": self.scaling}
@@ -45,7 +54,11 @@ class FourierFT(Method):
             raise ShapeError(
                 f"FourierFT: frequencies must be at most the weight's {o * i} elements, but {self.frequencies} came."
             )
-        return fourierft.init(random, o, i, k=self.frequencies, start=self.start)
+        return fourierft.init(random, o, i, k=self.frequencies, seed=self.seed, start=self.start)
+
+    def implied(self, shape, arrays):
+        k = np.asarray(arrays.get("values", ())).size
+        return {"places": randperm(math.prod(shape), k, self.seed)}
 
     def count(self, o, i):
         return fourierft.count(k=self.frequencies)

@@ -48,7 +48,7 @@ class Layer:
         Those of them that get gradients.
     attributes : dict
     brought : tuple of str
-        Those arrays that came with a method, frozen ones among them.
+        Those arrays that came with a method, frozen ones among them, but for what the method implies.
     reads : str
         Behind a sublayer: its ``output``, its ``input``, or the ``sum`` of both.
     """

@@ -113,7 +113,8 @@ class Sites:
         random : numpy.random.Generator, optional
             What its parameters are drawn from, at each site in turn.
         arrays : mapping of site to mapping of str to array, optional
-            The parameters themselves, where they are not to be drawn; an encoder's under ``encoder``.
+            The parameters themselves, where they are not to be drawn; an encoder's under ``encoder``. What the method implies,
+            see `Method.implied`, need not be among them.
         batches : sequence of (n, s) int64
             Token ids, where the method starts from data, as `refpeft.methods.EVA`; see `refpeft.models.starts`.
         text : sequence of int
@@ -145,11 +146,13 @@ class Sites:
         require_for(chosen, arrays)
         attributes = {n: v for n, v in method.attributes().items() if n in find(operation).attributes}
         for site in chosen:
-            given = {name: self.asarray(a) for name, a in arrays[site].items()}
+            implied = method.implied(tuple(self.places[site].weight.shape), arrays[site])
+            brought = {n: a for n, a in arrays[site].items() if n not in implied or not np.array_equal(a, implied[n])}
+            given = {name: self.asarray(a) for name, a in (implied | brought).items()}
             if "weight" in given and isinstance(base := self.places[site].weight, Base):
                 given["weight"] = base.again(arrays[site]["weight"])
             reads = getattr(method, "reads", "output")
-            self._place(site, Layer(operation, given, method.trainable, attributes, tuple(given), reads))
+            self._place(site, Layer(operation, given, method.trainable, attributes, tuple(brought), reads))
 
     @property
     def trained(self) -> dict[str, Any]:
@@ -164,7 +167,10 @@ class Sites:
         return any(layer.trained for site, layer in self.sites.items() if site.startswith(prefix))
 
     def arrays(self) -> dict[str, dict[str, np.ndarray]]:
-        """What methods brought, by site, as host arrays, as `attach` takes them; in place of an encoder, what it gives."""
+        """What methods brought, by site, as host arrays, as `attach` takes them; in place of an encoder, what it gives.
+
+        What a method implies is left out.
+        """
         self._encode(keep=False)
         return {
             site: {n: self.host(layer.arrays[n]) for n in layer.brought}

@@ -18,6 +18,7 @@ from refpeft.numerics.formats import as_format, store
 from refpeft.numerics.primitives import real_ifft2, scatter_add, take
 from refpeft.ops._places import distinct, drawn
 from refpeft.ops._update import update
+from refpeft.torch_random import randperm
 
 SIZES = {"k": (3, 1, 2, 5, 8), "o": (4, 1, 2, 3, 8, 5), "i": (2, 4, 1, 3, 8, 7)}
 
@@ -90,8 +91,10 @@ for _operation in (linear, merge):
     _operation.anchors(_quarters)
 
 
-def init(random: np.random.Generator, o: int, i: int, *, k: int, start: str = "normal") -> dict[str, np.ndarray]:
-    """k places at random and their coefficients.
+def init(
+    random: np.random.Generator, o: int, i: int, *, k: int, seed: int = 777, start: str = "normal"
+) -> dict[str, np.ndarray]:
+    """k places, drawn from a seed as peft draws them, and their coefficients.
 
     Parameters
     ----------
@@ -99,11 +102,13 @@ def init(random: np.random.Generator, o: int, i: int, *, k: int, start: str = "n
     o, i : int
     k : int
         At most o i.
+    seed : int
+        Of the places, see `refpeft.torch_random`.
     start : "normal" or "zero"
         Coefficients from the standard normal distribution, as in the paper, or zero, where training begins at the base model.
     """
-    places = random.permutation(o * i)[:k]
-    return {"values": random.normal(size=k) if start == "normal" else np.zeros(k), "places": places}
+    values = random.normal(size=k) if start == "normal" else np.zeros(k)
+    return {"values": values, "places": randperm(o * i, k, seed)}
 
 
 def count(*, k: int) -> int:

@@ -24,6 +24,7 @@ from refpeft.numerics.formats import as_format, store
 from refpeft.numerics.primitives import positions, take
 from refpeft.ops._places import distinct, drawn
 from refpeft.ops._update import update
+from refpeft.torch_random import randperm
 from refpeft.wavelets import LOW, high
 
 Wavelet = Literal[
@@ -118,9 +119,9 @@ for _operation in (linear, merge):
     _operation.anchors(_without_update)
 
 
-def init(random: np.random.Generator, o: int, i: int, *, k: int) -> dict[str, np.ndarray]:
-    """k places at random, at most o i, and coefficients of zero."""
-    return {"values": np.zeros(k), "places": random.permutation(o * i)[:k]}
+def init(random: np.random.Generator, o: int, i: int, *, k: int, seed: int = 777) -> dict[str, np.ndarray]:
+    """k places, at most o i, drawn from a seed as peft draws them, and coefficients of zero."""
+    return {"values": np.zeros(k), "places": randperm(o * i, k, seed)}
 
 
 def count(*, k: int) -> int:

@@ -145,7 +145,7 @@ def train(
         If the folder holds another run, or one that is complete.
     """
     begin(model, method, pattern, ids, settings)
-    what = {"method": type(method).__name__, **asdict(method), "sites": pattern, **asdict(settings)}
+    what = {"method": {"name": type(method).__name__, **asdict(method)}, "sites": pattern, **asdict(settings)}
     enter(out, "run.json", "run", identity | what)
     if adapters.is_there(out / "adapter"):
         raise FormatError(f"{out} holds this run, complete; name a new folder to train again.")
