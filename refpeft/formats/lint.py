@@ -15,7 +15,7 @@ import numpy as np
 
 from refpeft.errors import CapabilityError, RefpeftError
 from refpeft.formats import adapterhub, adapters, peft, peft_layouts, peft_prompts, peft_ranks
-from refpeft.formats.lint_facts import DRAWN, FACTOR, NAMED, RANKED, STARTS, STILL, WHOLE
+from refpeft.formats.lint_facts import DRAWN, FACTOR, FOLLOWED, NAMED, RANKED, STARTS, STILL, WHOLE
 from refpeft.formats.lint_folder import Finding, Folder, ends, opened
 from refpeft.formats.lint_model import Shapes, another_base, unfitting, unfitting_site
 
@@ -154,6 +154,8 @@ def drawn(adapter: Folder) -> Iterator[Finding]:
         promised = (flag := against.partition(" ")[0]) and adapter.config.get(flag) is True
         severity = "error" if promised and adapter.kind != "TINYLORA" else "warning"
         do = f"save with {against}" if against else "keep refpeft's own form, with every array, or the merged model"
+        if adapter.kind in FOLLOWED:
+            severity, do = "note", "merge it where neither is at hand"
         said = ", although the field promises that it is" if promised else ""
         yield Finding(severity, flag or adapter.kind, f"{what}, and not in the file{said}", do)
     if adapter.config.get("save_only_topk_weights"):

@@ -46,8 +46,8 @@ DRAWN = {
     ),
     "SUPERTUNING": ("supertuning_indices", "the places are found in the base weight", "save_precomputed_indices true"),
     "SHIRA": ("shira_indices", "the places are drawn from random_seed", ""),
-    "FOURIERFT": ("", "the places are drawn by torch.randperm from random_loc_seed", ""),
-    "WAVEFT": ("", "the places are drawn by torch.randperm from random_loc_seed", ""),
+    "FOURIERFT": ("", "the places are those of torch.randperm with random_loc_seed, as refpeft draws them too", ""),
+    "WAVEFT": ("", "the places are those of torch.randperm with random_loc_seed, as refpeft draws them too", ""),
     "PSOFT": ("", "the factors are the SVD of the base weight, which libraries of linear algebra turn differently", ""),
     "OSF": (
         "",
@@ -56,6 +56,9 @@ DRAWN = {
     ),
 }
 """Of peft's types: an array that says all is in the file, what happens otherwise, and what peft has against it."""
+
+FOLLOWED = ("FOURIERFT", "WAVEFT")
+"""Those of them that refpeft draws as peft does, so that nothing is lost between the two."""
 
 STARTS = {
     "pissa": ("warning", "peft decomposes the weight again when it loads, others do not"),

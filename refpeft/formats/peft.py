@@ -18,7 +18,7 @@ import numpy as np
 
 from refpeft.errors import AttributeValueError, CapabilityError, FormatError
 from refpeft.files import atomic_write, read_json
-from refpeft.formats import peft_prompts, peft_ranks, safetensors
+from refpeft.formats import peft_lengths, peft_prompts, peft_ranks, safetensors
 from refpeft.formats.names import FAMILIES, family_of
 from refpeft.formats.peft_layouts import LAYOUTS, Layout, read, written
 from refpeft.methods import Arrays, Method
@@ -113,7 +113,12 @@ def load(folder: str | os.PathLike[str]) -> Adapter:
         raise FormatError(f"{folder / TENSORS}: there is no tensor, expected an adapter's.")
     method = _method(folder, config, layout)
     if layout.kind == "LORA":
-        peft_ranks.require_one_scaling(folder / TENSORS, _ranked(arrays, family), config)
+        peft_ranks.require_one_scaling(folder / TENSORS, _by_module(arrays, "a", family), config)
+    if peft_lengths.OTHERS in layout.fields:
+        peft_lengths.require_equal(folder / TENSORS, _by_module(arrays, "values", family), config)
+    for site, given in arrays.items():
+        if why := layout.unlike(method, given):
+            raise CapabilityError(f"{folder / CONFIG}: at {site} peft {why}, unlike {method!r}.")
     return Adapter(method, arrays, config, family)
 
 
@@ -188,8 +193,11 @@ def _encode(adapter: Adapter) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     flags = {n: [] if n.endswith("_modules") else v for n, v in layout.theirs.items()} | dict(layout.said)
     flags |= {"peft_version": ".".join(map(str, layout.since))} if layout.since else {}
     flags |= {"fan_in_fan_out": True} if layout.input_first and FAMILIES[adapter.family].input_first else {}
-    ranked = _ranked(adapter.arrays, adapter.family) if layout.kind == "LORA" else {}
-    fields |= flags | (peft_ranks.patterns(ranked, fields | flags) if ranked else {})
+    fields |= flags
+    if layout.kind == "LORA":
+        fields |= peft_ranks.patterns(_by_module(adapter.arrays, "a", adapter.family), fields)
+    if peft_lengths.OTHERS in layout.fields:
+        fields |= peft_lengths.pattern(_by_module(adapter.arrays, "values", adapter.family), fields)
     return {"peft_type": layout.kind, "target_modules": modules} | fields, tensors
 
 
@@ -200,9 +208,9 @@ def _place(key: str, family: str) -> tuple[str, str]:
     return next(((site, name) for module, name in splits if (site := FAMILIES[family].site(module))), ("", key))
 
 
-def _ranked(arrays: Arrays, family: str) -> dict[str, np.ndarray]:
-    """A of each site, by peft's name of the module."""
-    return {module_of(site, family): np.asarray(its["a"]) for site, its in arrays.items()}
+def _by_module(arrays: Arrays, name: str, family: str) -> dict[str, np.ndarray]:
+    """An array of each site, by peft's name of the module."""
+    return {module_of(site, family): np.asarray(its[name]) for site, its in arrays.items()}
 
 
 def configuration(folder: Path) -> dict[str, Any]:
@@ -245,6 +253,8 @@ def not_understood(config: Mapping[str, Any], family: str = "llama") -> dict[str
     }
     if layout and layout.kind == "LORA":
         known |= set(peft_ranks.FIELDS)
+    if layout and peft_lengths.OTHERS in layout.fields:
+        known.add(peft_lengths.FIELD)
     if FAMILIES[family].input_first:
         known.add("fan_in_fan_out")
     return {n: v for n, v in config.items() if n not in known and v and (n, v) != ("bias", "none")}

@@ -14,6 +14,7 @@ from refpeft.methods.c3a import C3A
 from refpeft.methods.deft import DEFT
 from refpeft.methods.delora import DeLoRA
 from refpeft.methods.dora import DoRA
+from refpeft.methods.fourierft import FourierFT
 from refpeft.methods.glora import GLoRA
 from refpeft.methods.hira import HiRA
 from refpeft.methods.hra import HRA, HRAGramSchmidt
@@ -26,6 +27,7 @@ from refpeft.methods.miss import BatMiSS, MiSS
 from refpeft.methods.oft import OFT
 from refpeft.methods.road import RoAd
 from refpeft.methods.supertuning import Supertuning, Supra
+from refpeft.methods.waveft import WaveFT
 
 Shape = tuple[int, ...]
 
@@ -115,6 +117,8 @@ _SCALES = {
     "shift_right": "glora_B.Xu",
 }
 _KRONECKER = {"r": "rank", "alpha": "alpha", "decompose_factor": "factor"}
+_SPECTRUM = {"n_frequency": "frequencies", "scaling": "scaling", "random_loc_seed": "seed"}
+_WAVES = {"n_frequency": "coefficients", "scaling": "scaling", "random_loc_seed": "seed", "wavelet_family": "wavelet"}
 _TURNED = {"oft_block_size": "block", "block_share": "share"}
 _SERIES = _TURNED | {"num_cayley_neumann_terms": "terms"}
 
@@ -144,6 +148,18 @@ def _narrower(method: DEFT, arrays: Mapping[str, Any]) -> str:
     """peft scales by alpha over the rank that a layer has, which is at most its outputs."""
     own = arrays["subspace"].shape[1]
     return f"scales a subspace of {own} by alpha / {own}, not / {method.rank}" if own < method.rank else ""
+
+
+def _own_places(method: FourierFT, arrays: Mapping[str, Any]) -> str:
+    """peft draws them, where they have not been left out as those that the method implies."""
+    return f"draws places from the seed {method.seed} and keeps none" if "places" in arrays else ""
+
+
+def _own_wavelet(method: WaveFT, arrays: Mapping[str, Any]) -> str:
+    """See docs/findings/peft-waveft-wavelets.md."""
+    if method.wavelet in ("coif4", "coif5"):
+        return f"has filters of its own by the name {method.wavelet}"
+    return _own_places(method, arrays)  # type: ignore[arg-type]
 
 
 LAYOUTS = (
@@ -180,6 +196,11 @@ LAYOUTS = (
            stored={"places": "int32"}),
     Layout(Supra, "SUPERTUNING", _SUPRA, _CHOSEN | _SCALED, {"save_precomputed_indices": True},
            absent={"lora_alpha": lambda config: 2 * config["r"]}, stored={"places": "int32"}),
+    Layout(FourierFT, "FOURIERFT", {"values": "fourierft_spectrum"}, _SPECTRUM, {"init_weights": False}, {"start": "normal"},
+           input_first=True, unlike=_own_places),
+    Layout(FourierFT, "FOURIERFT", {"values": "fourierft_spectrum"}, _SPECTRUM, {"init_weights": True}, {"start": "zero"},
+           input_first=True, unlike=_own_places),
+    Layout(WaveFT, "WAVEFT", {"values": "waveft_spectrum"}, _WAVES, {"use_idwt": True}, input_first=True, unlike=_own_wavelet),
     Layout(LayerNormTuning, "LN_TUNING", _NORM, {}),
 )  # fmt: skip
 """Every reading, each told from the others of its type by ``theirs``."""

@@ -9,7 +9,7 @@ import pytest
 
 from refpeft.errors import FormatError
 from refpeft.formats import adapters, peft
-from refpeft.methods import FourierFT, Houlsby, LoRA, PiSSA, RandLoRA, VeRA
+from refpeft.methods import Houlsby, LoRA, PiSSA, RandLoRA, VeRA, WaveFT
 from refpeft.models import load
 
 IDS = np.random.default_rng(0).integers(0, 256, (2, 9))
@@ -17,7 +17,13 @@ IDS = np.random.default_rng(0).integers(0, 256, (2, 9))
 
 @pytest.mark.parametrize(
     "method",
-    [VeRA(rank=4), RandLoRA(rank=4), FourierFT(frequencies=7), PiSSA(rank=2, alpha=3), Houlsby(reduction=4)],
+    [
+        VeRA(rank=4),
+        RandLoRA(rank=4),
+        WaveFT(coefficients=7, wavelet="coif4"),
+        PiSSA(rank=2, alpha=3),
+        Houlsby(reduction=4),
+    ],
     ids=repr,
 )
 def test_what_was_attached_comes_back(tiny_llama, tmp_path, method):

@@ -24,6 +24,7 @@ from refpeft.methods import (
     DeLoRA,
     DenseLoKr,
     DoRA,
+    FourierFT,
     GLoRA,
     HiRA,
     HRAGramSchmidt,
@@ -39,6 +40,7 @@ from refpeft.methods import (
     Supertuning,
     Supra,
     VeRA,
+    WaveFT,
 )
 from refpeft.models import load
 
@@ -68,6 +70,9 @@ METHODS = [
     GLoRA(rank=2),
     Supertuning(sparsity=0.9),
     Supra(sparsity=0.9, rank=2, alpha=6, largest=False),
+    FourierFT(frequencies=40, start="zero"),
+    FourierFT(frequencies=512, seed=3),
+    WaveFT(coefficients=100, wavelet="coif3", seed=2**40 + 1),
     PromptTuning(tokens=3),
     PTuningV2(tokens=3, size=8),
 ]

@@ -14,7 +14,21 @@ from refpeft.cli import main
 from refpeft.convert.quantise import Settings
 from refpeft.errors import CapabilityError, DomainError, FormatError
 from refpeft.formats import adapters, peft, safetensors
-from refpeft.methods import DEFT, IA3, DoRA, HiRA, LayerNormTuning, LoRA, PromptTuning, PTuningV2, RsLoRA, VeRA, methods
+from refpeft.methods import (
+    DEFT,
+    IA3,
+    DoRA,
+    FourierFT,
+    HiRA,
+    LayerNormTuning,
+    LoRA,
+    PromptTuning,
+    PTuningV2,
+    RsLoRA,
+    VeRA,
+    WaveFT,
+    methods,
+)
 from refpeft.models import load
 
 IDS = np.random.default_rng(0).integers(0, 97, (2, 9))
@@ -26,6 +40,8 @@ EXCHANGED = [
     DoRA(rank=2, alpha=6),
     IA3(),
     HiRA(rank=2),
+    FourierFT(frequencies=9),
+    WaveFT(coefficients=9, wavelet="db2"),
 ]
 
 
