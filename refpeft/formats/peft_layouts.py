@@ -11,11 +11,12 @@ from refpeft.methods.adalora import AdaLoRA
 from refpeft.methods.beft import BEFT
 from refpeft.methods.boft import BOFT
 from refpeft.methods.c3a import C3A
-from refpeft.methods.deft import DEFT
+from refpeft.methods.deft import DEFT, PaRa
 from refpeft.methods.delora import DeLoRA
 from refpeft.methods.dora import DoRA
 from refpeft.methods.fourierft import FourierFT
 from refpeft.methods.glora import GLoRA
+from refpeft.methods.gralora import GraLoRA
 from refpeft.methods.hira import HiRA
 from refpeft.methods.hra import HRA, HRAGramSchmidt
 from refpeft.methods.ia3 import IA3
@@ -25,6 +26,7 @@ from refpeft.methods.lokr import DenseLoKr, LoKr, LowRankLoKr
 from refpeft.methods.lora import LoRA, RsLoRA
 from refpeft.methods.miss import BatMiSS, MiSS
 from refpeft.methods.oft import OFT
+from refpeft.methods.peanut import PEANuT
 from refpeft.methods.road import RoAd
 from refpeft.methods.supertuning import Supertuning, Supra
 from refpeft.methods.waveft import WaveFT
@@ -116,6 +118,10 @@ _SCALES = {
     "shift_left": "glora_B.Xd",
     "shift_right": "glora_B.Xu",
 }
+_BLOCKS = {"block_a": "gralora_A", "block_b": "gralora_B"}
+_BESIDE = {"general_a": "gralora_A_general.weight", "general_b": "gralora_B_general.weight"}
+_GRANULAR = {"r": "rank", "alpha": "alpha", "gralora_k": "blocks"}
+_TOWER = {"first": "peanut_A.weight", "last": "peanut_B.weight"}
 _KRONECKER = {"r": "rank", "alpha": "alpha", "decompose_factor": "factor"}
 _SPECTRUM = {"n_frequency": "frequencies", "scaling": "scaling", "random_loc_seed": "seed"}
 _WAVES = {"n_frequency": "coefficients", "scaling": "scaling", "random_loc_seed": "seed", "wavelet_family": "wavelet"}
@@ -192,6 +198,10 @@ LAYOUTS = (
     Layout(GLoRA, "GLORA", _SCALES, _RANK, {"config_A_B": "lora"}, said={"config_C": "none", "config_D_E": "none"},
            zeros={"glora_C.zeros": lambda its: (its["scale_right"].shape[1], 1),
                   **dict.fromkeys(("glora_D.zeros", "glora_E.zeros"), lambda its: (len(its["scale_left"]),))}),
+    Layout(PaRa, "DEFT", {"subspace": "deft_P"}, _RANK, {"decomposition_method": "relu", "para": True}, input_first=True),
+    Layout(GraLoRA, "GRALORA", _BLOCKS, _GRANULAR, {"hybrid_r": 0}, {"hybrid": 0}),
+    Layout(GraLoRA, "GRALORA", _BLOCKS | _BESIDE, _GRANULAR | {"hybrid_r": "hybrid"}),
+    Layout(PEANuT, "PEANUT", _TOWER, {"r": "rank", "scaling": "scaling"}, {"depth": 0, "act_fn": "relu"}, {"depth": 0}),
     Layout(Supertuning, "SUPERTUNING", _SPARSE, _CHOSEN, {"save_precomputed_indices": True, "r": None},
            stored={"places": "int32"}),
     Layout(Supra, "SUPERTUNING", _SUPRA, _CHOSEN | _SCALED, {"save_precomputed_indices": True},

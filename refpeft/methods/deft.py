@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from refpeft.methods import Method, method
 from refpeft.ops import deft
 
@@ -58,7 +60,11 @@ class PaRa(Method):
         return {"scaling": 1.0, "variant": "para"}
 
     def init(self, random, weight):
-        return deft.init(random, weight, rank=self.rank, scaling=1.0)
+        return deft.init(random, weight, rank=self.rank, scaling=1.0) | self.implied(weight.shape, {})
+
+    def implied(self, shape, arrays):
+        """What fills DEFT's subspace, which is nothing here."""
+        return {"fill": np.zeros((min(self.rank, shape[0]), shape[1]))}
 
     def count(self, o, i):
         return min(self.rank, o) * o

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from refpeft.methods import Method, method
 from refpeft.ops import gralora
 
@@ -42,6 +44,10 @@ class GraLoRA(Method):
 
     def init(self, random, weight):
         return gralora.init(random, *weight.shape, rank=self.rank, blocks=self.blocks, hybrid=self.hybrid)
+
+    def implied(self, shape, arrays):
+        """The ordinary LoRA's factors, where it has no rank."""
+        return {} if self.hybrid else {"general_a": np.zeros((0, shape[1])), "general_b": np.zeros((shape[0], 0))}
 
     def count(self, o, i):
         return gralora.count(o, i, rank=self.rank, hybrid=self.hybrid)

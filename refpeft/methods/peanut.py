@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from refpeft.methods import Method, method
 from refpeft.ops import peanut
 
@@ -41,6 +43,10 @@ class PEANuT(Method):
 
     def init(self, random, weight):
         return peanut.init(random, *weight.shape, rank=self.rank, depth=self.depth)
+
+    def implied(self, shape, arrays):
+        """The levels, where there are none."""
+        return {} if self.depth else dict.fromkeys(("encoders", "decoders"), np.zeros((0, self.rank, self.rank)))
 
     def count(self, o, i):
         return peanut.count(o, i, rank=self.rank, depth=self.depth)
