@@ -46,7 +46,7 @@ class Names:
         return within and f"{self.body}.{self.blocks}.{found[1]}.{within}"
 
     def adapted(self, site: str) -> str | None:
-        """peft's name of the module at a site, if it is a matrix in a block or a norm."""
+        """peft's name of the module at a site, if it is a matrix in a block, a norm or the table of tokens."""
         module = self.module(site)
         if module is None or self.site(module) != site:
             return None
@@ -57,19 +57,21 @@ class Names:
         return name.removeprefix(f"{self.body}.")
 
     def site(self, module: str) -> str | None:
-        """Our name of a matrix in a block or of a norm, if the module is one."""
+        """Our name of a matrix in a block, of a norm or of the table of tokens, if the module is one."""
         found = re.fullmatch(rf"{self._prefix}(\d+)\.(.+)", module)
         if not found:
-            norms = {self.headless(theirs): ours for ours, theirs in self.top.items() if ours.endswith("norm")}
-            return norms.get(self.headless(module))
+            top = {
+                self.headless(theirs): ours for ours, theirs in self.top.items() if ours.endswith(("embedding", "norm"))
+            }
+            return top.get(self.headless(module))
         ours = next(
             (ours for ours, theirs in (*self.norms.items(), *self.matrices.items()) if theirs == found[2]), None
         )
         return ours and f"layers.{found[1]}.{ours}"
 
     def owns(self, name: str) -> bool:
-        """Whether a module or tensor lies in a block of this family."""
-        return re.match(self._prefix, name) is not None
+        """Whether a module or tensor lies in a block of this family, or in its table of tokens."""
+        return re.match(self._prefix, name) is not None or f"{name}.".startswith(f"{self.top['embedding']}.")
 
     @property
     def _prefix(self) -> str:
@@ -128,5 +130,5 @@ FAMILIES = {"llama": LLAMA, "gpt2": GPT2, "bert": BERT}
 
 
 def family_of(module: str) -> str | None:
-    """The family that a module or tensor of a block is of."""
+    """The family that a module or tensor of a block, or of a table of tokens, is of."""
     return next((family for family, names in FAMILIES.items() if names.owns(module)), None)

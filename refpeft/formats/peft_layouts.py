@@ -29,6 +29,7 @@ from refpeft.methods.oft import OFT
 from refpeft.methods.peanut import PEANuT
 from refpeft.methods.road import RoAd
 from refpeft.methods.supertuning import Supertuning, Supra
+from refpeft.methods.trainable_tokens import TrainableTokens
 from refpeft.methods.waveft import WaveFT
 
 Shape = tuple[int, ...]
@@ -211,6 +212,7 @@ LAYOUTS = (
     Layout(FourierFT, "FOURIERFT", {"values": "fourierft_spectrum"}, _SPECTRUM, {"init_weights": True}, {"start": "zero"},
            input_first=True, unlike=_own_places),
     Layout(WaveFT, "WAVEFT", {"values": "waveft_spectrum"}, _WAVES, {"use_idwt": True}, input_first=True, unlike=_own_wavelet),
+    Layout(TrainableTokens, "TRAINABLE_TOKENS", {"trained": "trainable_tokens_delta"}, {"token_indices": "tokens"}),
     Layout(LayerNormTuning, "LN_TUNING", _NORM, {}),
 )  # fmt: skip
 """Every reading, each told from the others of its type by ``theirs``."""

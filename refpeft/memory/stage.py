@@ -106,7 +106,7 @@ class Rehearsed(LanguageModel):
         """Zeros in place of numbers, since what a method starts from changes no shape; but a copy is a copy."""
         place = self.places[site]
         zeros = np.broadcast_to(np.zeros(()), place.weight.shape).view(_Copied)
-        if place.kind != "prompt":
+        if place.kind not in ("prompt", "table"):
             zeros.buffer = Buffer(self._ledger, place.weight.shape, zeros.dtype)
         return zeros
 

@@ -80,6 +80,10 @@ class Method:
             wanted = {"int": int, "float": float, "bool": bool, "str": str}.get(str(field.type))
             if wanted is float and isinstance(value, int) and not isinstance(value, bool):
                 object.__setattr__(self, field.name, float(value))
+            elif str(field.type).startswith("tuple"):
+                if not isinstance(value, tuple | list):
+                    self.refuse(field.name, "a tuple")
+                object.__setattr__(self, field.name, tuple(value))
             elif wanted is not None and type(value) is not wanted:
                 self.refuse(field.name, _KINDS[wanted])
             elif wanted is float and not math.isfinite(value):

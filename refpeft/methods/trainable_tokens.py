@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from refpeft.methods import Method, method
 from refpeft.ops import trainable_tokens
 
@@ -33,6 +35,9 @@ class TrainableTokens(Method):
 
     def init(self, random, weight):
         return trainable_tokens.init(weight, self.tokens)
+
+    def implied(self, shape, arrays):
+        return {"tokens": np.array(self.tokens, np.int64)}
 
     def count(self, width):
         return trainable_tokens.count(width, tokens=len(self.tokens))

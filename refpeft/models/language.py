@@ -30,7 +30,7 @@ from refpeft.models.attention import Shared, cached
 from refpeft.models.blocks import blocks
 from refpeft.models.dropout import Dropout
 from refpeft.models.four_bit import Base
-from refpeft.models.parts import Vjp, at, in_front
+from refpeft.models.parts import Vjp, at, embedded
 from refpeft.models.places import place
 from refpeft.models.transformer import Transformer
 from refpeft.ops import prompt
@@ -138,12 +138,12 @@ class LanguageModel(Transformer):
 
     def _reads_trained(self) -> bool:
         """Whether anything that is trained lies below the head."""
-        return "prompt" in self.sites or self.trains("layers.") or self.trains("norm")
+        return "prompt" in self.sites or any(self.trains(part) for part in ("embedding", "layers.", "norm"))
 
     def _read(self, ids, *, keep: bool, cache: list | None = None, checkpointing: bool = False, last: bool = False):
         """What the head reads, and its vjp."""
-        x, before = self.looked_up("embedding", ids), cached(cache)
-        x, prompt_vjp = (x, None) if before else in_front(self, x, keep)
+        before = cached(cache)
+        x, embedded_vjp = embedded(self, ids, keep, prompted=not before)
         start = before + self.prefixed()
         if self.shape.positions:
             x = self.positioned(x, start)
@@ -154,11 +154,11 @@ class LanguageModel(Transformer):
         x, norm_vjp = at(self, "norm", x, keep)
 
         def vjp(dx, gradients):
-            prompted = prompt_vjp is not None
-            dx = None if dx is None else norm_vjp(dx, gradients, further=prompted or self.trains("layers."))
-            dx = None if dx is None else blocks_vjp(dx, gradients, further=prompted)
-            if prompt_vjp is not None:
-                prompt_vjp(dx, gradients)
+            below = embedded_vjp is not None
+            dx = None if dx is None else norm_vjp(dx, gradients, further=below or self.trains("layers."))
+            dx = None if dx is None else blocks_vjp(dx, gradients, further=below)
+            if embedded_vjp is not None:
+                embedded_vjp(dx, gradients)
 
         return x, vjp
 

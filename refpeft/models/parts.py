@@ -43,12 +43,24 @@ def added(model: Transformer, site: str, x, h, keep: bool) -> tuple[Any, Vjp]:
     return y if reads == "sum" else x + y, vjp
 
 
-def in_front(model: Transformer, x, keep: bool) -> tuple[Any, Vjp | None]:
-    """The prompt in front of embedded tokens, if there is one; below it nothing is trained."""
-    if "prompt" not in model.sites:
-        return x, None
-    y, call = model.call("prompt", {"x": x}, keep)
-    return y, lambda dy, gradients: model.vjp("prompt", call, dy, gradients, [])
+def embedded(model: Transformer, ids, keep: bool, prompted: bool = True) -> tuple[Any, Vjp | None]:
+    """The rows of the table, behind the prompt if there is one; no vjp where neither is trained."""
+    trained = bool(model.sites["embedding"].trained)
+    x, table_call = model.call("embedding", {"ids": model.asarray(ids)}, keep and trained)
+
+    def table_vjp(dx, gradients):
+        model.vjp("embedding", table_call, dx, gradients, [])
+
+    if not prompted or "prompt" not in model.sites:
+        return x, table_vjp if trained else None
+    y, prompt_call = model.call("prompt", {"x": x}, keep)
+
+    def vjp(dy, gradients):
+        d = model.vjp("prompt", prompt_call, dy, gradients, ["x"] if trained else [])
+        if trained:
+            table_vjp(d["x"], gradients)
+
+    return y, vjp
 
 
 def recomputed(part: Callable[[Any, bool], tuple[Any, Vjp]], x) -> tuple[Any, Vjp]:

@@ -9,6 +9,7 @@ site                   kind        what stands there in the plain model
 ``layers.0.attention`` attention   ``nn.attention``
 ``layers.0.attn.out``  sublayer    nothing; likewise ``mlp.out``: behind the last matrix of a sublayer
 ``prompt``             prompt      nothing: in front of the embedded tokens
+``embedding``          table       ``nn.embedding``
 =====================  ==========  ==========================================================================
 """
 
@@ -30,8 +31,12 @@ KINDS = {
     "attention": ("q", "k", "v"),
     "sublayer": ("x", "down", "up"),
     "prompt": ("x", "prompt"),
+    "table": ("ids", "weight"),
 }
 """Kind of a site, and the first inputs of an operation that can stand there."""
+
+TIED = {"trainable_tokens.embedding": "trainable_tokens.linear"}
+"""What stands at the head that is the table, too, for what stands at the table."""
 
 
 @dataclass
@@ -51,6 +56,8 @@ class Layer:
         Those arrays that came with a method, frozen ones among them, but for what the method implies.
     reads : str
         Behind a sublayer: its ``output``, its ``input``, or the ``sum`` of both.
+    owner : str
+        The site whose arrays it trains too, as a head does that is tied to the table; "" where they are its own.
     """
 
     operation: str
@@ -59,6 +66,7 @@ class Layer:
     attributes: dict[str, Any] = field(default_factory=dict)
     brought: tuple[str, ...] = ()
     reads: str = "output"
+    owner: str = ""
 
 
 class Place(NamedTuple):

@@ -159,7 +159,8 @@ class Sites:
         """What is trained, by ``SITE.ARRAY``: the arrays themselves, for an optimizer to step."""
         encoder = self.encoder
         found = {f"encoder.{n}": encoder.arrays[n] for n in encoder.trained} if encoder else {}
-        own = {site: layer for site, layer in self.sites.items() if not (encoder and site in encoder.sites)}
+        given = encoder.sites if encoder else ()
+        own = {site: layer for site, layer in self.sites.items() if site not in given and not layer.owner}
         return found | {f"{site}.{n}": layer.arrays[n] for site, layer in own.items() for n in layer.trained}
 
     def trains(self, prefix: str = "") -> bool:
@@ -189,9 +190,9 @@ class Sites:
         return (kept, arrays) if again else kept.over(arrays, self.weight)
 
     def weight(self, site: str) -> np.ndarray:
-        """The matrix of a site as the model has it, whatever stands there, in float64; a prompt's table is not copied."""
+        """The matrix of a site as the model has it, whatever stands there, in float64; a table is not copied."""
         array = self.host(self.places[site].weight)
-        return array if self.places[site].kind == "prompt" else array.astype(np.float64)
+        return array if self.places[site].kind in ("prompt", "table") else array.astype(np.float64)
 
     def bare(self, site: str) -> Layer:
         """What stands at a site of a matrix, a norm or attention in the plain model."""
@@ -273,12 +274,14 @@ class Sites:
         if isinstance(base := layer.arrays.get("weight"), Base):
             called = base.under(*called)
         operation, arrays, stated = called
-        wanted = keep and (*inputs, *layer.trained)
+        wanted = keep and (*(name for name in inputs if name != "ids"), *layer.trained)
         return self.run.forward(operation, {**inputs, **arrays}, wanted, **stated, **attributes)
 
     def vjp(self, site: str, call: Call, dy, gradients: dict, wanted: Sequence[str]) -> dict[str, Any]:
-        """The gradients to the inputs that are wanted; those to what is trained go into ``gradients``."""
-        trained = self.sites[site].trained
-        found = self.run.vjp(call, dy, [*wanted, *trained])
-        gradients.update({f"{site}.{name}": found[name] for name in trained})
+        """The gradients to the inputs that are wanted; those to what is trained are added up in ``gradients``."""
+        layer = self.sites[site]
+        found = self.run.vjp(call, dy, [*wanted, *layer.trained])
+        for name in layer.trained:
+            key = f"{layer.owner or site}.{name}"
+            gradients[key] = gradients[key] + found[name] if key in gradients else found[name]
         return found

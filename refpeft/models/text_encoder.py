@@ -17,7 +17,7 @@ import numpy as np
 from refpeft.errors import ShapeError
 from refpeft.models.attention import Shared
 from refpeft.models.blocks import blocks
-from refpeft.models.parts import at, in_front
+from refpeft.models.parts import at, embedded
 from refpeft.models.transformer import Transformer
 from refpeft.ops.prompt import extend_mask
 
@@ -65,7 +65,7 @@ class TextEncoder(Transformer):
     def _forward(self, ids, mask, segments, *, keep: bool, checkpointing: bool = False):
         """Hidden states of the tokens, those of a prompt left out, and their vjp."""
         ids = self.checked(ids)
-        x, prompt_vjp = in_front(self, self.looked_up("embedding", ids), keep)
+        x, embedded_vjp = embedded(self, ids, keep)
         virtual = x.shape[1] - ids.shape[1]
         x = self.positioned(x, self.prefixed())
         x = x + self.looked_up("segments", self._segments(ids, segments, virtual))
@@ -76,11 +76,11 @@ class TextEncoder(Transformer):
             if virtual:
                 none = self.asarray(np.zeros((len(ids), virtual, self.shape.width)))
                 dhidden = self.joined([none, dhidden], axis=1)
-            prompted = prompt_vjp is not None
-            dx = blocks_vjp(dhidden, gradients, further=prompted or self.trains("embedding.norm"))
-            dx = None if dx is None else norm_vjp(dx, gradients, further=prompted)
-            if prompt_vjp is not None:
-                prompt_vjp(dx, gradients)
+            below = embedded_vjp is not None
+            dx = blocks_vjp(dhidden, gradients, further=below or self.trains("embedding.norm"))
+            dx = None if dx is None else norm_vjp(dx, gradients, further=below)
+            if embedded_vjp is not None:
+                embedded_vjp(dx, gradients)
 
         return x[:, virtual:], vjp
 

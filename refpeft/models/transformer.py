@@ -12,7 +12,7 @@ from refpeft.backend import Backend
 from refpeft.errors import DomainError, ShapeError
 from refpeft.memory.decoder import Decoder
 from refpeft.models.calls import Calls
-from refpeft.models.places import Layer, Place
+from refpeft.models.places import TIED, Layer, Place
 from refpeft.models.sites import Sites
 from refpeft.numerics.formats import as_format
 from refpeft.ops import rope
@@ -74,6 +74,7 @@ class Transformer(Sites):
                 own = {"weight": array} | ({"bias": arrays[f"{name}.bias"]} if f"{name}.bias" in arrays else {})
                 self.sites[name] = self._norm(own) if name.endswith("norm") else Layer("nn.linear", own)
         self.places = self._places()
+        self.sites["embedding"] = self.bare("embedding")
         for i in range(shape.layers):
             self.sites[f"layers.{i}.attention"] = self.bare(f"layers.{i}.attention")
 
@@ -86,7 +87,9 @@ class Transformer(Sites):
         shape, token = self.shape, (1, 1, self.shape.width)
         keys = (1, shape.kv_heads, 1, shape.head_size)
         heads = {"q": (1, shape.heads, 1, shape.head_size), "k": keys, "v": keys}
-        places = {"prompt": Place("prompt", self.tables["embedding"], {"x": token})}
+        table = self.tables["embedding"]
+        places = {"prompt": Place("prompt", table, {"x": token})}
+        places["embedding"] = Place("table", table, {"ids": (1, 1)}, Layer("nn.embedding", {"weight": table}))
         for site, layer in self.sites.items():
             weight = layer.arrays["weight"]
             if layer.operation != "nn.rms_norm":
@@ -102,6 +105,12 @@ class Transformer(Sites):
                 reads = ("output", "input") if shape.post else ("output", "input", "sum")
                 places[f"{at}.{site}"] = Place("sublayer", weight, {"x": token, "residual": token}, reads=reads)
         return places
+
+    def _place(self, site: str, layer: Layer) -> None:
+        """A head that is the table trains what the table does."""
+        super()._place(site, layer)
+        if site == "embedding" and self.shape.tied and (operation := TIED.get(layer.operation)):
+            self.sites["head"] = Layer(operation, self.sites[site].arrays, layer.trained, owner=site)
 
     def through(self, ids: np.ndarray) -> None:
         """A pass of token ids (n, s) through the model, whose sites may be watched."""

@@ -42,6 +42,7 @@ from refpeft.methods import (
     RsLoRA,
     Supertuning,
     Supra,
+    TrainableTokens,
     VeRA,
     WaveFT,
 )
@@ -80,6 +81,7 @@ METHODS = [
     FourierFT(frequencies=40, start="zero"),
     FourierFT(frequencies=512, seed=3),
     WaveFT(coefficients=100, wavelet="coif3", seed=2**40 + 1),
+    TrainableTokens(tokens=(61, 3, 70)),
     PromptTuning(tokens=3),
     PTuningV2(tokens=3, size=8),
 ]

@@ -108,7 +108,12 @@ def test_adapters_take_turns_over_one_base(model, adapters):
     base = load(model, backend="cpu")
     twin, found = base.twin(), peft.load(adapters["first"])
     twin.attach(found.pattern, found.method, arrays=found.arrays)
-    assert {layer.operation for layer in base.sites.values()} == {"nn.linear", "nn.rms_norm", "nn.attention"}
+    assert {layer.operation for layer in base.sites.values()} == {
+        "nn.embedding",
+        "nn.linear",
+        "nn.rms_norm",
+        "nn.attention",
+    }
     for site, layer in base.sites.items():
         assert twin.sites[site].arrays.get("weight") is layer.arrays.get("weight")
 
