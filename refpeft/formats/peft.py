@@ -33,8 +33,8 @@ INERT = (
     "auto_mapping base_model_name_or_path beta1 beta2 boft_dropout corda_config deft_dropout deltaT ensure_weight_tying eps "
     "eva_config exclude_modules inference_mode init_ia3_weights init_lora_weights init_scale init_weights layers_pattern "
     "layers_to_transform loftq_config lora_dropout lora_ga_config megatron_core mini_r module_dropout "
-    "num_cayley_neumann_terms orth_reg_weight peft_type peft_version qalora_group_size rank_dropout revision target_modules "
-    "target_r task_type tfinal tinit use_effective_conv2d"
+    "num_cayley_neumann_terms orth_reg_weight peft_type peft_version qalora_group_size random_seed rank_dropout revision "
+    "target_modules target_r task_type tfinal tinit use_effective_conv2d"
 )
 """Fields that say where an adapter comes from, or how it was started and regularised: nothing of what it computes."""
 

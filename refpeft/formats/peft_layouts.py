@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from refpeft.methods import Method
 from refpeft.methods.adalora import AdaLoRA
 from refpeft.methods.beft import BEFT
@@ -28,6 +30,7 @@ from refpeft.methods.miss import BatMiSS, MiSS
 from refpeft.methods.oft import OFT
 from refpeft.methods.peanut import PEANuT
 from refpeft.methods.road import RoAd
+from refpeft.methods.shira import SHiRA
 from refpeft.methods.supertuning import Supertuning, Supra
 from refpeft.methods.trainable_tokens import TrainableTokens
 from refpeft.methods.waveft import WaveFT
@@ -169,6 +172,15 @@ def _own_wavelet(method: WaveFT, arrays: Mapping[str, Any]) -> str:
     return _own_places(method, arrays)  # type: ignore[arg-type]
 
 
+def _fewer_elements(method: SHiRA, arrays: Mapping[str, Any]) -> str:
+    """peft trains r (o + i) elements, or refuses."""
+    k, indices = len(arrays["values"]), np.asarray(arrays.get("indices", ()))
+    if indices.shape != (2, k):
+        return "keeps a row and a column for each value"
+    o, i = 1 + indices.max(axis=1, initial=-1)
+    return f"refuses rank {method.rank} for {o} by {i} elements" if k == o * i < method.rank * (o + i) else ""
+
+
 LAYOUTS = (
     Layout(LoRA, "LORA", _LORA, _SCALED, {"use_rslora": False, "use_dora": False}, input_first=True),
     Layout(RsLoRA, "LORA", _LORA, _SCALED, {"use_rslora": True, "use_dora": False}, input_first=True),
@@ -203,6 +215,8 @@ LAYOUTS = (
     Layout(GraLoRA, "GRALORA", _BLOCKS, _GRANULAR, {"hybrid_r": 0}, {"hybrid": 0}),
     Layout(GraLoRA, "GRALORA", _BLOCKS | _BESIDE, _GRANULAR | {"hybrid_r": "hybrid"}),
     Layout(PEANuT, "PEANUT", _TOWER, {"r": "rank", "scaling": "scaling"}, {"depth": 0, "act_fn": "relu"}, {"depth": 0}),
+    Layout(SHiRA, "SHIRA", {"values": "shira_weight", "indices": "shira_indices"}, {"r": "rank", "mask_type": "mask"},
+           stored={"indices": "int32"}, unlike=_fewer_elements),
     Layout(Supertuning, "SUPERTUNING", _SPARSE, _CHOSEN, {"save_precomputed_indices": True, "r": None},
            stored={"places": "int32"}),
     Layout(Supra, "SUPERTUNING", _SUPRA, _CHOSEN | _SCALED, {"save_precomputed_indices": True},

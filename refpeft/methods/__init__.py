@@ -132,6 +132,14 @@ class Method:
         """
         return {}
 
+    def packed(self, shape: tuple[int, ...], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The parameters as they are kept: in the place of numbers that only the weight's shape explains, others."""
+        return dict(arrays)
+
+    def unpacked(self, shape: tuple[int, ...], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The parameters, from them as they are kept, or as they are."""
+        return dict(arrays)
+
     def seen(self, x: np.ndarray) -> np.ndarray:
         """Inputs (n, s, i) of n texts as a start from them takes them."""
         return x
@@ -206,7 +214,8 @@ class Method:
         return find(f"{self.operation.partition('.')[0]}.{what}")
 
     def _whole(self, weight: np.ndarray, parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return self.implied(weight.shape, parameters) | dict(parameters)
+        parameters = self.unpacked(weight.shape, parameters)
+        return self.implied(weight.shape, parameters) | parameters
 
     def _of(self, operation: Operation) -> dict:
         return {n: v for n, v in self.attributes().items() if n in operation.attributes}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from refpeft.methods import Method, method
 from refpeft.ops import shira
+from refpeft.ops._places import counted, rows_and_columns
 
 
 @method("shira")
@@ -32,6 +33,17 @@ class SHiRA(Method):
 
     def init(self, random, weight):
         return shira.init(random, weight, rank=self.rank, mask=self.mask)
+
+    def packed(self, shape, arrays):
+        """Places as rows and columns, ``indices`` (2, k)."""
+        rest = {name: array for name, array in arrays.items() if name != "places"}
+        return rest | {"indices": rows_and_columns(arrays["places"], shape)}
+
+    def unpacked(self, shape, arrays):
+        if "indices" not in arrays:
+            return dict(arrays)
+        rest = {name: array for name, array in arrays.items() if name != "indices"}
+        return rest | {"places": counted(arrays["indices"], shape)}
 
     def count(self, o, i):
         return shira.count(o, i, rank=self.rank)

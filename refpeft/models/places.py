@@ -58,6 +58,8 @@ class Layer:
         Behind a sublayer: its ``output``, its ``input``, or the ``sum`` of both.
     owner : str
         The site whose arrays it trains too, as a head does that is tied to the table; "" where they are its own.
+    method : Method or None
+        What brought them, where it says how they are kept.
     """
 
     operation: str
@@ -67,6 +69,7 @@ class Layer:
     brought: tuple[str, ...] = ()
     reads: str = "output"
     owner: str = ""
+    method: Method | None = None
 
 
 class Place(NamedTuple):

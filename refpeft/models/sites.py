@@ -144,6 +144,7 @@ class Sites:
             arrays = {site: {**drawn, **self._own(site, operation, drawn)} for site, drawn in arrays.items()}
             arrays = read_text.started(self, chosen, method, arrays, text) if len(text) else arrays  # type: ignore[arg-type]
         require_for(chosen, arrays)
+        arrays = {site: method.unpacked(tuple(self.places[site].weight.shape), its) for site, its in arrays.items()}
         attributes = {n: v for n, v in method.attributes().items() if n in find(operation).attributes}
         for site in chosen:
             implied = method.implied(tuple(self.places[site].weight.shape), arrays[site])
@@ -152,7 +153,9 @@ class Sites:
             if "weight" in given and isinstance(base := self.places[site].weight, Base):
                 given["weight"] = base.again(arrays[site]["weight"])
             reads = getattr(method, "reads", "output")
-            self._place(site, Layer(operation, given, method.trainable, attributes, tuple(brought), reads))
+            self._place(
+                site, Layer(operation, given, method.trainable, attributes, tuple(brought), reads, method=method)
+            )
 
     @property
     def trained(self) -> dict[str, Any]:
@@ -173,11 +176,13 @@ class Sites:
         What a method implies is left out.
         """
         self._encode(keep=False)
-        return {
-            site: {n: self.host(layer.arrays[n]) for n in layer.brought}
-            for site, layer in self.sites.items()
-            if layer.brought
-        }
+        found = {}
+        for site, layer in self.sites.items():
+            if layer.brought:
+                arrays = {n: self.host(layer.arrays[n]) for n in layer.brought}
+                shape = tuple(self.places[site].weight.shape)
+                found[site] = layer.method.packed(shape, arrays) if layer.method else arrays
+        return found
 
     def kept(self, method: Method) -> tuple[Method, Arrays]:
         """What is kept of a method that was trained: without its encoder, and over the weights that the model had before it.

@@ -40,6 +40,7 @@ from refpeft.methods import (
     PTuningV2,
     RoAd,
     RsLoRA,
+    SHiRA,
     Supertuning,
     Supra,
     TrainableTokens,
@@ -76,6 +77,8 @@ METHODS = [
     GraLoRA(rank=4, alpha=6),
     GraLoRA(rank=4, alpha=6, hybrid=2),
     PEANuT(rank=4, scaling=0.5),
+    SHiRA(rank=1),
+    SHiRA(rank=3, mask="magnitude"),
     Supertuning(sparsity=0.9),
     Supra(sparsity=0.9, rank=2, alpha=6, largest=False),
     FourierFT(frequencies=40, start="zero"),
@@ -121,7 +124,7 @@ def theirs(base, folder):
 
 
 @pytest.mark.filterwarnings(
-    "ignore:Failed to load the CUDA extension|Setting boft_n_butterfly_factor|.*has no bias term"
+    "ignore:Failed to load the CUDA extension|Setting boft_n_butterfly_factor|.*has no bias term|Sparse invariant checks"
 )
 @pytest.mark.parametrize("method", METHODS, ids=repr)
 def test_peft_and_refpeft_load_what_the_other_wrote(base, method, tmp_path):
@@ -146,6 +149,7 @@ def test_peft_and_refpeft_load_what_the_other_wrote(base, method, tmp_path):
         (LoKr(rank=4), "peft keeps a second factor of side 8 whole at rank 4"),
         (DenseLoKr(rank=3), "peft makes a second factor of side 8 of rank 3"),
         (LowRankLoKr(rank=2), "peft keeps a first factor of side 4 whole at rank 2"),
+        (SHiRA(rank=40), "peft refuses rank 40 for 32 by 32 elements"),
         (DEFT(rank=40), "peft scales a subspace of 32 by alpha / 32, not / 40"),
     ],
     ids=repr,

@@ -10,10 +10,10 @@ from click.testing import CliRunner
 from small_models import shaken
 
 from refpeft.cli import main
-from refpeft.errors import CapabilityError, FormatError
-from refpeft.formats import adapters, peft
+from refpeft.errors import CapabilityError, FormatError, ShapeError
+from refpeft.formats import adapters, peft, safetensors
 from refpeft.formats.lint import lint
-from refpeft.methods import FourierFT, WaveFT
+from refpeft.methods import FourierFT, SHiRA, WaveFT
 from refpeft.models import load
 
 IDS = np.random.default_rng(0).integers(0, 256, (2, 9))
@@ -115,4 +115,27 @@ def test_a_seed_that_torch_does_not_take_is_refused(tiny_llama, tmp_path, seed):
     assert [f.severity for f in lint(tmp_path) if "seed" in f.what] == ["note"]
     changed(tmp_path, random_loc_seed=seed)
     with pytest.raises(FormatError, match=r"FourierFT: seed must be (an integer|from -2\^63 to 2\^64 - 1), but"):
+        peft.load(tmp_path)
+
+
+def test_places_that_lie_outside_of_a_matrix_are_refused(tiny_llama, tmp_path):
+    """A file of rows and columns fits matrices of many shapes; on another, or as flat places, none is taken for a neighbour's."""
+    method, model = SHiRA(rank=1), load(tiny_llama)
+    peft.save(tmp_path, drawn(tiny_llama, method))
+    adapter = peft.load(tmp_path)
+    v = adapter.arrays[SITES[1]]
+    assert {n: a.shape for n, a in v.items()} == {"values": (48,), "indices": (2, 48)}
+    with pytest.raises(ShapeError, match="columns must be from 0 to 31, but 0 to 47 came"):
+        model.attach(SITES[1], method, arrays={SITES[1]: v | {"indices": np.array([[0] * 48, [*range(48)]])}})
+    with pytest.raises(ShapeError, match=r"rows and columns must have shape \(2, k\), but came as \(48,\)"):
+        model.attach(SITES[1], method, arrays={SITES[1]: v | {"indices": np.arange(48)}})
+    whole = np.zeros((16, 32), np.float32)
+    np.testing.assert_array_equal(np.flatnonzero(method.merge(whole, v)), v["indices"][0] * 32 + v["indices"][1])
+    np.testing.assert_array_equal(method.unmerge(method.merge(whole, v), v), whole)
+    tensors = dict(safetensors.load(tmp_path / peft.TENSORS).tensors)
+    flat = {n: a[0] if n.endswith("indices") else a for n, a in tensors.items()}
+    safetensors.save(tmp_path / peft.TENSORS, flat)
+    with pytest.raises(
+        CapabilityError, match=r"at layers\.0\.attn\.q peft keeps a row and a column for each value, unlike"
+    ):
         peft.load(tmp_path)
