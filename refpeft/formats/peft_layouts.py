@@ -225,7 +225,8 @@ LAYOUTS = (
            input_first=True, unlike=_own_places),
     Layout(FourierFT, "FOURIERFT", {"values": "fourierft_spectrum"}, _SPECTRUM, {"init_weights": True}, {"start": "zero"},
            input_first=True, unlike=_own_places),
-    Layout(WaveFT, "WAVEFT", {"values": "waveft_spectrum"}, _WAVES, {"use_idwt": True}, input_first=True, unlike=_own_wavelet),
+    Layout(WaveFT, "WAVEFT", {"values": "waveft_spectrum"}, _WAVES, {"use_idwt": True}, input_first=True,
+           said={"proportional_parameters": False}, unlike=_own_wavelet),
     Layout(TrainableTokens, "TRAINABLE_TOKENS", {"trained": "trainable_tokens_delta"}, {"token_indices": "tokens"}),
     Layout(LayerNormTuning, "LN_TUNING", _NORM, {}),
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """Lengths of their own for some modules, in peft's files: ``n_frequency_pattern`` beside ``n_frequency``.
 
-The tensors say them too, so that there is nothing to read but whether both agree.
+The tensors say them too, so that there is nothing to read but whether both agree. WaveFT's ``proportional_parameters`` deals
+lengths out by the modules' sizes; what it gave is written as a pattern.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ def require_equal(where: Any, modules: Mapping[str, np.ndarray], config: Mapping
     ------
     FormatError
     """
+    if config.get("proportional_parameters"):
+        return
     peft_ranks.require_numbers(where, FIELD, config.get(FIELD) or {})
     for name, values in modules.items():
         said = peft_ranks.own(config.get(FIELD), name, config[OTHERS])

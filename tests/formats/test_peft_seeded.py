@@ -37,20 +37,29 @@ def changed(folder, **fields):
     (folder / peft.CONFIG).write_text(json.dumps(config))
 
 
-@pytest.mark.parametrize("kind", ["FourierFTConfig", "WaveFTConfig"])
-def test_modules_with_lengths_of_their_own_are_exchanged(tiny_llama, tmp_path, kind):
+PATTERN = {"n_frequency_pattern": {r"layers\.\d\.self_attn.v_proj": 17}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "length"),
+    [
+        ("FourierFTConfig", PATTERN, 17),
+        ("WaveFTConfig", PATTERN, 17),
+        ("WaveFTConfig", {"proportional_parameters": True}, 60),
+    ],
+)
+def test_modules_with_lengths_of_their_own_are_exchanged(tiny_llama, tmp_path, kind, fields, length):
     """peft's pattern is read, each module computes with as many places as it has values, and ours loads in peft."""
     torch, theirs, transformers = (pytest.importorskip(n) for n in ("torch", "peft", "transformers"))
     config = getattr(theirs, kind)(
-        target_modules=["q_proj", "v_proj"], n_frequency=90, n_frequency_pattern={r"layers\.\d\.self_attn.v_proj": 17},
-        init_weights=False, random_loc_seed=5,
-    )  # fmt: skip
+        target_modules=["q_proj", "v_proj"], n_frequency=90, init_weights=False, random_loc_seed=5, **fields
+    )
     torch.manual_seed(0)
     model = theirs.get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(tiny_llama), config)
     expected = model(torch.from_numpy(IDS)).logits.detach().numpy()
     model.save_pretrained(tmp_path / "theirs")
     adapter = peft.load(tmp_path / "theirs")
-    assert {len(its["values"]) for site, its in adapter.arrays.items() if site.endswith("v")} == {17}
+    assert {len(its["values"]) for site, its in adapter.arrays.items() if site.endswith("v")} == {length}
     bound = 2.0**-15 * np.abs(expected).max()
     np.testing.assert_allclose(logits(tiny_llama, adapter), expected, rtol=0, atol=bound)
     peft.save(tmp_path / "ours", adapter)
@@ -59,7 +68,7 @@ def test_modules_with_lengths_of_their_own_are_exchanged(tiny_llama, tmp_path, k
     np.testing.assert_allclose(again, expected, rtol=0, atol=bound)
     assert np.abs(expected - load(tiny_llama).logits(IDS).numpy()).max() > 64 * bound
     changed(tmp_path / "ours", n_frequency_pattern={})
-    with pytest.raises(FormatError, match=r"v_proj has shape \(17,\), but n_frequency and n_frequency_pattern say 90"):
+    with pytest.raises(FormatError, match=r"_proj has shape \(\d+,\), but n_frequency and n_frequency_pattern say 90"):
         peft.load(tmp_path / "ours")
 
 
@@ -98,12 +107,11 @@ def test_a_wavelet_that_is_another_in_peft_is_refused_both_ways(tiny_llama, tmp_
     for fields, said in [
         ({"wavelet_family": "coif5"}, "at layers.0.attn.q peft has filters of its own by the name coif5"),
         ({"use_idwt": False}, "WAVEFT with use_idwt false, peft_version null is not read"),
-        ({"proportional_parameters": True}, "proportional_parameters is true, which is not understood here"),
     ]:
         changed(tmp_path / "theirs", **{"wavelet_family": "db1", "use_idwt": True} | fields)
         with pytest.raises(CapabilityError, match=said):
             peft.load(tmp_path / "theirs")
-    changed(tmp_path / "theirs", proportional_parameters=False, wavelet_family="db38")
+    changed(tmp_path / "theirs", use_idwt=True, wavelet_family="db38")
     with pytest.raises(FormatError, match=r"wavelet must be one of db1, .* but 'db38' came"):
         peft.load(tmp_path / "theirs")
 
