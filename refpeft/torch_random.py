@@ -1,12 +1,12 @@
 """What ``torch.randperm`` of a seed begins with, without torch.
 
 A library that keeps the seed of its places, and not the places, is read by drawing as it drew. torch's generator on a CPU is the
-Mersenne Twister MT19937, seeded with the low 32 bits of the seed, as NumPy's ``RandomState`` is. Of n numbers up to `MANY` the
-permutation p is a shuffle from the front, with numbers r of 32 bits,
+Mersenne Twister MT19937, seeded with the low 32 bits of the seed, as NumPy's ``RandomState`` is. Of n numbers, n below `MANY`, the
+permutation p is a shuffle from the front, with r of 32 bits,
 
     p = 0, 1, ..., n - 1        for i = 0, 1, ...    swap p[i] and p[i + r_i mod (n - i)]
 
-of which the first k numbers are final after k steps. Of more it is a shuffle from inside out, with r of 64 bits,
+of which the first k numbers are final after k steps. From `MANY` on it is a shuffle from inside out, with r of 64 bits,
 
     for i = 0, 1, ..., n - 1    p[i] = p[z], p[z] = i        z = r_i mod (i + 1)
 

@@ -173,7 +173,7 @@ class Sites:
     def arrays(self) -> dict[str, dict[str, np.ndarray]]:
         """What methods brought, by site, as host arrays, as `attach` takes them; in place of an encoder, what it gives.
 
-        What a method implies is left out.
+        They are as they are kept: what a method implies is left out, see `Method.implied` and `Method.packed`.
         """
         self._encode(keep=False)
         found = {}
