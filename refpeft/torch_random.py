@@ -1,7 +1,7 @@
 """What ``torch.randperm`` of a seed begins with, without torch.
 
 A library that keeps the seed of its places, and not the places, is read by drawing as it drew. torch's generator on a CPU is the
-Mersenne Twister MT19937, seeded with the low 32 bits of the seed, as NumPy's ``RandomState`` is. Of n numbers, n below `MANY`, the
+Mersenne Twister MT19937, seeded with the low 32 bits of the seed, as NumPy's ``RandomState`` is. Of n numbers, below `MANY`, the
 permutation p is a shuffle from the front, with r of 32 bits,
 
     p = 0, 1, ..., n - 1        for i = 0, 1, ...    swap p[i] and p[i + r_i mod (n - i)]
