@@ -286,7 +286,7 @@ def operation(
         ``proven`` where not given.
     sizes : mapping of dim or attribute to tuple of numbers
         What is worth drawing for it, simplest first, where the usual sizes (primes and powers of two up to 17) and numbers
-        are not.
+        are not; under ``long``, for the one dim that is, if any is.
     nonfinite : tuple of str
         Inputs whose NaN and infinities the page gives a meaning; all floating-point ones where not given.
     """

@@ -147,7 +147,8 @@ def dim_sizes(draw, operation: Operation, attributes: dict, *, long: bool = Fals
     stretched = draw(st.sampled_from(free)) if long and free else None
     known = dict(attributes)
     for name in free:
-        sizes = LONG_SIZES if name == stretched else operation.sizes.get(name, SIZES[:4] if long else SIZES)
+        stretch = operation.sizes.get("long", LONG_SIZES) if name == stretched else ()
+        sizes = stretch or operation.sizes.get(name, SIZES[:4] if long else SIZES)
         admitted = [s for s in sizes if holds(operation, derived(known | {name: s}, defined), None)]
         known[name] = draw(st.sampled_from(admitted)) if admitted else reject()
     known = derived(known, defined)

@@ -19,10 +19,13 @@ def tamed(q, k, scale: float):
     k : (*n, g, t, d)
     scale : float
     """
-    largest = scale * float(np.max(_logits(np.abs(q), np.abs(k)), initial=0.0))
-    if largest <= LARGEST or (one_hot(q) and one_hot(k)):
-        return q
-    return q * 2.0 ** -np.ceil(np.log2(largest / LARGEST))
+    return q if one_hot(q) and one_hot(k) else q * lowering(np.abs(q), np.abs(k), scale)
+
+
+def lowering(q, k, scale: float) -> float:
+    """The power of two, 1 at most, that brings s q k below `LARGEST`, where neither q nor k is negative."""
+    largest = scale * float(np.max(_logits(q, k), initial=0.0))
+    return 1.0 if largest <= LARGEST else 2.0 ** -np.ceil(np.log2(largest / LARGEST))
 
 
 def keys(random: np.random.Generator, shape) -> np.ndarray:

@@ -14,8 +14,8 @@ from refpeft.ops.nn import linear
 
 @operation(
     "nn.qkv",
-    "x[*n,i] q_weight[a,i] k_weight[b,i] v_weight[e,i] q_bias?[a] k_bias?[b] v_bias?[e] -> q[*n,a] k[*n,b] v[*n,e]",
-    sizes={"a": (2, 4, 3, 1, 8), "b": (2, 4, 3, 1), "e": (2, 4, 3, 1)},
+    "x[*n,i] q_weight[w,i] k_weight[g,i] v_weight[e,i] q_bias?[w] k_bias?[g] v_bias?[e] -> q[*n,w] k[*n,g] v[*n,e]",
+    sizes={"w": (2, 4, 3, 1, 8), "g": (2, 4, 3, 1), "e": (2, 4, 3, 1)},
 )
 def qkv(x, q_weight, k_weight, v_weight, q_bias=None, k_bias=None, v_bias=None):
     """x Qᵀ, x Kᵀ and x Vᵀ, each with its bias.
@@ -23,13 +23,13 @@ def qkv(x, q_weight, k_weight, v_weight, q_bias=None, k_bias=None, v_bias=None):
     Parameters
     ----------
     x : (*n, i)
-    q_weight, k_weight, v_weight : (a, i), (b, i), (e, i)
-    q_bias, k_bias, v_bias : (a,), (b,), (e,), optional
+    q_weight, k_weight, v_weight : (w, i), (g, i), (e, i)
+    q_bias, k_bias, v_bias : (w,), (g,), (e,), optional
         Each may be there without the others.
 
     Returns
     -------
-    q, k, v : (*n, a), (*n, b), (*n, e)
+    q, k, v : (*n, w), (*n, g), (*n, e)
     """
     layers = (q_weight, q_bias), (k_weight, k_bias), (v_weight, v_bias)
     return tuple(linear.forward(x, weight, bias) for weight, bias in layers)

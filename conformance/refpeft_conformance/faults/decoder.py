@@ -57,7 +57,7 @@ def _(problem, run):
     return run(with_attributes(problem, layout=other[problem.attributes["layout"]]))
 
 
-@fault("decoder", "turned the other way round", "cos", "sin", operations="nn.rope")
+@fault("decoder", "turned the other way round", "cos", "sin", operations="nn.[rd]*")
 def _(problem, run):
     return run(with_inputs(problem, sin=-wide(problem.inputs["sin"])))
 
@@ -70,7 +70,7 @@ def _(problem, run):
     return only("dx", run(with_inputs(problem, sin=-wide(problem.inputs["sin"]))), results)
 
 
-@fault("decoder", "angles of the token before", "cos", "sin", operations="nn.rope")
+@fault("decoder", "angles of the token before", "cos", "sin", operations="nn.[rd]*")
 def _(problem, run):
     shifted = {n: np.roll(problem.inputs[n], 1, axis=0) for n in ("cos", "sin")}
     return run(problem.replace(inputs=problem.inputs | shifted))
@@ -161,14 +161,14 @@ def _(problem, run):
 @fault("decoder", "keys and values exchanged where they are as wide", "q_weight", operations="nn.qkv")
 def _(problem, run):
     results = run(problem)
-    return results | {"k": results["v"], "v": results["k"]} if problem.dims["b"] == problem.dims["e"] else results
+    return results | {"k": results["v"], "v": results["k"]} if problem.dims["g"] == problem.dims["e"] else results
 
 
 @fault("decoder", "rows of one matrix read as q, k and v in turn", "q_weight", operations="nn.qkv")
 def _(problem, run):
     """As GPT-NeoX stores them, where they are one block below the other."""
-    results, width = run(problem), problem.dims["a"]
-    if not width == problem.dims["b"] == problem.dims["e"]:
+    results, width = run(problem), problem.dims["w"]
+    if not width == problem.dims["g"] == problem.dims["e"]:
         return results
     rows = np.concatenate([results[n] for n in "qkv"], axis=-1)
     return results | {n: rows[..., i::3] for i, n in enumerate("qkv")}
