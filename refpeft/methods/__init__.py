@@ -118,6 +118,22 @@ class Method:
         weight : (o, i)
             The base weight.
         """
+        return {**self.common(random, weight.shape), **self.own(weight)}
+
+    def corners(self, shape: tuple[int, ...]) -> Mapping[str, tuple[int, ...]]:
+        """The shapes of those fixed arrays that all layers share, in a layer over a weight (o, i); none by default.
+
+        They are drawn once, for the most rows and the most columns that a weight has, and a layer takes the corner that it needs:
+        the first of every axis.
+        """
+        return {}
+
+    def common(self, random: np.random.Generator, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+        """The arrays that layers share, drawn for weights of up to that shape."""
+        return {}
+
+    def own(self, weight: np.ndarray) -> dict[str, np.ndarray]:
+        """The rest of `init` where layers share arrays."""
         raise NotImplementedError
 
     def implied(self, shape: tuple[int, ...], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -137,8 +153,9 @@ class Method:
         return dict(arrays)
 
     def unpacked(self, shape: tuple[int, ...], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The parameters, from them as they are kept, or as they are."""
-        return dict(arrays)
+        """The parameters, from them as they are kept, or as they are; of what all layers share, the weight's corner."""
+        corners = {name: tuple(map(slice, sizes)) for name, sizes in self.corners(shape).items()}
+        return {name: a[corners[name][: a.ndim]] if name in corners else a for name, a in arrays.items()}
 
     def seen(self, x: np.ndarray) -> np.ndarray:
         """Inputs (n, s, i) of n texts as a start from them takes them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from refpeft.methods import Method, method
-from refpeft.ops import dvora
+from refpeft.ops import dvora, vera
 
 
 @method("dvora")
@@ -43,8 +43,14 @@ class DVoRA(Method):
     def attributes(self):
         return {"norm": self.norm}
 
-    def init(self, random, weight):
-        return dvora.init(random, weight, rank=self.rank, start=self.start)
+    def corners(self, shape):
+        return vera.shapes(*shape, rank=self.rank)
+
+    def common(self, random, shape):
+        return vera.projections(random, *shape, rank=self.rank)
+
+    def own(self, weight):
+        return dvora.init(weight, rank=self.rank, start=self.start)
 
     def count(self, o, i):
         return dvora.count(o, rank=self.rank)

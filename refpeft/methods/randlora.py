@@ -37,8 +37,14 @@ class RandLoRA(Method):
     def attributes(self):
         return {"scaling": self.alpha / self.rank, "variant": self.variant}
 
-    def init(self, random, weight):
-        return randlora.init(random, *weight.shape, rank=self.rank)
+    def corners(self, shape):
+        return randlora.shapes(*shape, rank=self.rank)
+
+    def common(self, random, shape):
+        return randlora.bases(random, *shape, rank=self.rank)
+
+    def own(self, weight):
+        return randlora.init(*weight.shape, rank=self.rank)
 
     def count(self, o, i):
         return randlora.count(o, i, rank=self.rank)

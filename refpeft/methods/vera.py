@@ -30,8 +30,14 @@ class VeRA(Method):
     peft = ("VERA",)
     adapters: ClassVar[tuple[str, ...]] = ("VeraConfig",)
 
-    def init(self, random, weight):
-        return vera.init(random, *weight.shape, rank=self.rank, start=self.start)
+    def corners(self, shape):
+        return vera.shapes(*shape, rank=self.rank)
+
+    def common(self, random, shape):
+        return vera.projections(random, *shape, rank=self.rank)
+
+    def own(self, weight):
+        return vera.init(len(weight), rank=self.rank, start=self.start)
 
     def count(self, o, i):
         return vera.count(o, rank=self.rank)
@@ -46,14 +52,20 @@ class PVeRA(VeRA):
     peft = ("PVERA",)
     adapters = ()
 
-    def init(self, random, weight):
-        return pvera.init(random, *weight.shape, rank=self.rank, start=self.start)
+    def corners(self, shape):
+        return pvera.shapes(*shape, rank=self.rank)
+
+    def common(self, random, shape):
+        return pvera.projections(random, *shape, rank=self.rank)
+
+    def own(self, weight):
+        return pvera.init(len(weight), rank=self.rank, start=self.start)
 
     def count(self, o, i):
         return pvera.count(o, rank=self.rank)
 
-    def merge(self, weight, parameters):
-        return VeRA(rank=self.rank).merge(weight, pvera.mean(parameters))
+    def merging(self, weight, parameters):
+        return VeRA(rank=self.rank).merging(weight, pvera.mean(parameters))
 
     def unmerge(self, merged, parameters):
         return VeRA(rank=self.rank).unmerge(merged, pvera.mean(parameters))

@@ -19,6 +19,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from refpeft.errors import CapabilityError, ShapeError
 from refpeft.memory.decoder import ATTENTION_INPUT
 from refpeft.methods import Method
@@ -60,6 +62,8 @@ class Layer:
         The site whose arrays it trains too, as a head does that is tied to the table; "" where they are its own.
     method : Method or None
         What brought them, where it says how they are kept.
+    common : dict of str to numpy.ndarray
+        Of those arrays that all layers of a method share, the whole, of which the layer has its corner.
     """
 
     operation: str
@@ -70,6 +74,7 @@ class Layer:
     reads: str = "output"
     owner: str = ""
     method: Method | None = None
+    common: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class Place(NamedTuple):

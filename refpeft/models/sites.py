@@ -13,7 +13,7 @@ from refpeft.backend import Backend
 from refpeft.errors import CapabilityError, ShapeError
 from refpeft.formats.four_bit import Quantised
 from refpeft.methods import Arrays, Method
-from refpeft.models import encoders, read_text, starts
+from refpeft.models import common, encoders, read_text, starts
 from refpeft.models.calls import Call, Calls
 from refpeft.models.dropout import Dropout, drops
 from refpeft.models.encoders import ENCODED, GIVEN, Encoder
@@ -111,10 +111,10 @@ class Sites:
         method : Method
             As `refpeft.methods.LoRA`. One with an encoder, as `refpeft.methods.PTuning`, has one for all sites.
         random : numpy.random.Generator, optional
-            What its parameters are drawn from, at each site in turn.
+            What its parameters are drawn from, what layers share first, then at each site in turn.
         arrays : mapping of site to mapping of str to array, optional
             The parameters themselves, where they are not to be drawn; an encoder's under ``encoder``. What the method implies,
-            see `Method.implied`, need not be among them.
+            see `Method.implied`, need not be among them; what layers share may be larger than a site needs.
         batches : sequence of (n, s) int64
             Token ids, where the method starts from data, as `refpeft.methods.EVA`; see `refpeft.models.starts`.
         text : sequence of int
@@ -140,21 +140,29 @@ class Sites:
             data = starts.collected(self, chosen, method, batches)  # type: ignore[arg-type]
             own = method.shared(data)
             chosen = list(own)
-            arrays = {site: own[site].init(random, self.weight(site), **data[site]) for site in chosen}
+            if whole := common.drawn(self, chosen, method, random, self._dtype):
+                arrays = {site: whole | method.own(self.weight(site)) for site in chosen}
+            else:
+                arrays = {site: own[site].init(random, self.weight(site), **data[site]) for site in chosen}
             arrays = {site: {**drawn, **self._own(site, operation, drawn)} for site, drawn in arrays.items()}
             arrays = read_text.started(self, chosen, method, arrays, text) if len(text) else arrays  # type: ignore[arg-type]
         require_for(chosen, arrays)
+        kept, corners = arrays, common.corners(self, method, arrays)
         arrays = {site: method.unpacked(tuple(self.places[site].weight.shape), its) for site, its in arrays.items()}
         attributes = {n: v for n, v in method.attributes().items() if n in find(operation).attributes}
         for site in chosen:
+            shared = corners[site]
             implied = method.implied(tuple(self.places[site].weight.shape), arrays[site])
             brought = {n: a for n, a in arrays[site].items() if n not in implied or not np.array_equal(a, implied[n])}
-            given = {name: self.asarray(a) for name, a in (implied | brought).items()}
+            given = {n: shared[n] if n in shared else self.asarray(a) for n, a in (implied | brought).items()}
             if "weight" in given and isinstance(base := self.places[site].weight, Base):
                 given["weight"] = base.again(arrays[site]["weight"])
-            reads = getattr(method, "reads", "output")
+            reads, whole = getattr(method, "reads", "output"), {name: kept[site][name] for name in shared}
             self._place(
-                site, Layer(operation, given, method.trainable, attributes, tuple(brought), reads, method=method)
+                site,
+                Layer(
+                    operation, given, method.trainable, attributes, tuple(brought), reads, method=method, common=whole
+                ),
             )
 
     @property
@@ -173,7 +181,8 @@ class Sites:
     def arrays(self) -> dict[str, dict[str, np.ndarray]]:
         """What methods brought, by site, as host arrays, as `attach` takes them; in place of an encoder, what it gives.
 
-        They are as they are kept: what a method implies is left out, see `Method.implied` and `Method.packed`.
+        They are as they are kept: what layers share is whole, and what a method implies is left out, see `Method.implied` and
+        `Method.packed`.
         """
         self._encode(keep=False)
         found = {}
@@ -181,7 +190,7 @@ class Sites:
             if layer.brought:
                 arrays = {n: self.host(layer.arrays[n]) for n in layer.brought}
                 shape = tuple(self.places[site].weight.shape)
-                found[site] = layer.method.packed(shape, arrays) if layer.method else arrays
+                found[site] = (layer.method.packed(shape, arrays) if layer.method else arrays) | layer.common
         return found
 
     def kept(self, method: Method) -> tuple[Method, Arrays]:

@@ -16,7 +16,7 @@ from refpeft.numerics.primitives import dropout
 from refpeft.operation import operation
 from refpeft.ops import vera
 from refpeft.ops._arrays import plus, rows
-from refpeft.ops.dora import WIDTHS, Norm, norms, reciprocal_norms, rooted, through_norm
+from refpeft.ops.dora import WIDTHS, Norm, reciprocal_norms, rooted, through_norm
 
 _TRAINED = "lambda_d[r] lambda_b[o] magnitude[o]"
 
@@ -134,16 +134,10 @@ def _(random, arrays, attributes):
     return {"weight": rooted(random, arrays["weight"].shape) - moved}
 
 
-def init(random: np.random.Generator, weight: np.ndarray, *, rank: int, start: float = 0.1) -> dict[str, np.ndarray]:
-    """VeRA's start, and m the row norms of the weight; float64.
-
-    Returns
-    -------
-    dict
-        a (rank, i), b (o, rank), lambda_d (rank,), lambda_b (o,), magnitude (o,).
-    """
-    begun = vera.init(random, *weight.shape, rank=rank, start=start)
-    return begun | {"magnitude": norms(weight, begun["a"], np.zeros_like(begun["b"]), scaling=1.0)}
+def init(weight: np.ndarray, *, rank: int, start: float = 0.1) -> dict[str, np.ndarray]:
+    """What a layer has of its own: VeRA's lambda_d and lambda_b, and m (o,), the row norms of the weight; float64."""
+    magnitude = np.linalg.norm(weight.astype(np.float64), axis=1)
+    return vera.init(len(weight), rank=rank, start=start) | {"magnitude": magnitude}
 
 
 def count(o: int, *, rank: int) -> int:

@@ -94,11 +94,19 @@ def mean(parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return dict(parameters) | {"a": parameters["a"][:half], "lambda_d": parameters["lambda_d"][:half]}
 
 
-def init(random: np.random.Generator, o: int, i: int, *, rank: int, start: float = 0.1) -> dict[str, np.ndarray]:
-    """As VeRA: projections, lambda_d all ``start`` and lambda_b zero; float64."""
-    a, _ = vera.projections(random, 1, i, rank=2 * rank)
-    _, b = vera.projections(random, o, 1, rank=rank)
-    return {"a": a, "b": b, "lambda_d": np.full(2 * rank, start), "lambda_b": np.zeros(o)}
+def shapes(o: int, i: int, *, rank: int) -> dict[str, tuple[int, ...]]:
+    """Of A and B; those of a layer are a corner of those of a larger one."""
+    return {"a": (2 * rank, i), "b": (o, rank)}
+
+
+def projections(random: np.random.Generator, o: int, i: int, *, rank: int) -> dict[str, np.ndarray]:
+    """A and B, drawn as VeRA's, once for the largest o and i of all layers."""
+    return {name: vera.kaiming(random, shape) for name, shape in shapes(o, i, rank=rank).items()}
+
+
+def init(o: int, *, rank: int, start: float = 0.1) -> dict[str, np.ndarray]:
+    """What a layer has of its own, as VeRA: lambda_d (2 rank,) all ``start`` and lambda_b (o,) zero, float64."""
+    return vera.init(o, rank=2 * rank, start=start)
 
 
 def count(o: int, *, rank: int) -> int:

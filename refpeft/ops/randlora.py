@@ -82,23 +82,23 @@ merge = delta.merge("randlora.merge", sizes=SIZES)
 unmerge = delta.unmerge
 
 
-def init(random: np.random.Generator, o: int, i: int, *, rank: int) -> dict[str, np.ndarray]:
-    """Bases uniform with the standard deviation of 1 / sqrt(fan-in), lambda zero, gamma constant, as in peft.
-
-    Returns
-    -------
-    dict of str to float64 array
-        base_a (rank, s), base_b (l, n, rank), lambdas (rank, n) and gammas (n, s), n = ceil(s / rank).
-    """
+def shapes(o: int, i: int, *, rank: int) -> dict[str, tuple[int, ...]]:
+    """Of the bases, n = ceil(s / rank); those of a layer are a corner of those of a larger one."""
     short, long = min(o, i), max(o, i)
-    bases = math.ceil(short / rank)
-    a, b = math.sqrt(3 / short), math.sqrt(3 / (bases * rank))
-    return {
-        "base_a": random.uniform(-a, a, (rank, short)),
-        "base_b": random.uniform(-b, b, (long, bases, rank)),
-        "lambdas": np.zeros((rank, bases)),
-        "gammas": np.full((bases, short), 1 / max(bases, short)),
-    }
+    return {"base_a": (rank, short), "base_b": (long, math.ceil(short / rank), rank)}
+
+
+def bases(random: np.random.Generator, o: int, i: int, *, rank: int) -> dict[str, np.ndarray]:
+    """A and all B_j, uniform with deviation one as in peft, drawn once for the largest o and i of all layers; float64."""
+    bound = math.sqrt(3)
+    return {name: random.uniform(-bound, bound, shape) for name, shape in shapes(o, i, rank=rank).items()}
+
+
+def init(o: int, i: int, *, rank: int) -> dict[str, np.ndarray]:
+    """What a layer has of its own: lambdas (rank, n) zero and gammas (n, s) constant as in peft, float64."""
+    short = min(o, i)
+    n = math.ceil(short / rank)
+    return {"lambdas": np.zeros((rank, n)), "gammas": np.full((n, short), 1 / max(n, short))}
 
 
 def count(o: int, i: int, *, rank: int) -> int:

@@ -102,25 +102,25 @@ merge = delta.merge("vera.merge")
 unmerge = delta.unmerge
 
 
-def projections(random: np.random.Generator, o: int, i: int, *, rank: int) -> tuple[np.ndarray, np.ndarray]:
-    """A (rank, i) and B (o, rank), Kaiming-uniform: within sqrt(6 / fan-in) of zero, float64.
-
-    They are drawn once, for the largest o and i of all layers; a smaller layer takes the first columns of A and rows of B.
-    """
-    a, b = math.sqrt(6 / i), math.sqrt(6 / rank)
-    return random.uniform(-a, a, (rank, i)), random.uniform(-b, b, (o, rank))
+def shapes(o: int, i: int, *, rank: int) -> dict[str, tuple[int, ...]]:
+    """Of A and B; those of a layer are a corner of those of a larger one."""
+    return {"a": (rank, i), "b": (o, rank)}
 
 
-def init(random: np.random.Generator, o: int, i: int, *, rank: int, start: float = 0.1) -> dict[str, np.ndarray]:
-    """Projections of one layer's own size, lambda_d all ``start`` and lambda_b zero.
+def kaiming(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Kaiming-uniform: within sqrt(6 / fan-in) of zero, float64."""
+    bound = math.sqrt(6 / shape[1])
+    return random.uniform(-bound, bound, shape)
 
-    Returns
-    -------
-    dict of str to float64 array
-        a (rank, i), b (o, rank), lambda_d (rank,), lambda_b (o,).
-    """
-    a, b = projections(random, o, i, rank=rank)
-    return {"a": a, "b": b, "lambda_d": np.full(rank, start), "lambda_b": np.zeros(o)}
+
+def projections(random: np.random.Generator, o: int, i: int, *, rank: int) -> dict[str, np.ndarray]:
+    """A and B, drawn once for the largest o and i of all layers."""
+    return {name: kaiming(random, shape) for name, shape in shapes(o, i, rank=rank).items()}
+
+
+def init(o: int, *, rank: int, start: float = 0.1) -> dict[str, np.ndarray]:
+    """What a layer has of its own: lambda_d (rank,) all ``start`` and lambda_b (o,) zero, float64."""
+    return {"lambda_d": np.full(rank, start), "lambda_b": np.zeros(o)}
 
 
 def count(o: int, *, rank: int) -> int:

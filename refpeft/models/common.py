@@ -1,0 +1,40 @@
+"""Frozen arrays that all layers of a method share: drawn once, for the largest weight, and cut to size where a layer stands.
+
+On the model's backend is one array for all sites of a shape; the whole, which is what is kept of an adapter, stays on the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from refpeft.methods import Arrays, Method
+
+if TYPE_CHECKING:
+    from refpeft.models.sites import Sites
+
+
+def drawn(
+    model: Sites, sites: Sequence[str], method: Method, random: np.random.Generator, dtype: np.dtype
+) -> dict[str, np.ndarray]:
+    """What layers at these sites share, in the model's dtype; nothing where the method's share nothing."""
+    largest = np.max([model.places[site].weight.shape for site in sites], axis=0)
+    return {name: array.astype(dtype) for name, array in method.common(random, tuple(largest.tolist())).items()}
+
+
+def corners(model: Sites, method: Method, arrays: Arrays) -> dict[str, dict[str, Any]]:
+    """Of what layers share, the corner that stands at each site, on the model's backend."""
+    put: dict[tuple, Any] = {}
+    found: dict[str, dict[str, Any]] = {}
+    for site, its in arrays.items():
+        shape = tuple(model.places[site].weight.shape)
+        whole = {name: its[name] for name in method.corners(shape) if name in its}
+        found[site] = {}
+        for name, corner in method.unpacked(shape, whole).items():
+            key = id(whole[name]), corner.shape
+            if key not in put:
+                put[key] = model.asarray(corner)
+            found[site][name] = put[key]
+    return found
