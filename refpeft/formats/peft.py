@@ -18,7 +18,7 @@ import numpy as np
 
 from refpeft.errors import AttributeValueError, CapabilityError, FormatError
 from refpeft.files import atomic_write, read_json
-from refpeft.formats import peft_lengths, peft_prompts, peft_ranks, safetensors
+from refpeft.formats import peft_lengths, peft_prompts, peft_ranks, peft_shared, safetensors
 from refpeft.formats.names import FAMILIES, family_of
 from refpeft.formats.peft_layouts import LAYOUTS, Layout, read, written
 from refpeft.methods import Arrays, Method
@@ -31,10 +31,11 @@ ROOT = "base_model.model."
 
 INERT = (
     "auto_mapping base_model_name_or_path beta1 beta2 boft_dropout corda_config deft_dropout deltaT ensure_weight_tying eps "
-    "eva_config exclude_modules inference_mode init_ia3_weights init_lora_weights init_scale init_weights layers_pattern "
-    "layers_to_transform loftq_config lora_dropout lora_ga_config megatron_core mini_r module_dropout "
-    "num_cayley_neumann_terms orth_reg_weight peft_type peft_version qalora_group_size random_seed rank_dropout revision "
-    "target_modules target_r task_type tfinal tinit use_effective_conv2d"
+    "eva_config exclude_modules generator_seed inference_mode init_ia3_weights init_lora_weights init_scale init_weights "
+    "layers_pattern layers_to_transform loftq_config lora_dropout lora_ga_config megatron_core mini_r module_dropout "
+    "num_cayley_neumann_terms orth_reg_weight peft_type peft_version projection_prng_key pvera_dropout qalora_group_size "
+    "randlora_dropout random_seed rank_dropout revision sparse target_modules target_r task_type tfinal tinit "
+    "use_effective_conv2d vera_dropout very_sparse"
 )
 """Fields that say where an adapter comes from, or how it was started and regularised: nothing of what it computes."""
 
@@ -93,9 +94,13 @@ def load(folder: str | os.PathLike[str]) -> Adapter:
     family = model_family(archive)
     places = {key: _place(key, family) for key in archive}
     layout = _layout(folder, config, family, {theirs for _, theirs in places.values()})
+    method = _method(folder, config, layout)
     names = {theirs: ours for ours, theirs in layout.tensors.items()}
+    common = peft_shared.decode(folder / TENSORS, config, layout, method, archive)
     arrays: dict[str, dict[str, np.ndarray]] = {}
     for key, (site, theirs) in places.items():
+        if peft_shared.is_shared(layout, key):
+            continue
         array = np.array(archive[key])
         if site and theirs in layout.zeros and not array.any():
             continue
@@ -111,7 +116,6 @@ def load(folder: str | os.PathLike[str]) -> Adapter:
             raise FormatError(f"{folder / TENSORS}: {site} lacks {', '.join(sorted(missing))}.")
     if not arrays:
         raise FormatError(f"{folder / TENSORS}: there is no tensor, expected an adapter's.")
-    method = _method(folder, config, layout)
     if layout.kind == "LORA":
         peft_ranks.require_one_scaling(folder / TENSORS, _by_module(arrays, "a", family), config)
     if peft_lengths.OTHERS in layout.fields:
@@ -119,7 +123,7 @@ def load(folder: str | os.PathLike[str]) -> Adapter:
     for site, given in arrays.items():
         if why := layout.unlike(method, given):
             raise CapabilityError(f"{folder / CONFIG}: at {site} peft {why}, unlike {method!r}.")
-    return Adapter(method, arrays, config, family)
+    return Adapter(method, {site: given | common for site, given in arrays.items()}, config, family)
 
 
 def save(folder: str | os.PathLike[str], adapter: Adapter, base: str = "") -> None:
@@ -162,6 +166,8 @@ def is_written(adapter: Adapter) -> bool:
         return type(adapter.method) in (PromptTuning, PTuningV2)
     if any(layout.unlike(adapter.method, arrays) for arrays in adapter.arrays.values()):
         return False
+    if peft_shared.apart(layout, adapter.arrays):
+        return False
     at_matrices = adapter.method.operation.endswith(".linear")
     return layout.input_first or not (at_matrices and FAMILIES[adapter.family].input_first)
 
@@ -176,7 +182,7 @@ def _encode(adapter: Adapter) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     layout = written(adapter.method)
     if layout is None:
         raise CapabilityError(f"peft's files have no place for {adapter.method!r} as it is.")
-    tensors, modules = {}, []
+    tensors, modules = peft_shared.encode(layout, adapter.arrays), []
     for site, arrays in adapter.arrays.items():
         module = module_of(site, adapter.family)
         modules.append(module)

@@ -29,10 +29,12 @@ from refpeft.methods.lora import LoRA, RsLoRA
 from refpeft.methods.miss import BatMiSS, MiSS
 from refpeft.methods.oft import OFT
 from refpeft.methods.peanut import PEANuT
+from refpeft.methods.randlora import RandLoRA
 from refpeft.methods.road import RoAd
 from refpeft.methods.shira import SHiRA
 from refpeft.methods.supertuning import Supertuning, Supra
 from refpeft.methods.trainable_tokens import TrainableTokens
+from refpeft.methods.vera import PVeRA, VeRA
 from refpeft.methods.waveft import WaveFT
 
 Shape = tuple[int, ...]
@@ -70,6 +72,8 @@ class Layout(NamedTuple):
         The dtype of an array there, where integers differ.
     unlike : callable
         From a method and the arrays of a site, why peft would make others of the same numbers; "" where it would not.
+    common : mapping of str to str
+        Our name of an array that all modules share, and peft's, see `refpeft.formats.peft_shared`.
     """
 
     method: type[Method]
@@ -86,6 +90,7 @@ class Layout(NamedTuple):
     zeros: Mapping[str, Callable[[Mapping[str, Any]], Shape]] = {}
     stored: Mapping[str, str] = {}
     unlike: Callable[[Any, Mapping[str, Any]], str] = lambda method, arrays: ""
+    common: Mapping[str, str] = {}
 
     def writes(self, method: Method) -> bool:
         """Whether the method is this one."""
@@ -129,6 +134,7 @@ _TOWER = {"first": "peanut_A.weight", "last": "peanut_B.weight"}
 _KRONECKER = {"r": "rank", "alpha": "alpha", "decompose_factor": "factor"}
 _SPECTRUM = {"n_frequency": "frequencies", "scaling": "scaling", "random_loc_seed": "seed"}
 _WAVES = {"n_frequency": "coefficients", "scaling": "scaling", "random_loc_seed": "seed", "wavelet_family": "wavelet"}
+_VECTORS = {"r": "rank", "d_initial": "start"}
 _TURNED = {"oft_block_size": "block", "block_share": "share"}
 _SERIES = _TURNED | {"num_cayley_neumann_terms": "terms"}
 
@@ -228,6 +234,13 @@ LAYOUTS = (
     Layout(WaveFT, "WAVEFT", {"values": "waveft_spectrum"}, _WAVES, {"use_idwt": True}, input_first=True,
            said={"proportional_parameters": False}, unlike=_own_wavelet),
     Layout(TrainableTokens, "TRAINABLE_TOKENS", {"trained": "trainable_tokens_delta"}, {"token_indices": "tokens"}),
+    Layout(VeRA, "VERA", {n: f"vera_{n}" for n in ("lambda_d", "lambda_b")}, _VECTORS, said={"save_projection": True},
+           input_first=True, common={"a": "vera_A", "b": "vera_B"}),
+    Layout(PVeRA, "PVERA", {n: f"pvera_{n}" for n in ("lambda_d", "lambda_b")}, _VECTORS, said={"save_projection": True},
+           input_first=True, common={"a": "pvera_A", "b": "pvera_B"}),
+    Layout(RandLoRA, "RANDLORA", {"lambdas": "randlora_lambda", "gammas": "randlora_gamma"},
+           {"r": "rank", "randlora_alpha": "alpha"}, {}, {"variant": "peft"}, said={"save_projection": True},
+           input_first=True, common={"base_a": "randlora_A", "base_b": "randlora_B"}),
     Layout(LayerNormTuning, "LN_TUNING", _NORM, {}),
 )  # fmt: skip
 """Every reading, each told from the others of its type by ``theirs``."""

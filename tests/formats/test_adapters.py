@@ -9,7 +9,7 @@ import pytest
 
 from refpeft.errors import FormatError
 from refpeft.formats import adapters, peft
-from refpeft.methods import Houlsby, LoRA, PiSSA, RandLoRA, VeRA, WaveFT
+from refpeft.methods import DVoRA, Houlsby, LoRA, PiSSA, RandLoRA, WaveFT
 from refpeft.models import load
 
 IDS = np.random.default_rng(0).integers(0, 256, (2, 9))
@@ -18,7 +18,7 @@ IDS = np.random.default_rng(0).integers(0, 256, (2, 9))
 @pytest.mark.parametrize(
     "method",
     [
-        VeRA(rank=4),
+        DVoRA(rank=4),
         RandLoRA(rank=4),
         WaveFT(coefficients=7, wavelet="coif4"),
         PiSSA(rank=2, alpha=3),
@@ -56,13 +56,13 @@ def test_what_peft_has_is_in_pefts_form(tmp_path):
     [
         ({"method": "nosuch"}, "a method and settings are expected, got"),
         ({"version": 2}, "version 1, a method"),
-        ({"settings": {"rank": 0}}, "VeRA: rank must be at least 1, but 0 came"),
+        ({"settings": {"rank": 0}}, "DVoRA: rank must be at least 1, but 0 came"),
         ({"settings": {"rang": 1}}, "unexpected keyword argument 'rang'"),
     ],
 )
 def test_what_is_not_an_adapter_is_refused(tmp_path, change, said):
     """By what was expected."""
-    adapters.save(tmp_path, adapters.Adapter(VeRA(rank=2), {"layers.0.attn.q": {"a": np.ones(3, np.float32)}}))
+    adapters.save(tmp_path, adapters.Adapter(DVoRA(rank=2), {"layers.0.attn.q": {"a": np.ones(3, np.float32)}}))
     config = json.loads((tmp_path / adapters.CONFIG).read_text()) | change
     (tmp_path / adapters.CONFIG).write_text(json.dumps(config))
     with pytest.raises(FormatError, match=said):
@@ -71,7 +71,7 @@ def test_what_is_not_an_adapter_is_refused(tmp_path, change, said):
 
 def test_an_adapter_without_tensors_is_refused(tmp_path):
     """As a file that was cut."""
-    adapters.save(tmp_path, adapters.Adapter(VeRA(rank=2), {}))
+    adapters.save(tmp_path, adapters.Adapter(DVoRA(rank=2), {}))
     with pytest.raises(FormatError, match="there is no tensor, expected an adapter's"):
         adapters.load(tmp_path)
     (tmp_path / adapters.TENSORS).write_bytes(b"abc")

@@ -15,7 +15,7 @@ from refpeft.cli import main
 from refpeft.formats import adapters, peft, safetensors
 from refpeft.formats.lint import lint
 from refpeft.formats.lint_facts import STARTS, STILL
-from refpeft.methods import RandLoRA, VeRA
+from refpeft.methods import DVoRA, RandLoRA
 from refpeft.models import load
 
 pytestmark = pytest.mark.filterwarnings("ignore:Specified to not", "ignore:save_precomputed_indices")
@@ -218,7 +218,7 @@ def test_a_projection_that_was_not_saved_is_found(tiny_llama, tmp_path, name, fl
 
 def test_refpefts_own_form_is_held_to_its_method_and_a_model(tiny_llama, tmp_path):
     """Frozen arrays are in it, so that nothing is drawn again; a missing one, NaN and another width are found."""
-    for method in (VeRA(rank=4), RandLoRA(rank=4)):
+    for method in (DVoRA(rank=4), RandLoRA(rank=4)):
         folder, model = tmp_path / type(method).__name__, load(tiny_llama, backend="reference")
         model.attach("layers.*.attn.q", method, np.random.default_rng(0))
         adapters.save(folder, adapters.Adapter(method, model.arrays()), base="someone/llama")

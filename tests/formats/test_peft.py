@@ -38,6 +38,8 @@ from refpeft.methods import (
     PEANuT,
     PromptTuning,
     PTuningV2,
+    PVeRA,
+    RandLoRA,
     RoAd,
     RsLoRA,
     SHiRA,
@@ -85,6 +87,9 @@ METHODS = [
     FourierFT(frequencies=512, seed=3),
     WaveFT(coefficients=100, wavelet="coif3", seed=2**40 + 1),
     TrainableTokens(tokens=(61, 3, 70)),
+    VeRA(rank=3, start=0.5),
+    PVeRA(rank=3),
+    RandLoRA(rank=3, alpha=6, variant="peft"),
     PromptTuning(tokens=3),
     PTuningV2(tokens=3, size=8),
 ]
@@ -126,6 +131,7 @@ def theirs(base, folder):
 @pytest.mark.filterwarnings(
     "ignore:Failed to load the CUDA extension|Setting boft_n_butterfly_factor|.*has no bias term|Sparse invariant checks"
 )
+@pytest.mark.filterwarnings(r"ignore:Found missing adapter keys while loading the checkpoint. .'base_model.+randlora_A")
 @pytest.mark.parametrize("method", METHODS, ids=repr)
 def test_peft_and_refpeft_load_what_the_other_wrote(base, method, tmp_path):
     """Every tensor has its place in peft, the logits are equal to float32's rounding, and peft's own file reads back equal."""
@@ -261,8 +267,8 @@ def test_a_tensor_that_belongs_nowhere_is_an_error(tmp_path):
         files.load(tmp_path)
     with pytest.raises(FormatError, match=r"has no adapter_config.json, expected an adapter of peft"):
         files.load(tmp_path / "nothing")
-    with pytest.raises(CapabilityError, match=r"peft's files have no place for VeRA\("):
-        files.save(tmp_path / "vera", files.Adapter(VeRA(), arrays))
+    with pytest.raises(CapabilityError, match=r"peft's files have no place for RandLoRA\(.*variant='paper'"):
+        files.save(tmp_path / "randlora", files.Adapter(RandLoRA(), arrays))
     with pytest.raises(CapabilityError, match=r"peft's files have no place for C3A\(.*normalised=False\)"):
         files.save(tmp_path / "c3a", files.Adapter(C3A(normalised=False), arrays))
     with pytest.raises(FormatError, match=r"peft has no module for the site 'head'"):

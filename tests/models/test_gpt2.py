@@ -18,12 +18,15 @@ from refpeft.methods import (
     DEFT,
     IA3,
     DoRA,
+    DVoRA,
     FourierFT,
     HiRA,
     LayerNormTuning,
     LoRA,
     PromptTuning,
     PTuningV2,
+    PVeRA,
+    RandLoRA,
     RsLoRA,
     VeRA,
     WaveFT,
@@ -42,6 +45,9 @@ EXCHANGED = [
     HiRA(rank=2),
     FourierFT(frequencies=9),
     WaveFT(coefficients=9, wavelet="db2"),
+    VeRA(rank=3),
+    PVeRA(rank=3),
+    RandLoRA(rank=5, alpha=5, variant="peft"),
 ]
 
 
@@ -121,6 +127,7 @@ def test_the_loss_and_every_gradient_are_pefts_in_float64(gpt2, tmp_path, name):
     assert not compared
 
 
+@pytest.mark.filterwarnings(r"ignore:Found missing adapter keys while loading the checkpoint. .'base_model.+randlora_A")
 @pytest.mark.parametrize("method", EXCHANGED, ids=repr)
 def test_adapters_are_exchanged_with_peft_and_merged(gpt2, tmp_path, method):
     """Logits are equal in peft; what peft saved reads back equal; merged, transformers computes the same with nothing beside."""
@@ -150,8 +157,8 @@ def test_adapters_are_exchanged_with_peft_and_merged(gpt2, tmp_path, method):
 
 
 def test_what_peft_has_not_for_such_matrices_is_kept_in_refpefts_own_form(gpt2, tmp_path):
-    """VeRA's files are, and so is LoHa, which peft puts on linear layers alone; a model of another kind is no place for them."""
-    for method in (VeRA(rank=2), methods()["loha"](rank=2)):
+    """DVoRA, which peft has not, and LoHa, which it puts on linear layers alone; a model of another kind is no place for them."""
+    for method in (DVoRA(rank=2), methods()["loha"](rank=2)):
         model, folder = load(gpt2), tmp_path / type(method).__name__
         model.attach("layers.*.attn.qkv", method, np.random.default_rng(1))
         shaken(model, np.random.default_rng(2))

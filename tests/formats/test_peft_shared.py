@@ -1,0 +1,97 @@
+"""Frozen arrays that modules share: drawn once for a model, in one piece in peft's files, and refused where they are not."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from small_models import shaken
+
+from refpeft.errors import CapabilityError, FormatError
+from refpeft.formats import adapters, peft, safetensors
+from refpeft.methods import DVoRA, PVeRA, RandLoRA, VeRA
+from refpeft.models import load
+
+SITES = ("layers.0.attn.q", "layers.1.attn.q", "layers.1.attn.v", "layers.1.mlp.down")
+IDS = np.random.default_rng(0).integers(0, 256, (2, 9))
+
+
+def attached(folder, method, seeds=(1,)):
+    """A model with the method, off its start, at all sites at once, or at as many parts of them as there are seeds."""
+    model = load(folder, backend="reference")
+    for part, seed in zip(np.array_split(SITES, len(seeds)), seeds):
+        model.attach(",".join(part), method, np.random.default_rng(seed))
+    return shaken(model, np.random.default_rng(2))
+
+
+@pytest.mark.parametrize("method", [VeRA(rank=3), PVeRA(rank=3), DVoRA(rank=3), RandLoRA(rank=3)], ids=repr)
+def test_frozen_arrays_are_drawn_once_and_every_site_has_its_corner(tiny_llama, method):
+    """As large as the largest site needs, one array for two sites of a shape, and what is kept is the whole."""
+    model = attached(tiny_llama, method)
+    kept, shapes = model.arrays(), [model.weight(site).shape for site in SITES]
+    assert len(set(shapes)) > 1
+    whole = method.corners(tuple(np.max(shapes, axis=0)))
+    for name in whole:
+        (array,) = {id(kept[site][name]): kept[site][name] for site in SITES}.values()
+        assert array.shape == whole[name]
+        for site, shape in zip(SITES, shapes):
+            corner = model.sites[site].arrays[name]
+            assert corner.shape == method.corners(shape)[name]
+            np.testing.assert_array_equal(corner, array[tuple(map(slice, corner.shape))])
+        assert model.sites[SITES[0]].arrays[name] is model.sites[SITES[1]].arrays[name]
+    weight, layer = model.weight(SITES[0]), model.sites[SITES[0]]
+    alone = method.init(np.random.default_rng(1), weight)
+    assert {n: a.shape for n, a in alone.items() if n in whole} == method.corners(shapes[0])
+    own = {name: layer.arrays[name] for name in layer.brought}
+    np.testing.assert_array_equal(method.merge(weight, kept[SITES[0]]), method.merge(weight, own))
+
+
+def test_sites_that_share_nothing_have_no_place_in_peft(tiny_llama, tmp_path):
+    """Of two draws, peft has room for one: both are kept in refpeft's own form, to the bit."""
+    method = VeRA(rank=3)
+    model, once = (attached(tiny_llama, method, seeds) for seeds in ((1, 3), (1,)))
+    adapter = adapters.Adapter(method, model.arrays())
+    with pytest.raises(CapabilityError, match="peft has one vera_A for all modules, but sites have a of their own"):
+        peft.save(tmp_path / "peft", adapter)
+    adapters.save(tmp_path / "own", adapter)
+    adapters.save(tmp_path / "shared", adapters.Adapter(method, once.arrays()))
+    assert (tmp_path / "own" / adapters.CONFIG).exists()
+    for folder, wanted in ((tmp_path / "own", model), (tmp_path / "shared", once)):
+        again = load(tiny_llama, backend="reference")
+        adapters.attach(again, adapters.load(folder))
+        np.testing.assert_array_equal(again.logits(IDS), wanted.logits(IDS))
+    assert len(safetensors.scan(tmp_path / "shared" / peft.TENSORS).names()) == 2 * len(SITES) + 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "tensors", "error", "message"),
+    [
+        ({"save_projection": False}, {}, CapabilityError, "drawn again by torch from projection_prng_key"),
+        (
+            {},
+            {"base_model.vera_A": None},
+            FormatError,
+            "vera_A is missing, though save_projection says that it is there",
+        ),
+        ({}, {"base_model.vera_A": (3, 32, 1)}, FormatError, r"share arrays of the shapes .*, but .*\(3, 32, 1\)"),
+        ({}, {"base_model.vera_B": ()}, FormatError, r"share arrays of the shapes"),
+        ({"r": 2}, {}, FormatError, r"rank=2.* share arrays of the shapes .*, but .*\(3, "),
+        ({}, {"base_model.model.x.vera_A": (3, 32)}, FormatError, "one vera_A is expected for all modules"),
+        ({"peft_type": "PVERA", "sample_at_inference": True}, {}, CapabilityError, "sample_at_inference is true"),
+        ({"d_initial": None}, {}, FormatError, "VeRA: start must be a number, but None came"),
+    ],
+)
+def test_what_is_not_shared_or_not_there_is_refused(tiny_llama, tmp_path, fields, tensors, error, message):
+    """In one sentence; what only says how the arrays were drawn is kept."""
+    model = attached(tiny_llama, VeRA(rank=3))
+    peft.save(tmp_path, adapters.Adapter(VeRA(rank=3), model.arrays()))
+    config = json.loads((tmp_path / peft.CONFIG).read_text()) | {"projection_prng_key": 5, "vera_dropout": 0.1}
+    (tmp_path / peft.CONFIG).write_text(json.dumps(config))
+    assert peft.load(tmp_path).config["projection_prng_key"] == 5
+    (tmp_path / peft.CONFIG).write_text(json.dumps(config | fields))
+    kept = dict(safetensors.load(tmp_path / peft.TENSORS).tensors)
+    kept |= {n: np.ones(shape, np.float32) for n, shape in tensors.items() if shape is not None}
+    safetensors.save(tmp_path / peft.TENSORS, {n: a for n, a in kept.items() if tensors.get(n, ()) is not None})
+    with pytest.raises(error, match=message):
+        peft.load(tmp_path)
