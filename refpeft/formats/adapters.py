@@ -2,7 +2,8 @@
 bottleneck adapters, in refpeft's own otherwise.
 
 refpeft's own is ``refpeft_adapter.json``, with the method, its settings and what it was made for, beside
-``refpeft_adapter.safetensors``, with every array as ``SITE.ARRAY``: frozen ones too, which other libraries draw again.
+``refpeft_adapter.safetensors``, with every array as ``SITE.ARRAY``: frozen ones too, which other libraries draw again. One that
+all sites have in common is there once, as ``*.ARRAY``.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from refpeft.models.transformer import Transformer
 
 CONFIG, TENSORS = "refpeft_adapter.json", "refpeft_adapter.safetensors"
+ALL = "*"
+"""In the place of a site's name, where an array is that of all."""
 _VERSION = 1
 
 
@@ -54,12 +57,23 @@ def save(folder: str | os.PathLike[str], adapter: Adapter, base: str = "") -> No
         return
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"{site}.{n}": np.asarray(a) for site, arrays in adapter.arrays.items() for n, a in arrays.items()}
+    common = _common(adapter)
+    tensors = {
+        f"{ALL if n in common else site}.{n}": np.asarray(a)
+        for site, arrays in adapter.arrays.items()
+        for n, a in arrays.items()
+    }
     name = next(n for n, cls in methods().items() if cls is type(adapter.method))
     numbers = asdict(adapter.method)  # type: ignore[call-overload]
     config = {"version": _VERSION, "method": name, "settings": numbers, "base": base, "family": adapter.family}
     safetensors.save(folder / TENSORS, tensors)
     atomic_write(folder / CONFIG, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
+
+
+def _common(adapter: Adapter) -> set[str]:
+    """Arrays of which all sites have the same one."""
+    first, *others = adapter.arrays.values() or [{}]
+    return {name for name, array in first.items() if others and all(its.get(name) is array for its in others)}
 
 
 def attach(model: Transformer, adapter: Adapter) -> None:
@@ -113,6 +127,7 @@ def load(folder: str | os.PathLike[str]) -> Adapter:
     for name in archive:
         site, _, array = name.rpartition(".")
         arrays.setdefault(site, {})[array] = np.array(archive[name])
+    common = arrays.pop(ALL, {})
     if not arrays:
         raise FormatError(f"{folder / TENSORS}: there is no tensor, expected an adapter's.")
-    return Adapter(method, arrays, config, family)
+    return Adapter(method, {site: its | common for site, its in arrays.items()}, config, family)

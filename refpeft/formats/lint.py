@@ -235,8 +235,9 @@ def apart(adapter: Folder) -> Iterator[Finding]:
     yield Finding("note", adapters.CONFIG, what, "merge it to share it")
     if (adapter.path / peft.CONFIG).is_file():
         yield Finding("warning", peft.CONFIG, "another adapter lies beside, which peft reads", "give each a folder")
+    common = set(adapter.modules.get("", ()))
     for site, arrays in adapter.modules.items():
-        for array in sorted(({*method.trainable, *method.fixed} - {"weight"}) - set(arrays)):
+        for array in sorted(({*method.trainable, *method.fixed} - {"weight"}) - set(arrays) - common) if site else ():
             yield Finding("error", site, f"lacks {array}, which {adapter.kind} needs", AGAIN)
 
 

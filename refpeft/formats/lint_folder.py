@@ -129,7 +129,7 @@ class Folder:
         """Module and array, or nothing twice."""
         if self.form != "peft":
             site, _, array = name.rpartition(".")
-            return site, array
+            return "" if site == adapters.ALL else site, array
         prefix = _PREFIXES.get(self.kind, self.kind.lower() + "_")
         found = re.fullmatch(rf"base_model\.(?:model\.(.+?)\.)?({re.escape(prefix)}.+)", name)
         return (found[1] or "", NAMED.sub(r"\1\3", found[2])) if found else ("", "")

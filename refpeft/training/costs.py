@@ -49,8 +49,8 @@ def variants(base: LanguageModel, loaded: Mapping[str, Adapter], all: bool) -> I
 
 
 def kept(adapter: Adapter) -> int:
-    """Bytes of the arrays of an adapter."""
-    return sum(array.nbytes for arrays in adapter.arrays.values() for array in arrays.values())
+    """Bytes of the arrays of an adapter; one that sites share counts once."""
+    return sum({id(array): array.nbytes for arrays in adapter.arrays.values() for array in arrays.values()}.values())
 
 
 def copied(shape: Decoder) -> int:

@@ -10,8 +10,10 @@ from small_models import shaken
 
 from refpeft.errors import CapabilityError, FormatError
 from refpeft.formats import adapters, peft, safetensors
+from refpeft.formats.lint import lint
 from refpeft.methods import DVoRA, PVeRA, RandLoRA, VeRA
 from refpeft.models import load
+from refpeft.training.costs import kept
 
 SITES = ("layers.0.attn.q", "layers.1.attn.q", "layers.1.attn.v", "layers.1.mlp.down")
 IDS = np.random.default_rng(0).integers(0, 256, (2, 9))
@@ -29,11 +31,11 @@ def attached(folder, method, seeds=(1,)):
 def test_frozen_arrays_are_drawn_once_and_every_site_has_its_corner(tiny_llama, method):
     """As large as the largest site needs, one array for two sites of a shape, and what is kept is the whole."""
     model = attached(tiny_llama, method)
-    kept, shapes = model.arrays(), [model.weight(site).shape for site in SITES]
+    arrays, shapes = model.arrays(), [model.weight(site).shape for site in SITES]
     assert len(set(shapes)) > 1
     whole = method.corners(tuple(np.max(shapes, axis=0)))
     for name in whole:
-        (array,) = {id(kept[site][name]): kept[site][name] for site in SITES}.values()
+        (array,) = {id(arrays[site][name]): arrays[site][name] for site in SITES}.values()
         assert array.shape == whole[name]
         for site, shape in zip(SITES, shapes):
             corner = model.sites[site].arrays[name]
@@ -44,11 +46,11 @@ def test_frozen_arrays_are_drawn_once_and_every_site_has_its_corner(tiny_llama, 
     alone = method.init(np.random.default_rng(1), weight)
     assert {n: a.shape for n, a in alone.items() if n in whole} == method.corners(shapes[0])
     own = {name: layer.arrays[name] for name in layer.brought}
-    np.testing.assert_array_equal(method.merge(weight, kept[SITES[0]]), method.merge(weight, own))
+    np.testing.assert_array_equal(method.merge(weight, arrays[SITES[0]]), method.merge(weight, own))
 
 
 def test_sites_that_share_nothing_have_no_place_in_peft(tiny_llama, tmp_path):
-    """Of two draws, peft has room for one: both are kept in refpeft's own form, to the bit."""
+    """Of two draws, peft has room for one: both are kept in refpeft's own form, to the bit, where one draw is kept once."""
     method = VeRA(rank=3)
     model, once = (attached(tiny_llama, method, seeds) for seeds in ((1, 3), (1,)))
     adapter = adapters.Adapter(method, model.arrays())
@@ -56,12 +58,17 @@ def test_sites_that_share_nothing_have_no_place_in_peft(tiny_llama, tmp_path):
         peft.save(tmp_path / "peft", adapter)
     adapters.save(tmp_path / "own", adapter)
     adapters.save(tmp_path / "shared", adapters.Adapter(method, once.arrays()))
+    model_of_one = attached(tiny_llama, other := DVoRA(rank=3))
+    adapters.save(tmp_path / "one", adapters.Adapter(other, model_of_one.arrays()))
     assert (tmp_path / "own" / adapters.CONFIG).exists()
-    for folder, wanted in ((tmp_path / "own", model), (tmp_path / "shared", once)):
+    for folder, wanted in ((tmp_path / "own", model), (tmp_path / "shared", once), (tmp_path / "one", model_of_one)):
         again = load(tiny_llama, backend="reference")
         adapters.attach(again, adapters.load(folder))
         np.testing.assert_array_equal(again.logits(IDS), wanted.logits(IDS))
     assert len(safetensors.scan(tmp_path / "shared" / peft.TENSORS).names()) == 2 * len(SITES) + 2
+    assert len(safetensors.scan(tmp_path / "one" / adapters.TENSORS).names()) == 3 * len(SITES) + 2
+    assert {f.severity for f in lint(tmp_path / "one")} == {"note"}
+    assert kept(adapters.load(tmp_path / "one")) < kept(adapters.load(tmp_path / "own"))
 
 
 @pytest.mark.parametrize(
@@ -90,8 +97,8 @@ def test_what_is_not_shared_or_not_there_is_refused(tiny_llama, tmp_path, fields
     (tmp_path / peft.CONFIG).write_text(json.dumps(config))
     assert peft.load(tmp_path).config["projection_prng_key"] == 5
     (tmp_path / peft.CONFIG).write_text(json.dumps(config | fields))
-    kept = dict(safetensors.load(tmp_path / peft.TENSORS).tensors)
-    kept |= {n: np.ones(shape, np.float32) for n, shape in tensors.items() if shape is not None}
-    safetensors.save(tmp_path / peft.TENSORS, {n: a for n, a in kept.items() if tensors.get(n, ()) is not None})
+    there = dict(safetensors.load(tmp_path / peft.TENSORS).tensors)
+    there |= {n: np.ones(shape, np.float32) for n, shape in tensors.items() if shape is not None}
+    safetensors.save(tmp_path / peft.TENSORS, {n: a for n, a in there.items() if tensors.get(n, ()) is not None})
     with pytest.raises(error, match=message):
         peft.load(tmp_path)
