@@ -1,4 +1,4 @@
-"""A block of Llama's decoder (Touvron et al. 2023, arXiv:2302.13971, section 2.2), as a composite operation.
+"""A block of Llama's decoder (Touvron et al. 2023, arXiv:2302.13971), as a composite operation.
 
     z = x + O attention(turn(Q n), turn(K n), V n)        n = norm(x)
     y = z + D (silu(G m) o U m)                           m = norm(z)
