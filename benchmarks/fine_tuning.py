@@ -45,7 +45,7 @@ TRIALS = {
     "dora": Trial("dora", _LORA, 1e-3),
     "ia3": Trial("ia3", {}, 1e-2, "k,v"),
     "adapter": Trial("houlsby", {"reduction": 16}, 1e-3),
-    "prefix": Trial("prefix", {"tokens": 20}, 1e-3, text="This is a chapter of Python's reference manual."),
+    "prefix": Trial("prefix", {"tokens": 20}, 1e-4, text="This is a chapter of Python's reference manual."),
     "prompt": Trial("prompt", {"tokens": 20}, 1e-2),
     "ptuning": Trial("ptuning", {"tokens": 20}, 1e-3),
     "qlora": Trial("qlora", _LORA, 1e-3, optimizer="paged-adamw"),

@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=2 python benchmarks/training.py --out benchmarks/results/training.json
 
-Forward, backward and AdamW in float32, rank 8, no dropout, the same random weights and adapters; the losses of the first step
-must agree. Each has a process of its own, and rounds alternate; medians with an interval that holds the median with 95 %.
-``limit`` is the products of the step (each weight once forward, and once for the gradient to its input; attention causal) at the
-rate of ``np.matmul`` in that run.
+Forward, backward and AdamW in float32, rank 8, the same random weights and adapters; the losses, without dropout, must agree
+before anything is timed. Each has a process of its own, and rounds alternate; medians with an interval that holds the median with
+95 %. ``limit`` is the products of the step (each weight once forward, and once for the gradient to its input; attention causal)
+at the rate of ``np.matmul`` in that run. ``--uneven`` is the same with dropout, rows of unequal lengths and grouped heads.
 """
 
 from __future__ import annotations
@@ -19,28 +19,69 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
 
 from refpeft.intervals import alternating, seconds
 
+RANK, SCALING, LR, DROPOUT = 8, 2.0, 1e-3, 0.05
+
+
+class Size(NamedTuple):
+    """Of a model of Llama's type and of a batch."""
+
+    layers: int
+    width: int
+    length: int
+    rows: int
+    vocabulary: int = 256
+    inner: float = 4
+    head: int = 32
+    group: int = 1
+
+    @property
+    def heads(self) -> int:
+        """Of queries."""
+        return self.width // self.head
+
+    @property
+    def kv_heads(self) -> int:
+        """Of keys and values."""
+        return self.heads // self.group
+
+    @property
+    def products(self) -> float:
+        """Multiplications with addition of a step."""
+        keys = self.kv_heads * self.head
+        block = 2 * self.width * (self.width + keys) + 3 * int(self.inner * self.width) * self.width
+        weights = self.layers * block + self.vocabulary * self.width
+        adapters = self.layers * RANK * (3 * self.width + keys)
+        attention = self.layers * 2 * self.width * self.length / 2
+        return self.length * self.rows * (2 * weights + 3 * adapters + 3 * attention)
+
+
 SIZES = {
-    "S1": (2, 64, 64, 8),
-    "S2": (4, 128, 128, 8),
-    "S3": (4, 256, 128, 8),
-    "S4": (6, 384, 256, 4),
-    "S5": (8, 512, 256, 4),
+    "S1": Size(2, 64, 64, 8),
+    "S2": Size(4, 128, 128, 8),
+    "S3": Size(4, 256, 128, 8),
+    "S4": Size(6, 384, 256, 4),
+    "S5": Size(8, 512, 256, 4),
+    "S1-32000": Size(2, 64, 64, 8, vocabulary=32000),
+    "S3-32000": Size(4, 256, 128, 8, vocabulary=32000),
+    "SmolLM2-135M": Size(30, 576, 256, 4, vocabulary=49152, inner=1536 / 576, head=64, group=3),
 }
-"""Layers, width, tokens of a row, rows."""
-VOCABULARY, RANK, SCALING, LR = 256, 8, 2.0, 1e-3
 
 
 @click.command()
-@click.option("--sizes", default="S1,S2,S3,S4,S5", show_default=True)
+@click.option("--sizes", default=",".join(SIZES), show_default=True)
 @click.option("--rounds", default=9, show_default=True)
+@click.option(
+    "--uneven", is_flag=True, help="With dropout, rows of unequal lengths, and two heads of queries to one of keys."
+)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False))
-def main(sizes: str, rounds: int, out: Path | None) -> None:
+def main(sizes: str, rounds: int, uneven: bool, out: Path | None) -> None:
     """Time, print and write."""
     from refpeft_cpu import threads
 
@@ -48,15 +89,14 @@ def main(sizes: str, rounds: int, out: Path | None) -> None:
     rate = product_rate()
     click.echo(f"np.matmul: {2 * rate / 1e9:.0f} GFLOP/s on {threads.count()} threads")
     for name in sizes.split(","):
-        with tempfile.TemporaryDirectory() as folder, steps(*SIZES[name], Path(folder)) as (ours, theirs):
-            first, second = ours(), theirs()
-            if abs(first - second) > 1e-4 * abs(first):
-                raise click.UsageError(f"{name}: the losses {first} and {second} differ: there is nothing to time.")
-            row = {"size": name} | alternating(ours, theirs, rounds) | {"limit": products(*SIZES[name]) / rate}
+        size = SIZES[name]
+        size = size._replace(group=max(size.group, 2)) if uneven else size
+        with tempfile.TemporaryDirectory() as folder, steps(size, uneven, Path(folder)) as (ours, theirs):
+            row: dict[str, Any] = {"size": name} | alternating(ours, theirs, rounds) | {"limit": size.products / rate}
         rows.append(row)
         low, median, high = row["ratio"]
         click.echo(
-            f"{name} {1e3 * row['ours'][1]:8.1f} ms   transformers and peft {1e3 * row['theirs'][1]:8.1f} ms   "
+            f"{name:12} {1e3 * row['ours'][1]:8.1f} ms   transformers and peft {1e3 * row['theirs'][1]:8.1f} ms   "
             f"times ours {median:.2f} ({low:.2f} to {high:.2f})   limit {1e3 * row['limit']:.1f} ms"
         )
     if out:
@@ -65,34 +105,38 @@ def main(sizes: str, rounds: int, out: Path | None) -> None:
         from refpeft.files import atomic_write
 
         versions = {name: version(name) for name in ("numpy", "torch", "transformers", "peft")}
-        content = {"machine": platform.machine(), "threads": threads.count(), "versions": versions, "rows": rows}
-        atomic_write(out, (json.dumps(content, indent=1) + "\n").encode())
+        content = {"machine": platform.machine(), "threads": threads.count(), "uneven": uneven}
+        atomic_write(out, (json.dumps(content | {"versions": versions, "rows": rows}, indent=1) + "\n").encode())
 
 
 @contextmanager
-def steps(
-    layers: int, width: int, length: int, count: int, folder: Path
-) -> Iterator[tuple[Callable[[], float], Callable[[], float]]]:
+def steps(size: Size, uneven: bool, folder: Path) -> Iterator[tuple[Callable[[], float], Callable[[], float]]]:
     """A step of refpeft, and one of peft in a process of its own, where neither has the other's threads and memory."""
     from refpeft.methods import LoRA
     from refpeft.models import load
+    from refpeft.models.dropout import Dropout
     from refpeft.training import PagedAdamW
 
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    context.Process(target=peer, args=(layers, width, folder, theirs), daemon=True).start()
+    context.Process(target=peer, args=(size, uneven, folder, theirs), daemon=True).start()
     ours.recv()
     model = load(folder, backend="cpu")
     random = np.random.default_rng(0)
     model.attach("layers.*.attn.q,layers.*.attn.v", LoRA(rank=RANK, alpha=RANK * SCALING), random)
-    size = 8 * sum(p.size for p in model.trained.values())
-    optimizer = PagedAdamW(model.trained, lr=LR, budget=size + 2**21, page_size=2**20, backend="cpu", decay=0.0)
-    ids = random.integers(0, VOCABULARY, (count, length + 1))
-    ours.send((ids, {name: array.copy() for name, array in model.trained.items()}))
-    ours.recv()
+    state = 8 * sum(p.size for p in model.trained.values())
+    optimizer = PagedAdamW(model.trained, lr=LR, budget=state + 2**21, page_size=2**20, backend="cpu", decay=0.0)
+    ids = random.integers(0, size.vocabulary, (size.rows, size.length + 1))
+    lengths = np.linspace(size.length // 2, size.length, size.rows).astype(int)[:, None] if uneven else size.length
+    mask = np.arange(size.length) < lengths if uneven else None
+    ours.send((ids, mask, {name: array.copy() for name, array in model.trained.items()}))
+    first, second = model.score(ids, mask), ours.recv()
+    if abs(first - second) > 1e-4 * abs(first):
+        raise click.UsageError(f"the losses {first} and {second} of {size} differ: there is nothing to time.")
 
     def step() -> float:
-        loss, gradients = model.loss(ids)
+        dropout = Dropout(DROPOUT, 0, optimizer.steps) if uneven else None
+        loss, gradients = model.loss(ids, mask, dropout=dropout)
         optimizer.step(gradients)
         return loss
 
@@ -104,8 +148,8 @@ def steps(
     ours.send(False)
 
 
-def peer(layers: int, width: int, folder: Path, pipe: Connection) -> None:
-    """Save a random model, take ids and adapters, and make a step whenever asked."""
+def peer(size: Size, uneven: bool, folder: Path, pipe: Connection) -> None:
+    """Save a random model, take ids and adapters, give the loss, and make a step whenever asked."""
     import peft
     import torch
     import transformers
@@ -116,39 +160,40 @@ def peer(layers: int, width: int, folder: Path, pipe: Connection) -> None:
     torch.set_num_threads(threads.count())
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers,
-        num_attention_heads=width // 32, num_key_value_heads=width // 32, tie_word_embeddings=False,
+        vocab_size=size.vocabulary, hidden_size=size.width, intermediate_size=int(size.inner * size.width),
+        num_hidden_layers=size.layers, num_attention_heads=size.heads, num_key_value_heads=size.kv_heads,
+        tie_word_embeddings=False,
     )  # fmt: skip
     base = transformers.LlamaForCausalLM(config)
     base.save_pretrained(folder)
     pipe.send("saved")
-    model = peft.get_peft_model(
-        base, peft.LoraConfig(r=RANK, lora_alpha=int(RANK * SCALING), target_modules=["q_proj", "v_proj"])
-    )
-    ids, arrays = pipe.recv()
+    dropout = DROPOUT if uneven else 0.0
+    at = ["q_proj", "v_proj"]
+    lora = peft.LoraConfig(r=RANK, lora_alpha=int(RANK * SCALING), target_modules=at, lora_dropout=dropout)
+    model = peft.get_peft_model(base, lora)
+    ids, mask, arrays = pipe.recv()
     for i, layer in enumerate(model.base_model.model.model.layers):
         for name in "qv":
             module = getattr(layer.self_attn, f"{name}_proj")
             module.lora_A["default"].weight.data = torch.from_numpy(arrays[f"layers.{i}.attn.{name}.a"])
     adamw = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=LR, weight_decay=0.0)
-    tokens = torch.from_numpy(ids)
-    pipe.send("ready")
+    tokens, seen = torch.from_numpy(ids), None if mask is None else torch.from_numpy(mask)
+    target = tokens[:, 1:] if seen is None else tokens[:, 1:].where(seen, -100)
+
+    def loss():
+        logits = model(input_ids=tokens[:, :-1], attention_mask=seen if seen is None else seen.long()).logits
+        return torch.nn.functional.cross_entropy(logits.reshape(-1, size.vocabulary), target.reshape(-1))
+
+    model.eval()
+    with torch.no_grad():
+        pipe.send(loss().item())
+    model.train()
     while pipe.recv():
         adamw.zero_grad()
-        logits = model(input_ids=tokens[:, :-1]).logits
-        loss = torch.nn.functional.cross_entropy(logits.reshape(-1, VOCABULARY), tokens[:, 1:].reshape(-1))
-        loss.backward()
+        found = loss()
+        found.backward()
         adamw.step()
-        pipe.send(loss.item())
-
-
-def products(layers: int, width: int, length: int, count: int) -> float:
-    """Multiplications with addition of a step."""
-    tokens = count * length
-    weights = layers * (4 * width * width + 3 * 4 * width * width) + VOCABULARY * width
-    adapters = layers * 2 * 2 * RANK * width
-    attention = layers * 2 * width * length / 2
-    return tokens * (2 * weights + 3 * adapters + 3 * attention)
+        pipe.send(found.item())
 
 
 def product_rate() -> float:
