@@ -22,7 +22,7 @@ from refpeft.formats import peft_lengths, peft_prompts, peft_ranks, peft_shared,
 from refpeft.formats.names import FAMILIES, family_of
 from refpeft.formats.peft_layouts import LAYOUTS, Layout, read, written
 from refpeft.methods import Arrays, Method
-from refpeft.methods.prefix import PTuningV2
+from refpeft.methods.prefix import Cartridge, PTuningV2
 from refpeft.methods.prompt import PromptTuning
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -163,7 +163,7 @@ def is_written(adapter: Adapter) -> bool:
     """Whether peft's files hold the adapter's method, and peft puts it on matrices as the model's are stored."""
     layout = written(adapter.method)
     if layout is None:
-        return type(adapter.method) in (PromptTuning, PTuningV2)
+        return type(adapter.method) in (PromptTuning, PTuningV2, Cartridge)
     if any(layout.unlike(adapter.method, arrays) for arrays in adapter.arrays.values()):
         return False
     if peft_shared.apart(layout, adapter.arrays):

@@ -12,16 +12,16 @@ import numpy as np
 
 from refpeft.errors import FormatError
 from refpeft.methods import Method
-from refpeft.methods.prefix import PTuningV2
+from refpeft.methods.prefix import Cartridge, PTuningV2
 from refpeft.methods.prompt import PromptTuning
 from refpeft.ops import prefix
 
 TENSOR = "prompt_embeddings"
-KINDS = {"PROMPT_TUNING": PromptTuning, "P_TUNING": PromptTuning, "PREFIX_TUNING": PTuningV2}
+KINDS = {"PROMPT_TUNING": PromptTuning, "P_TUNING": PromptTuning, "PREFIX_TUNING": PTuningV2, "CARTRIDGE": Cartridge}
 FIELDS = (
     "num_virtual_tokens token_dim num_layers num_attention_heads num_transformer_submodules prefix_projection "
     "prompt_tuning_init prompt_tuning_init_text prompt_tuning_init_state_dict_path tokenizer_name_or_path tokenizer_kwargs "
-    "encoder_hidden_size encoder_num_layers encoder_dropout encoder_reparameterization_type modules_to_save"
+    "encoder_hidden_size encoder_num_layers encoder_dropout encoder_reparameterization_type modules_to_save num_frozen_tokens"
 )
 """What says where they come from, or is known of their shape."""
 
@@ -38,8 +38,11 @@ def encode(method: Method, arrays: Arrays) -> tuple[dict[str, Any], dict[str, np
         keys, values = (np.stack([np.asarray(a[n]) for a in arrays.values()]) for n in ("prefix_k", "prefix_v"))
         layers, groups, _, size = keys.shape
         flat = prefix.together(keys, values)
-        shape = {"peft_type": "PREFIX_TUNING", "token_dim": groups * size, "num_layers": layers}
-        shape |= {"num_attention_heads": groups, "prefix_projection": False}
+        shape = {"token_dim": groups * size, "num_layers": layers, "num_attention_heads": groups}
+        if isinstance(method, Cartridge):
+            shape |= {"peft_type": "CARTRIDGE", "num_frozen_tokens": method.frozen}
+        else:
+            shape |= {"peft_type": "PREFIX_TUNING", "prefix_projection": False}
     return shape | {"num_virtual_tokens": len(flat), "num_transformer_submodules": 1}, {TENSOR: flat}
 
 
@@ -65,7 +68,12 @@ def decode(where: Any, config: Mapping[str, Any], tensors: Mapping[str, np.ndarr
         raise FormatError(f"{where}: {TENSOR} of shape {flat.shape} is not a prefix of {numbers}.")
     keys, values = prefix.cut(flat, l=layers, g=groups, d=width // groups)
     arrays = {f"layers.{i}.attention": {"prefix_k": keys[i], "prefix_v": values[i]} for i in range(layers)}
-    return PTuningV2(tokens=tokens, size=width // groups), arrays
+    if KINDS[config["peft_type"]] is PTuningV2:
+        return PTuningV2(tokens=tokens, size=width // groups), arrays
+    frozen = config.get("num_frozen_tokens", 1)
+    if type(frozen) is not int or not 0 <= frozen <= tokens:
+        raise FormatError(f"{where}: num_frozen_tokens must be from 0 to {tokens}, but {frozen!r} came.")
+    return Cartridge(tokens=tokens, size=width // groups, frozen=frozen), arrays
 
 
 def _positive(where: Any, config: Mapping[str, Any], name: str) -> int:

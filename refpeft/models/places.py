@@ -61,7 +61,7 @@ class Layer:
     owner : str
         The site whose arrays it trains too, as a head does that is tied to the table; "" where they are its own.
     method : Method or None
-        What brought them, where it says how they are kept.
+        What brought them: it says how they are kept, and which of them stay as they are.
     common : dict of str to numpy.ndarray
         Of those arrays that all layers of a method share, the whole, of which the layer has its corner.
     """
@@ -110,16 +110,12 @@ def standing(method: Method) -> str:
     Raises
     ------
     CapabilityError
-        If the method freezes a part of an array, or looks at tokens that a decoder has not read.
+        If the method looks at tokens that a decoder has not read.
     """
     if method.operation.startswith("unipelt."):
         raise CapabilityError(
             f"{type(method).__name__} has a gate that looks at all tokens of a sequence, also those that a decoder has not "
-            "read yet."
-        )
-    if getattr(method, "frozen", 0):
-        raise CapabilityError(
-            f"{type(method).__name__} freezes tokens of its own, which training a model does not do yet."
+            "read yet, or at an encoder's padding."
         )
     if method.operation == "adapter.sublayer":
         return "adapter.bottleneck"

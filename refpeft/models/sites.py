@@ -296,6 +296,8 @@ class Sites:
         layer = self.sites[site]
         found = self.run.vjp(call, dy, [*wanted, *layer.trained])
         for name in layer.trained:
-            key = f"{layer.owner or site}.{name}"
-            gradients[key] = gradients[key] + found[name] if key in gradients else found[name]
+            key, gradient = f"{layer.owner or site}.{name}", found[name]
+            if frozen := getattr(layer.method, "frozen", 0):
+                gradient = gradient * self.asarray(np.arange(gradient.shape[-2])[:, None] >= frozen)
+            gradients[key] = gradients[key] + gradient if key in gradients else gradient
         return found

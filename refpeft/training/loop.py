@@ -195,6 +195,8 @@ def begin(model: LanguageModel, method: Method, pattern: str, ids: np.ndarray, s
         raise CapabilityError(
             f"{type(method).__name__} has no way that dropout lies on: {standing(method)} takes none."
         )
+    if settings.decay and getattr(method, "frozen", 0):
+        raise CapabilityError(f"{type(method).__name__} has frozen tokens, which would decay: decay must be 0.")
     for operation in (*sorted(operations(method)), kind.operation):
         model.backend.implementation(operation)
     seen = range(settings.start_batches if needs_of(method) else 0)

@@ -21,6 +21,7 @@ from refpeft.methods import (
     OFT,
     AdaLoRA,
     BatMiSS,
+    Cartridge,
     DeLoRA,
     DenseLoKr,
     DoRA,
@@ -92,6 +93,7 @@ METHODS = [
     RandLoRA(rank=3, alpha=6, variant="peft"),
     PromptTuning(tokens=3),
     PTuningV2(tokens=3, size=8),
+    Cartridge(tokens=3, size=8, frozen=2),
 ]
 SITES = ("layers.0.attn.q", "layers.1.attn.v", "layers.1.mlp.down")
 IDS = np.random.default_rng(0).integers(0, 97, (2, 9))

@@ -7,7 +7,7 @@ import pytest
 from small_models import save
 
 from refpeft.errors import AttributeValueError, CapabilityError, DomainError
-from refpeft.methods import LoRA, PrefixTuning, PromptTuning, PTuning, PTuningV2
+from refpeft.methods import Cartridge, LoRA, PrefixTuning, PromptTuning, PTuning, PTuningV2
 from refpeft.models import load, load_encoder
 
 IDS = np.random.default_rng(0).integers(0, 97, (3, 9))
@@ -50,6 +50,17 @@ def test_what_stood_there_before_is_not_read(saved_folder):
         expected = started(saved_folder, METHODS[1], TEXT).arrays()["layers.1.attention"]
         for name, array in model.arrays()["layers.1.attention"].items():
             assert np.linalg.norm(array - expected[name]) <= 2.0**-40 * np.linalg.norm(expected[name])
+
+
+def test_a_cartridges_first_tokens_stay_as_they_were_read(folder):
+    """Their gradient is zero, that of the others the prefix's; so a step moves the others alone."""
+    free, held = (started(folder, METHODS[1], TEXT), started(folder, Cartridge(tokens=5, size=8, frozen=2), TEXT))
+    loss, expected = free.loss(IDS)
+    again, gradients = held.loss(IDS)
+    assert again == loss
+    for name, gradient in gradients.items():
+        assert not gradient[..., :2, :].any()
+        np.testing.assert_array_equal(gradient[..., 2:, :], expected[name][..., 2:, :])
 
 
 @pytest.mark.parametrize(

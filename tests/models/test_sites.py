@@ -244,7 +244,6 @@ def test_what_cannot_stand_at_a_site_is_said(saved_folder, tmp_path):
     for name, said in (
         ("adaption_prompt", "adaption_prompt.attention stands at no site of a model: it takes base, q, prompt"),
         ("ln_tuning", "nn.layer_norm stands at no site of a model"),
-        ("cartridge", "Cartridge freezes tokens of its own"),
         ("cpt", "cpt.embed stands at no site of a model"),
         ("gated_lora", "GatedLoRA has a gate that looks at all tokens of a sequence"),
     ):

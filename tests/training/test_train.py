@@ -69,6 +69,7 @@ def test_training_lowers_the_loss_and_peft_loads_what_was_learned(model, tmp_pat
         ("prompt", {"tokens": 3, "start-text": "In the beginning"}, "adapter_config.json"),
         ("ptuning", {"tokens": 3}, "adapter_config.json"),
         ("prefix", {"tokens": 3, "start-text": "In the beginning"}, "adapter_config.json"),
+        ("cartridge", {"tokens": 3, "start-text": "In the beginning", "lr": 0.1}, "adapter_config.json"),
         ("ia3", {"targets": "k,v"}, "adapter_config.json"),
         ("eva", {"rank": 3, "start-batches": 2}, "adapter_config.json"),
         ("corda", {"rank": 3, "start-batches": 9}, "adapter_config.json"),
@@ -232,6 +233,10 @@ def test_wrong_runs_are_refused_in_a_sentence(model, tmp_path):
         (
             training(model, tmp_path / "new", **{"start-text": "a"}),
             "LoRA starts from no text: prompts and prefixes do.",
+        ),
+        (
+            training(model, tmp_path / "new", method="cartridge", decay=0.1),
+            "has frozen tokens, which would decay: decay must be 0.",
         ),
         (training(model, tmp_path / "new", method="none"), "there is no method 'none'"),
         (training(model, tmp_path / "new", targets="query"), "has no matrix 'query'"),
