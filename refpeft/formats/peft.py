@@ -18,7 +18,7 @@ import numpy as np
 
 from refpeft.errors import AttributeValueError, CapabilityError, FormatError
 from refpeft.files import atomic_write, read_json
-from refpeft.formats import peft_lengths, peft_prompts, peft_ranks, peft_shared, safetensors
+from refpeft.formats import peft_lengths, peft_numbered, peft_prompts, peft_ranks, peft_shared, safetensors
 from refpeft.formats.names import FAMILIES, family_of
 from refpeft.formats.peft_layouts import LAYOUTS, Layout, read, written
 from refpeft.methods import Arrays, Method
@@ -30,11 +30,12 @@ ROOT = "base_model.model."
 """Before every module's name."""
 
 INERT = (
-    "auto_mapping base_model_name_or_path beta1 beta2 boft_dropout corda_config deft_dropout deltaT ensure_weight_tying eps "
-    "eva_config exclude_modules generator_seed inference_mode init_ia3_weights init_lora_weights init_scale init_weights "
-    "layers_pattern layers_to_transform loftq_config lora_dropout lora_ga_config megatron_core mini_r module_dropout "
-    "num_cayley_neumann_terms orth_reg_weight peft_type peft_version projection_prng_key pvera_dropout qalora_group_size "
-    "randlora_dropout random_seed rank_dropout revision sparse target_modules target_r task_type tfinal tinit "
+    "auto_mapping base_model_name_or_path beta1 beta2 boft_dropout corda_config deft_dropout deltaT "
+    "ensure_weight_tying eps eva_config exclude_modules generator_seed inference_mode init_ia3_weights "
+    "init_lora_weights init_scale init_v_bound init_weights layers_pattern layers_to_transform loftq_config "
+    "lora_dropout lora_ga_config megatron_core mini_r module_dropout num_cayley_neumann_terms orth_reg_weight "
+    "peft_type peft_version projection_prng_key projection_seed pvera_dropout qalora_group_size randlora_dropout "
+    "random_seed rank_dropout revision sparse target_modules target_r task_type tfinal tinit tinylora_dropout "
     "use_effective_conv2d vera_dropout very_sparse"
 )
 """Fields that say where an adapter comes from, or how it was started and regularised: nothing of what it computes."""
@@ -99,7 +100,7 @@ def load(folder: str | os.PathLike[str]) -> Adapter:
     common = peft_shared.decode(folder / TENSORS, config, layout, method, archive)
     arrays: dict[str, dict[str, np.ndarray]] = {}
     for key, (site, theirs) in places.items():
-        if peft_shared.is_shared(layout, key):
+        if peft_shared.is_shared(layout, key) or peft_numbered.is_numbered(layout, key):
             continue
         array = np.array(archive[key])
         if site and theirs in layout.zeros and not array.any():
@@ -123,7 +124,9 @@ def load(folder: str | os.PathLike[str]) -> Adapter:
     for site, given in arrays.items():
         if why := layout.unlike(method, given):
             raise CapabilityError(f"{folder / CONFIG}: at {site} peft {why}, unlike {method!r}.")
-    return Adapter(method, {site: given | common for site, given in arrays.items()}, config, family)
+    own = peft_numbered.decode(folder / TENSORS, layout, arrays, family, archive) if layout.numbered else {}
+    arrays = {site: given | own.get(site, {}) | common for site, given in arrays.items()}
+    return Adapter(method, arrays, config, family)
 
 
 def save(folder: str | os.PathLike[str], adapter: Adapter, base: str = "") -> None:
@@ -195,6 +198,8 @@ def _encode(adapter: Adapter) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             tensors[f"{ROOT}{module}.{theirs}"] = array
         for theirs, shape in layout.zeros.items():
             tensors[f"{ROOT}{module}.{theirs}"] = np.zeros(shape(arrays), array.dtype)
+    if layout.numbered:
+        tensors |= peft_numbered.encode(layout, adapter.arrays, adapter.family)
     fields = {theirs: getattr(adapter.method, ours) for theirs, ours in layout.fields.items()}
     flags = {n: [] if n.endswith("_modules") else v for n, v in layout.theirs.items()} | dict(layout.said)
     flags |= {"peft_version": ".".join(map(str, layout.since))} if layout.since else {}

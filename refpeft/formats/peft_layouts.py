@@ -34,6 +34,7 @@ from refpeft.methods.road import RoAd
 from refpeft.methods.shira import SHiRA
 from refpeft.methods.supertuning import Supertuning, Supra
 from refpeft.methods.trainable_tokens import TrainableTokens
+from refpeft.methods.vector_banks import TinyLoRA
 from refpeft.methods.vera import PVeRA, VeRA
 from refpeft.methods.waveft import WaveFT
 
@@ -74,6 +75,8 @@ class Layout(NamedTuple):
         From a method and the arrays of a site, why peft would make others of the same numbers; "" where it would not.
     common : mapping of str to str
         Our name of an array that all modules share, and peft's, see `refpeft.formats.peft_shared`.
+    numbered : mapping of str to str
+        Our name of a module's array, and peft's of those of all, see `refpeft.formats.peft_numbered`.
     """
 
     method: type[Method]
@@ -91,6 +94,7 @@ class Layout(NamedTuple):
     stored: Mapping[str, str] = {}
     unlike: Callable[[Any, Mapping[str, Any]], str] = lambda method, arrays: ""
     common: Mapping[str, str] = {}
+    numbered: Mapping[str, str] = {}
 
     def writes(self, method: Method) -> bool:
         """Whether the method is this one."""
@@ -134,6 +138,7 @@ _TOWER = {"first": "peanut_A.weight", "last": "peanut_B.weight"}
 _KRONECKER = {"r": "rank", "alpha": "alpha", "decompose_factor": "factor"}
 _SPECTRUM = {"n_frequency": "frequencies", "scaling": "scaling", "random_loc_seed": "seed"}
 _WAVES = {"n_frequency": "coefficients", "scaling": "scaling", "random_loc_seed": "seed", "wavelet_family": "wavelet"}
+_MIXED = {"a": "tinylora_A", "b": "tinylora_B", "projections": "tinylora_P"}
 _VECTORS = {"r": "rank", "d_initial": "start"}
 _TURNED = {"oft_block_size": "block", "block_share": "share"}
 _SERIES = _TURNED | {"num_cayley_neumann_terms": "terms"}
@@ -185,6 +190,13 @@ def _fewer_elements(method: SHiRA, arrays: Mapping[str, Any]) -> str:
         return "keeps a row and a column for each value"
     o, i = 1 + indices.max(axis=1, initial=-1)
     return f"refuses rank {method.rank} for {o} by {i} elements" if k == o * i < method.rank * (o + i) else ""
+
+
+def _other_mixture(method: TinyLoRA, arrays: Mapping[str, Any]) -> str:
+    """Of a weight's singular vectors there are no more than its smaller side."""
+    rank = min(method.rank, len(arrays["b"]), arrays["a"].shape[1])
+    made, came = (method.numbers, rank, rank), arrays["projections"].shape
+    return f"makes projections of the shape {made}, not {came}" if came != made else ""
 
 
 LAYOUTS = (
@@ -241,6 +253,8 @@ LAYOUTS = (
     Layout(RandLoRA, "RANDLORA", {"lambdas": "randlora_lambda", "gammas": "randlora_gamma"},
            {"r": "rank", "randlora_alpha": "alpha"}, {}, {"variant": "peft"}, said={"save_projection": True},
            input_first=True, common={"base_a": "randlora_A", "base_b": "randlora_B"}),
+    Layout(TinyLoRA, "TINYLORA", _MIXED, {"r": "rank", "u": "numbers"}, {"weight_tying": 0.0}, said={"save_projection": True},
+           input_first=True, numbered={"v": "tinylora_v"}, unlike=_other_mixture),
     Layout(LayerNormTuning, "LN_TUNING", _NORM, {}),
 )  # fmt: skip
 """Every reading, each told from the others of its type by ``theirs``."""

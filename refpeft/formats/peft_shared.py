@@ -40,13 +40,13 @@ def decode(
     FormatError
         If it lacks one, modules have different ones, or the shape is not what the rank makes it.
     """
+    if FIELD in layout.said and config.get(FIELD, True) is not True:
+        seed = next((name for name in ("projection_seed", "projection_prng_key") if name in config), "a seed")
+        raise CapabilityError(
+            f"{where}: {FIELD} is false, so that frozen arrays are not in the file, but drawn again by torch from {seed}."
+        )
     if not layout.common:
         return {}
-    if config.get(FIELD, True) is not True:
-        raise CapabilityError(
-            f"{where}: {FIELD} is false, so that what the modules share is not in the file, but drawn again by torch from "
-            "projection_prng_key."
-        )
     arrays = {}
     for ours, theirs in layout.common.items():
         first, *copies = [key for key in archive if key.endswith(f".{theirs}")] or [""]

@@ -11,7 +11,7 @@ from small_models import shaken
 from refpeft.errors import CapabilityError, FormatError
 from refpeft.formats import adapters, peft, safetensors
 from refpeft.formats.lint import lint
-from refpeft.methods import DVoRA, PVeRA, RandLoRA, VeRA
+from refpeft.methods import DVoRA, PVeRA, RandLoRA, TinyLoRA, VeRA
 from refpeft.models import load
 from refpeft.training.costs import kept
 
@@ -100,5 +100,34 @@ def test_what_is_not_shared_or_not_there_is_refused(tiny_llama, tmp_path, fields
     there = dict(safetensors.load(tmp_path / peft.TENSORS).tensors)
     there |= {n: np.ones(shape, np.float32) for n, shape in tensors.items() if shape is not None}
     safetensors.save(tmp_path / peft.TENSORS, {n: a for n, a in there.items() if tensors.get(n, ()) is not None})
+    with pytest.raises(error, match=message):
+        peft.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "without", "error", "message"),
+    [
+        ({"save_projection": False}, "", CapabilityError, "drawn again by torch from projection_seed"),
+        ({"weight_tying": 0.5}, "", CapabilityError, "TINYLORA with weight_tying 0.5, peft_version null is not read"),
+        ({"u": 3}, "", CapabilityError, r"peft makes projections of the shape \(3, 2, 2\), not \(4, 2, 2\)"),
+        (
+            {},
+            "base_model.tinylora_v.2",
+            FormatError,
+            r"tinylora_v.2, base_model.tinylora_v.3 are expected, but .*v.1, ",
+        ),
+    ],
+)
+def test_vectors_are_numbered_in_the_models_order(tiny_llama, tmp_path, fields, without, error, message):
+    """Whatever the order of sites, and each module has its own."""
+    method, numbers = TinyLoRA(rank=2, numbers=4), {"projection_seed": 42}
+    arrays = attached(tiny_llama, method).arrays()
+    peft.save(tmp_path, adapters.Adapter(method, {site: arrays[site] for site in reversed(SITES)}, numbers))
+    tensors = dict(safetensors.load(tmp_path / peft.TENSORS).tensors)
+    for number, site in enumerate(SITES):
+        np.testing.assert_array_equal(tensors[f"base_model.tinylora_v.{number}"], arrays[site]["v"])
+    safetensors.save(tmp_path / peft.TENSORS, {n: a for n, a in tensors.items() if n != without})
+    config = json.loads((tmp_path / peft.CONFIG).read_text())
+    (tmp_path / peft.CONFIG).write_text(json.dumps(config | fields))
     with pytest.raises(error, match=message):
         peft.load(tmp_path)

@@ -28,6 +28,7 @@ from refpeft.methods import (
     PVeRA,
     RandLoRA,
     RsLoRA,
+    TinyLoRA,
     VeRA,
     WaveFT,
     methods,
@@ -48,6 +49,7 @@ EXCHANGED = [
     VeRA(rank=3),
     PVeRA(rank=3),
     RandLoRA(rank=5, alpha=5, variant="peft"),
+    TinyLoRA(rank=3, numbers=2),
 ]
 
 
