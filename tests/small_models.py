@@ -24,11 +24,14 @@ def save(config, folder, kind="AutoModelForCausalLM"):
 
 
 def shaken(model, random, by=0.3):
-    """It, its trained arrays off their start."""
+    """It, its trained arrays off their start; one that layers share is still one."""
+    moved = {}
     for layer in model.sites.values():
         for name in (name for name in layer.trained if name in layer.arrays):
-            array = model.host(layer.arrays[name])
-            layer.arrays[name] = model.asarray(array + by * random.normal(size=array.shape))
+            key, array = id(layer.arrays[name]), model.host(layer.arrays[name])
+            if key not in moved:
+                moved[key] = layer.arrays[name], model.asarray(array + by * random.normal(size=array.shape))
+            layer.arrays[name] = moved[key][1]
     return model
 
 

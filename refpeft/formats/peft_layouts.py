@@ -34,7 +34,7 @@ from refpeft.methods.road import RoAd
 from refpeft.methods.shira import SHiRA
 from refpeft.methods.supertuning import Supertuning, Supra
 from refpeft.methods.trainable_tokens import TrainableTokens
-from refpeft.methods.vector_banks import TinyLoRA
+from refpeft.methods.vector_banks import TinyLoRA, VBLoRA
 from refpeft.methods.vera import PVeRA, VeRA
 from refpeft.methods.waveft import WaveFT
 
@@ -139,6 +139,7 @@ _KRONECKER = {"r": "rank", "alpha": "alpha", "decompose_factor": "factor"}
 _SPECTRUM = {"n_frequency": "frequencies", "scaling": "scaling", "random_loc_seed": "seed"}
 _WAVES = {"n_frequency": "coefficients", "scaling": "scaling", "random_loc_seed": "seed", "wavelet_family": "wavelet"}
 _MIXED = {"a": "tinylora_A", "b": "tinylora_B", "projections": "tinylora_P"}
+_BANK = {"r": "rank", "num_vectors": "bank", "vector_length": "length", "topk": "chosen"}
 _VECTORS = {"r": "rank", "d_initial": "start"}
 _TURNED = {"oft_block_size": "block", "block_share": "share"}
 _SERIES = _TURNED | {"num_cayley_neumann_terms": "terms"}
@@ -253,6 +254,8 @@ LAYOUTS = (
     Layout(RandLoRA, "RANDLORA", {"lambdas": "randlora_lambda", "gammas": "randlora_gamma"},
            {"r": "rank", "randlora_alpha": "alpha"}, {}, {"variant": "peft"}, said={"save_projection": True},
            input_first=True, common={"base_a": "randlora_A", "base_b": "randlora_B"}),
+    Layout(VBLoRA, "VBLORA", {"logits_a": "vblora_logits_A", "logits_b": "vblora_logits_B"}, _BANK,
+           {"save_only_topk_weights": False}, input_first=True, common={"vectors": "vblora_vector_bank"}),
     Layout(TinyLoRA, "TINYLORA", _MIXED, {"r": "rank", "u": "numbers"}, {"weight_tying": 0.0}, said={"save_projection": True},
            input_first=True, numbered={"v": "tinylora_v"}, unlike=_other_mixture),
     Layout(LayerNormTuning, "LN_TUNING", _NORM, {}),

@@ -1,4 +1,4 @@
-"""Frozen arrays that all modules share, in peft's files: one tensor each for the whole model, ``base_model.vera_A`` say.
+"""Arrays that all modules share, in peft's files: one tensor each for the whole model, ``base_model.vera_A`` say.
 
 peft makes them for the most inputs and the most outputs that a module has, and each module takes its corner, as
 `refpeft.methods.Method.corners` says. Where they are not in the file, torch draws them again. Of RandLoRA's, peft also writes a
@@ -51,13 +51,13 @@ def decode(
     for ours, theirs in layout.common.items():
         first, *copies = [key for key in archive if key.endswith(f".{theirs}")] or [""]
         if not first:
-            raise FormatError(f"{where}: {theirs} is missing, though {FIELD} says that it is there.")
+            raise FormatError(f"{where}: there is no {theirs}, which the modules share.")
         array = np.array(archive[first])
         if any(not np.array_equal(archive[copy], array) for copy in copies):
             raise FormatError(f"{where}: one {theirs} is expected for all modules, but {first} differs from others.")
         arrays[ours] = array[:, 0] if theirs in _SPACED and array.shape[1:2] == (1,) else array
-    a, b = arrays.values()
-    largest = tuple(len(array) if array.ndim else 0 for array in (b, a.T))
+    ends = list(arrays.values())
+    largest = tuple(len(array) if array.ndim else 0 for array in (ends[-1], ends[0].T))
     came, made = {n: array.shape for n, array in arrays.items()}, method.corners(largest)
     if came != made:
         raise FormatError(f"{where}: modules under {method!r} share arrays of the shapes {made}, but {came} came.")

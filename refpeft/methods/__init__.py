@@ -118,10 +118,10 @@ class Method:
         weight : (o, i)
             The base weight.
         """
-        return {**self.common(random, weight.shape), **self.own(weight)}
+        return {**self.common(random, weight.shape), **self.own(random, weight)}
 
     def corners(self, shape: tuple[int, ...]) -> Mapping[str, tuple[int, ...]]:
-        """The shapes of those fixed arrays that all layers share, in a layer over a weight (o, i); none by default.
+        """The shapes of those arrays that all layers share, in a layer over a weight (o, i); none by default.
 
         They are drawn once, for the most rows and the most columns that a weight has, and a layer takes the corner that it needs:
         the first of every axis.
@@ -132,7 +132,7 @@ class Method:
         """The arrays that layers share, drawn for weights of up to that shape."""
         return {}
 
-    def own(self, weight: np.ndarray) -> dict[str, np.ndarray]:
+    def own(self, random: np.random.Generator, weight: np.ndarray) -> dict[str, np.ndarray]:
         """The rest of `init` where layers share arrays."""
         raise NotImplementedError
 

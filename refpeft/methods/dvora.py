@@ -49,7 +49,7 @@ class DVoRA(Method):
     def common(self, random, shape):
         return vera.projections(random, *shape, rank=self.rank)
 
-    def own(self, weight):
+    def own(self, random, weight):
         return dvora.init(weight, rank=self.rank, start=self.start)
 
     def count(self, o, i):

@@ -43,7 +43,7 @@ class RandLoRA(Method):
     def common(self, random, shape):
         return randlora.bases(random, *shape, rank=self.rank)
 
-    def own(self, weight):
+    def own(self, random, weight):
         return randlora.init(*weight.shape, rank=self.rank)
 
     def count(self, o, i):

@@ -41,7 +41,13 @@ class VBLoRA(Method):
     def attributes(self):
         return {"chosen": self.chosen}
 
-    def init(self, random, weight):
+    def corners(self, shape):
+        return {"vectors": (self.bank, self.length)}
+
+    def common(self, random, shape):
+        return vblora.vectors(random, bank=self.bank, length=self.length)
+
+    def own(self, random, weight):
         return vblora.init(random, *weight.shape, rank=self.rank, bank=self.bank, length=self.length)
 
     def count(self, o, i):

@@ -36,7 +36,7 @@ class VeRA(Method):
     def common(self, random, shape):
         return vera.projections(random, *shape, rank=self.rank)
 
-    def own(self, weight):
+    def own(self, random, weight):
         return vera.init(len(weight), rank=self.rank, start=self.start)
 
     def count(self, o, i):
@@ -58,7 +58,7 @@ class PVeRA(VeRA):
     def common(self, random, shape):
         return pvera.projections(random, *shape, rank=self.rank)
 
-    def own(self, weight):
+    def own(self, random, weight):
         return pvera.init(len(weight), rank=self.rank, start=self.start)
 
     def count(self, o, i):

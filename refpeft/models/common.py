@@ -1,6 +1,7 @@
-"""Frozen arrays that all layers of a method share: drawn once, for the largest weight, and cut to size where a layer stands.
+"""Arrays that all layers of a method share: drawn once, for the largest weight, and cut to size where a layer stands.
 
-On the model's backend is one array for all sites of a shape; the whole, which is what is kept of an adapter, stays on the host.
+On the model's backend is one array for all sites of a shape; of frozen ones the whole, which is what is kept of an adapter, stays
+on the host. One that is trained has one shape for all sites, and its gradient is the sum of theirs.
 """
 
 from __future__ import annotations

@@ -63,7 +63,9 @@ class Layer:
     method : Method or None
         What brought them: it says how they are kept, and which of them stay as they are.
     common : dict of str to numpy.ndarray
-        Of those arrays that all layers of a method share, the whole, of which the layer has its corner.
+        Of those frozen arrays that all layers of a method share, the whole, of which the layer has its corner.
+    tied : tuple of str
+        Those of its arrays that other layers may train, too.
     """
 
     operation: str
@@ -75,6 +77,7 @@ class Layer:
     owner: str = ""
     method: Method | None = None
     common: dict[str, np.ndarray] = field(default_factory=dict)
+    tied: tuple[str, ...] = ()
 
 
 class Place(NamedTuple):

@@ -141,7 +141,7 @@ class Sites:
             own = method.shared(data)
             chosen = list(own)
             if whole := common.drawn(self, chosen, method, random, self._dtype):
-                arrays = {site: whole | method.own(self.weight(site)) for site in chosen}
+                arrays = {site: whole | method.own(random, self.weight(site)) for site in chosen}
             else:
                 arrays = {site: own[site].init(random, self.weight(site), **data[site]) for site in chosen}
             arrays = {site: {**drawn, **self._own(site, operation, drawn)} for site, drawn in arrays.items()}
@@ -157,13 +157,12 @@ class Sites:
             given = {n: shared[n] if n in shared else self.asarray(a) for n, a in (implied | brought).items()}
             if "weight" in given and isinstance(base := self.places[site].weight, Base):
                 given["weight"] = base.again(arrays[site]["weight"])
-            reads, whole = getattr(method, "reads", "output"), {name: kept[site][name] for name in shared}
-            self._place(
-                site,
-                Layer(
-                    operation, given, method.trainable, attributes, tuple(brought), reads, method=method, common=whole
-                ),
+            reads, tied = getattr(method, "reads", "output"), tuple(n for n in shared if n in method.trainable)
+            whole = {n: kept[site][n] for n in shared if n not in tied}
+            layer = Layer(
+                operation, given, method.trainable, attributes, tuple(brought), reads, "", method, whole, tied
             )
+            self._place(site, layer)
 
     @property
     def trained(self) -> dict[str, Any]:
@@ -172,7 +171,15 @@ class Sites:
         found = {f"encoder.{n}": encoder.arrays[n] for n in encoder.trained} if encoder else {}
         given = encoder.sites if encoder else ()
         own = {site: layer for site, layer in self.sites.items() if site not in given and not layer.owner}
-        return found | {f"{site}.{n}": layer.arrays[n] for site, layer in own.items() for n in layer.trained}
+        return found | {self._key(site, n): layer.arrays[n] for site, layer in own.items() for n in layer.trained}
+
+    def _key(self, site: str, name: str) -> str:
+        """``SITE.ARRAY`` of what is trained at a site; of an array that several train, by the first."""
+        layer = self.sites[site]
+        if name in layer.tied:
+            array = layer.arrays[name]
+            site = next(first for first, its in self.sites.items() if its.arrays.get(name) is array)
+        return f"{layer.owner or site}.{name}"
 
     def trains(self, prefix: str = "") -> bool:
         """Whether anything is trained at the sites whose names begin so."""
@@ -185,10 +192,12 @@ class Sites:
         `Method.packed`.
         """
         self._encode(keep=False)
-        found = {}
+        found: dict[str, dict[str, np.ndarray]] = {}
+        hosts: dict[int, np.ndarray] = {}
         for site, layer in self.sites.items():
             if layer.brought:
-                arrays = {n: self.host(layer.arrays[n]) for n in layer.brought}
+                hosts |= {id(a): self.host(a) for n in layer.brought if id(a := layer.arrays[n]) not in hosts}
+                arrays = {n: hosts[id(layer.arrays[n])] for n in layer.brought}
                 shape = tuple(self.places[site].weight.shape)
                 found[site] = (layer.method.packed(shape, arrays) if layer.method else arrays) | layer.common
         return found
@@ -296,7 +305,7 @@ class Sites:
         layer = self.sites[site]
         found = self.run.vjp(call, dy, [*wanted, *layer.trained])
         for name in layer.trained:
-            key, gradient = f"{layer.owner or site}.{name}", found[name]
+            key, gradient = self._key(site, name), found[name]
             if frozen := getattr(layer.method, "frozen", 0):
                 gradient = gradient * self.asarray(np.arange(gradient.shape[-2])[:, None] >= frozen)
             gradients[key] = gradients[key] + gradient if key in gradients else gradient

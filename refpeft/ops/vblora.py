@@ -121,18 +121,22 @@ def apart(logits):
     return apart
 
 
+def vectors(random: np.random.Generator, *, bank: int, length: int) -> dict[str, np.ndarray]:
+    """The bank of all layers (bank, length), uniform on [-0.02, 0.02) as in peft; float64."""
+    return {"vectors": random.uniform(-0.02, 0.02, (bank, length))}
+
+
 def init(random: np.random.Generator, o: int, i: int, *, rank: int, bank: int, length: int) -> dict[str, np.ndarray]:
-    """The bank uniform on [-0.02, 0.02), logits normal with deviation 0.1, as in peft.
+    """What a layer has of its own: logits, normal with deviation 0.1 as in peft.
 
     Returns
     -------
     dict of str to float64 array
-        logits_a (rank, i / length, bank), logits_b (o / length, rank, bank) and vectors (bank, length).
+        logits_a (rank, i / length, bank) and logits_b (o / length, rank, bank).
     """
     return {
         "logits_a": random.normal(0, 0.1, (rank, i // length, bank)),
         "logits_b": random.normal(0, 0.1, (o // length, rank, bank)),
-        "vectors": random.uniform(-0.02, 0.02, (bank, length)),
     }
 
 

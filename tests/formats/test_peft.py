@@ -48,6 +48,7 @@ from refpeft.methods import (
     Supra,
     TinyLoRA,
     TrainableTokens,
+    VBLoRA,
     VeRA,
     WaveFT,
 )
@@ -93,6 +94,7 @@ METHODS = [
     PVeRA(rank=3),
     RandLoRA(rank=3, alpha=6, variant="peft"),
     TinyLoRA(rank=3, numbers=5),
+    VBLoRA(rank=2, bank=6, length=8, chosen=3),
     PromptTuning(tokens=3),
     PTuningV2(tokens=3, size=8),
     Cartridge(tokens=3, size=8, frozen=2),

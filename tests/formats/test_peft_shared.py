@@ -11,7 +11,7 @@ from small_models import shaken
 from refpeft.errors import CapabilityError, FormatError
 from refpeft.formats import adapters, peft, safetensors
 from refpeft.formats.lint import lint
-from refpeft.methods import DVoRA, PVeRA, RandLoRA, TinyLoRA, VeRA
+from refpeft.methods import DVoRA, PVeRA, RandLoRA, TinyLoRA, VBLoRA, VeRA
 from refpeft.models import load
 from refpeft.training.costs import kept
 
@@ -49,6 +49,30 @@ def test_frozen_arrays_are_drawn_once_and_every_site_has_its_corner(tiny_llama, 
     np.testing.assert_array_equal(method.merge(weight, arrays[SITES[0]]), method.merge(weight, own))
 
 
+def test_a_bank_that_layers_share_is_trained_by_all_of_them(tiny_llama):
+    """There is one, its gradient is a difference of the loss, and it is still one where it is attached again."""
+    model, random = load(tiny_llama, dtype="float64", backend="reference"), np.random.default_rng(1)
+    model.attach(",".join(SITES), VBLoRA(bank=6, length=8, chosen=3), random)
+    shaken(model, random)
+    (name,) = (n for n in model.trained if n.endswith("vectors"))
+    assert len(model.trained) == 2 * len(SITES) + 1
+    _, gradients = model.loss(IDS)
+    assert set(gradients) == set(model.trained)
+    bank, losses, h = model.trained[name], [], 2.0**-20
+    along = random.normal(size=bank.shape)
+    for step in (h, -2 * h):
+        bank += step * along
+        losses.append(model.score(IDS))
+    bank += h * along
+    slope = np.sum(gradients[name] * along)
+    assert abs(slope - (losses[0] - losses[1]) / (2 * h)) < 1e-5 * abs(slope)
+    again = load(tiny_llama, dtype="float64", backend="reference")
+    again.attach(",".join(SITES), VBLoRA(bank=6, length=8, chosen=3), arrays=model.arrays())
+    assert set(again.trained) == set(model.trained)
+    again.attach(SITES[0], VeRA(rank=2), random)
+    assert f"{SITES[1]}.vectors" in again.loss(IDS)[1]
+
+
 def test_sites_that_share_nothing_have_no_place_in_peft(tiny_llama, tmp_path):
     """Of two draws, peft has room for one: both are kept in refpeft's own form, to the bit, where one draw is kept once."""
     method = VeRA(rank=3)
@@ -79,7 +103,7 @@ def test_sites_that_share_nothing_have_no_place_in_peft(tiny_llama, tmp_path):
             {},
             {"base_model.vera_A": None},
             FormatError,
-            "vera_A is missing, though save_projection says that it is there",
+            "there is no vera_A, which the modules share",
         ),
         ({}, {"base_model.vera_A": (3, 32, 1)}, FormatError, r"share arrays of the shapes .*, but .*\(3, 32, 1\)"),
         ({}, {"base_model.vera_B": ()}, FormatError, r"share arrays of the shapes"),
