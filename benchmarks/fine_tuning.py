@@ -49,7 +49,7 @@ TRIALS = {
     "prompt": Trial("prompt", {"tokens": 20}, 1e-2),
     "ptuning": Trial("ptuning", {"tokens": 20}, 1e-3),
     "qlora": Trial("qlora", _LORA, 1e-3, optimizer="paged-adamw"),
-    "lora, wrong sign": Trial("lora", _LORA, 1e-3, sign=-1),
+    "lora with the wrong sign": Trial("lora", _LORA, 1e-3, sign=-1),
 }
 
 
@@ -201,7 +201,7 @@ def _turn(model) -> None:
 
 
 def _run(folder: Path, name: str, seed: int) -> Path:
-    return folder / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
+    return folder / f"{name.replace(' ', '-')}-{seed}"
 
 
 def _base(folder: Path, four_bits: bool) -> Path:
