@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from refpeft.errors import CapabilityError, RefpeftError
-from refpeft.formats import adapterhub, adapters, peft, peft_layouts, peft_prompts, peft_ranks
+from refpeft.formats import adapterhub, adapters, peft, peft_fields, peft_layouts, peft_prompts, peft_ranks
 from refpeft.formats.lint_facts import DRAWN, FACTOR, FOLLOWED, NAMED, RANKED, STARTS, STILL, WHOLE
 from refpeft.formats.lint_folder import Finding, Folder, ends, opened
 from refpeft.formats.lint_model import Shapes, another_base, unfitting, unfitting_site
@@ -211,7 +211,7 @@ def stored(adapter: Folder) -> Iterator[Finding]:
 def unknown(adapter: Folder) -> Iterator[Finding]:
     """Fields that are not understood here, and a version of peft that may have brought such."""
     if peft_layouts.read(adapter.config) or adapter.kind in peft_prompts.KINDS:
-        for name, value in peft.not_understood(adapter.config, peft.model_family(adapter.tensors)).items():
+        for name, value in peft_fields.not_understood(adapter.config, peft.model_family(adapter.tensors)).items():
             yield Finding("warning", name, f"is {value!r}, which refpeft does not know", "unset it, or stay with peft")
     version = peft_layouts.version(adapter.config)
     if version[:2] > (0, 21):

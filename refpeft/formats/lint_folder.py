@@ -19,7 +19,7 @@ import numpy as np
 
 from refpeft.errors import FormatError
 from refpeft.files import read_json
-from refpeft.formats import adapterhub, adapters, peft, peft_ranks, safetensors
+from refpeft.formats import adapterhub, adapters, peft, peft_fields, peft_ranks, safetensors
 from refpeft.formats.lint_facts import NAMED, PAIRS, RANKED
 
 _PREFIXES = {"ADALORA": "lora_", "ADAPTION_PROMPT": "adaption_", "LOHA": "hada_"}
@@ -158,7 +158,7 @@ def opened(folder: str | os.PathLike[str]) -> Folder:
     if adapterhub.is_there(path):
         config, tensors = adapterhub.opened(path)
         return Folder(path, "AdapterHub", config, tensors)
-    config = peft.configuration(path)
+    config = peft_fields.configuration(path)
     _require_readable(path / peft.CONFIG, config)
     return Folder(path, "peft", config, safetensors.scan(path / peft.TENSORS))
 

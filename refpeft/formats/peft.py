@@ -16,38 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from refpeft.errors import AttributeValueError, CapabilityError, FormatError
-from refpeft.files import atomic_write, read_json
+from refpeft.errors import CapabilityError, FormatError
+from refpeft.files import atomic_write
 from refpeft.formats import peft_lengths, peft_numbered, peft_prompts, peft_ranks, peft_shared, safetensors
 from refpeft.formats.names import FAMILIES, family_of
-from refpeft.formats.peft_layouts import LAYOUTS, Layout, read, written
+from refpeft.formats.peft_fields import CONFIG, TENSORS, configuration, layout_of, method_of, require_understood
+from refpeft.formats.peft_layouts import Layout, written
 from refpeft.methods import Arrays, Method
 from refpeft.methods.prefix import Cartridge, PTuningV2
 from refpeft.methods.prompt import PromptTuning
 
-CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 ROOT = "base_model.model."
 """Before every module's name."""
-
-INERT = (
-    "auto_mapping base_model_name_or_path beta1 beta2 boft_dropout corda_config deft_dropout deltaT "
-    "ensure_weight_tying eps eva_config exclude_modules generator_seed inference_mode init_ia3_weights "
-    "init_logits_std init_lora_weights init_scale init_v_bound init_vector_bank_bound init_weights layers_pattern "
-    "layers_to_transform loftq_config lora_dropout lora_ga_config megatron_core mini_r module_dropout "
-    "num_cayley_neumann_terms orth_reg_weight peft_type peft_version projection_prng_key projection_seed "
-    "pvera_dropout qalora_group_size randlora_dropout random_seed rank_dropout revision sparse target_modules "
-    "target_r task_type tfinal tinit tinylora_dropout use_effective_conv2d vblora_dropout vera_dropout very_sparse"
-)
-"""Fields that say where an adapter comes from, or how it was started and regularised: nothing of what it computes."""
-
-CONVERTED = (
-    "changed before training; what save_pretrained writes with path_initial_model_for_weight_conversion is for the weight "
-    "as it was, and is read"
-)
-CHANGING = dict.fromkeys(("pissa", "olora", "corda", "lora_ga"), CONVERTED) | {
-    "loftq": "quantised, which is not in the file"
-}
-"""Starts that change the base weight, by how ``init_lora_weights`` begins, and what is to be said of the weight."""
 
 
 @dataclass(frozen=True)
@@ -89,15 +69,32 @@ def load(folder: str | os.PathLike[str]) -> Adapter:
     folder = Path(folder)
     config, archive = configuration(folder), safetensors.scan(folder / TENSORS)
     if config.get("peft_type") in peft_prompts.KINDS:
-        _require_understood(folder, config)
+        require_understood(folder, config)
         tensors = {name: np.array(archive[name]) for name in archive}
         return Adapter(*peft_prompts.decode(folder / TENSORS, config, tensors), config)
     family = model_family(archive)
     places = {key: _place(key, family) for key in archive}
-    layout = _layout(folder, config, family, {theirs for _, theirs in places.values()})
-    method = _method(folder, config, layout)
+    layout = layout_of(folder, config, family, {theirs for _, theirs in places.values()})
+    method, where = method_of(folder, config, layout), folder / TENSORS
+    common = peft_shared.decode(where, config, layout, method, archive)
+    arrays = _decode(where, layout, places, archive)
+    if layout.kind == "LORA":
+        peft_ranks.require_one_scaling(where, _by_module(arrays, "a", family), config)
+    if peft_lengths.OTHERS in layout.fields:
+        peft_lengths.require_equal(where, _by_module(arrays, "values", family), config)
+    for site, given in arrays.items():
+        if why := layout.unlike(method, given):
+            raise CapabilityError(f"{folder / CONFIG}: at {site} peft {why}, unlike {method!r}.")
+    own = peft_numbered.decode(where, layout, arrays, family, archive) if layout.numbered else {}
+    arrays = {site: given | own.get(site, {}) | common for site, given in arrays.items()}
+    return Adapter(method, arrays, config, family)
+
+
+def _decode(
+    where: Path, layout: Layout, places: Mapping[str, tuple[str, str]], archive: safetensors.Lazy
+) -> dict[str, dict[str, np.ndarray]]:
+    """The arrays of each site that are tensors of its module."""
     names = {theirs: ours for ours, theirs in layout.tensors.items()}
-    common = peft_shared.decode(folder / TENSORS, config, layout, method, archive)
     arrays: dict[str, dict[str, np.ndarray]] = {}
     for key, (site, theirs) in places.items():
         if peft_shared.is_shared(layout, key) or peft_numbered.is_numbered(layout, key):
@@ -106,27 +103,16 @@ def load(folder: str | os.PathLike[str]) -> Adapter:
         if site and theirs in layout.zeros and not array.any():
             continue
         if not site or theirs not in names:
-            raise FormatError(
-                f"{folder / TENSORS}: the tensor {key!r} belongs to nothing that {config['peft_type']} has."
-            )
+            raise FormatError(f"{where}: the tensor {key!r} belongs to nothing that {layout.kind} has.")
         ours = names[theirs]
         array = array.reshape(layout.shapes[ours][1]) if ours in layout.shapes else array
         arrays.setdefault(site, {})[ours] = array.astype(np.int64) if ours in layout.stored else array
     for site, given in arrays.items():
         if missing := set(names.values()) - set(given):
-            raise FormatError(f"{folder / TENSORS}: {site} lacks {', '.join(sorted(missing))}.")
+            raise FormatError(f"{where}: {site} lacks {', '.join(sorted(missing))}.")
     if not arrays:
-        raise FormatError(f"{folder / TENSORS}: there is no tensor, expected an adapter's.")
-    if layout.kind == "LORA":
-        peft_ranks.require_one_scaling(folder / TENSORS, _by_module(arrays, "a", family), config)
-    if peft_lengths.OTHERS in layout.fields:
-        peft_lengths.require_equal(folder / TENSORS, _by_module(arrays, "values", family), config)
-    for site, given in arrays.items():
-        if why := layout.unlike(method, given):
-            raise CapabilityError(f"{folder / CONFIG}: at {site} peft {why}, unlike {method!r}.")
-    own = peft_numbered.decode(folder / TENSORS, layout, arrays, family, archive) if layout.numbered else {}
-    arrays = {site: given | own.get(site, {}) | common for site, given in arrays.items()}
-    return Adapter(method, arrays, config, family)
+        raise FormatError(f"{where}: there is no tensor, expected an adapter's.")
+    return arrays
 
 
 def save(folder: str | os.PathLike[str], adapter: Adapter, base: str = "") -> None:
@@ -222,79 +208,6 @@ def _place(key: str, family: str) -> tuple[str, str]:
 def _by_module(arrays: Arrays, name: str, family: str) -> dict[str, np.ndarray]:
     """An array of each site, by peft's name of the module."""
     return {module_of(site, family): np.asarray(its[name]) for site, its in arrays.items()}
-
-
-def configuration(folder: Path) -> dict[str, Any]:
-    """The fields of an adapter whose two files are there.
-
-    Raises
-    ------
-    FormatError
-    """
-    for name in (CONFIG, TENSORS):
-        if not (folder / name).is_file():
-            raise FormatError(f"{folder} has no {name}, expected an adapter of peft.")
-    return read_json(folder / CONFIG)
-
-
-def _layout(folder: Path, config: dict[str, Any], family: str, tensors: set[str]) -> Layout:
-    """How the adapter is written; whatever would make it compute something else is refused."""
-    layout = read(config, tensors)
-    kinds = sorted({layout.kind for layout in LAYOUTS} | set(peft_prompts.KINDS))
-    if config.get("peft_type") not in kinds:
-        raise CapabilityError(
-            f"{folder / CONFIG}: peft_type is {config.get('peft_type')!r}, but {', '.join(kinds)} are read."
-        )
-    if layout is None:
-        deciding = sorted({n for other in LAYOUTS if other.kind == config["peft_type"] for n in other.theirs})
-        came = ", ".join(f"{n} {json.dumps(config.get(n))}" for n in [*deciding, "peft_version"])
-        raise CapabilityError(f"{folder / CONFIG}: {config['peft_type']} with {came} is not read.")
-    _require_understood(folder, config, family)
-    if layout.kind == "LORA":
-        _require_unchanged(folder, config)
-    return layout
-
-
-def not_understood(config: Mapping[str, Any], family: str = "llama") -> dict[str, Any]:
-    """Fields of a method that is read which would change what it computes in a way that is not known here."""
-    layout = read(config)
-    known = {
-        *INERT.split(),
-        *(peft_prompts.FIELDS.split() if layout is None else (*layout.fields, *layout.theirs, *layout.said)),
-    }
-    if layout and layout.kind == "LORA":
-        known |= set(peft_ranks.FIELDS)
-    if layout and peft_lengths.OTHERS in layout.fields:
-        known.add(peft_lengths.FIELD)
-    if FAMILIES[family].input_first:
-        known.add("fan_in_fan_out")
-    return {n: v for n, v in config.items() if n not in known and v and (n, v) != ("bias", "none")}
-
-
-def _require_understood(folder: Path, config: dict[str, Any], family: str = "llama") -> None:
-    for name, value in not_understood(config, family).items():
-        raise CapabilityError(f"{folder / CONFIG}: {name} is {json.dumps(value)}, which is not understood here.")
-
-
-def _require_unchanged(folder: Path, config: dict[str, Any]) -> None:
-    """Refuse what was trained over another weight than the original."""
-    start = config.get("init_lora_weights")
-    for name, said in CHANGING.items():
-        if str(start).lower().startswith(name):
-            raise CapabilityError(
-                f"{folder / CONFIG}: init_lora_weights is {json.dumps(start)}, so that the adapter is for a weight that peft "
-                f"{said}."
-            )
-
-
-def _method(folder: Path, config: dict[str, Any], layout: Layout) -> Method:
-    try:
-        config = config | {n: layout.absent[n](config) for n in layout.absent if config.get(n) is None}
-        return layout.method(**{ours: config[theirs] for theirs, ours in layout.fields.items()}, **layout.ours)
-    except KeyError as error:
-        raise FormatError(f"{folder / CONFIG}: {layout.kind} needs {error}, which is missing.") from error
-    except AttributeValueError as error:
-        raise FormatError(f"{folder / CONFIG}: {error}") from error
 
 
 def module_of(site: str, family: str) -> str:

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from refpeft.cli import main
-from refpeft.formats import adapters, peft, safetensors
+from refpeft.formats import adapters, peft, peft_fields, safetensors
 from refpeft.formats.lint import lint
 from refpeft.formats.lint_facts import STARTS, STILL
 from refpeft.methods import DVoRA, RandLoRA
@@ -270,4 +270,4 @@ def test_where_nothing_can_be_said_one_sentence_says_why(clean, tmp_path, config
 
 def test_starts_that_are_found_are_those_that_the_reader_refuses():
     """One that changed the base weight is known by both or by neither."""
-    assert STARTS.keys() == peft.CHANGING.keys()
+    assert STARTS.keys() == peft_fields.CHANGING.keys()
