@@ -10,9 +10,12 @@ from typing import NamedTuple
 import numpy as np
 
 from refpeft_cpu.chunks import LEAST_DIVISOR, blocks_of, over_largest, share_blocks
+from refpeft_cpu.threads import count
 
 ENCODED = 2**17
-"""Elements at a time: between loops threads wait for the interpreter, and with shorter ones two are no faster than one."""
+"""Elements at a time, and twice as many where there are several threads: between loops they wait for the interpreter, so that
+long ones pay there, though they leave the second-level cache.
+"""
 
 Bounds = Sequence[tuple[Callable, np.float32]]
 """``np.greater`` or ``np.greater_equal`` and a number, ascending: v has passed the bound where it is true."""
@@ -49,7 +52,7 @@ def quantize(weight, blocksize, format: Format):
             over_largest(blocks_of(weight, start, stop, blocksize), scaled, absmax[start:stop])
             _pack(scaled.reshape(-1), format, room, packed[start * blocksize // 2 : stop * blocksize // 2])
 
-    share_blocks(encode, full, blocksize, ENCODED)
+    share_blocks(encode, full, blocksize, ENCODED * min(count(), 2))
     rest = weight[full * blocksize :].astype(np.float32)
     if rest.size:
         absmax[-1] = np.max(np.abs(rest))
