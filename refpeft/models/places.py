@@ -58,14 +58,12 @@ class Layer:
         Those arrays that came with a method, frozen ones among them, but for what the method implies.
     reads : str
         Behind a sublayer: its ``output``, its ``input``, or the ``sum`` of both.
-    owner : str
-        The site whose arrays it trains too, as a head does that is tied to the table; "" where they are its own.
     method : Method or None
         What brought them: it says how they are kept, and which of them stay as they are.
     common : dict of str to numpy.ndarray
         Of those frozen arrays that all layers of a method share, the whole, of which the layer has its corner.
     tied : tuple of str
-        Those of its arrays that other layers may train, too.
+        Those of its arrays that other layers may train, too: all have the same ones.
     """
 
     operation: str
@@ -74,7 +72,6 @@ class Layer:
     attributes: dict[str, Any] = field(default_factory=dict)
     brought: tuple[str, ...] = ()
     reads: str = "output"
-    owner: str = ""
     method: Method | None = None
     common: dict[str, np.ndarray] = field(default_factory=dict)
     tied: tuple[str, ...] = ()

@@ -159,9 +159,7 @@ class Sites:
                 given["weight"] = base.again(arrays[site]["weight"])
             reads, tied = getattr(method, "reads", "output"), tuple(n for n in shared if n in method.trainable)
             whole = {n: kept[site][n] for n in shared if n not in tied}
-            layer = Layer(
-                operation, given, method.trainable, attributes, tuple(brought), reads, "", method, whole, tied
-            )
+            layer = Layer(operation, given, method.trainable, attributes, tuple(brought), reads, method, whole, tied)
             self._place(site, layer)
 
     @property
@@ -170,7 +168,7 @@ class Sites:
         encoder = self.encoder
         found = {f"encoder.{n}": encoder.arrays[n] for n in encoder.trained} if encoder else {}
         given = encoder.sites if encoder else ()
-        own = {site: layer for site, layer in self.sites.items() if site not in given and not layer.owner}
+        own = {site: layer for site, layer in self.sites.items() if site not in given}
         return found | {self._key(site, n): layer.arrays[n] for site, layer in own.items() for n in layer.trained}
 
     def _key(self, site: str, name: str) -> str:
@@ -179,7 +177,7 @@ class Sites:
         if name in layer.tied:
             array = layer.arrays[name]
             site = next(first for first, its in self.sites.items() if its.arrays.get(name) is array)
-        return f"{layer.owner or site}.{name}"
+        return f"{site}.{name}"
 
     def trains(self, prefix: str = "") -> bool:
         """Whether anything is trained at the sites whose names begin so."""

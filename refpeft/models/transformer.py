@@ -9,7 +9,7 @@ import numpy as np
 
 from refpeft import plugins
 from refpeft.backend import Backend
-from refpeft.errors import DomainError, ShapeError
+from refpeft.errors import CapabilityError, DomainError, ShapeError
 from refpeft.memory.decoder import Decoder
 from refpeft.models.calls import Calls
 from refpeft.models.places import TIED, Layer, Place
@@ -69,12 +69,12 @@ class Transformer(Sites):
         if shape.tied:
             arrays.setdefault("head", arrays["embedding"])
         self.tables = {name: arrays[name] for name in TABLES if name in arrays}
+        self.sites["embedding"] = Layer("nn.embedding", {"weight": arrays["embedding"]})
         for name, array in arrays.items():
             if name not in self.tables and not name.endswith(".bias"):
                 own = {"weight": array} | ({"bias": arrays[f"{name}.bias"]} if f"{name}.bias" in arrays else {})
                 self.sites[name] = self._norm(own) if name.endswith("norm") else Layer("nn.linear", own)
         self.places = self._places()
-        self.sites["embedding"] = self.bare("embedding")
         for i in range(shape.layers):
             self.sites[f"layers.{i}.attention"] = self.bare(f"layers.{i}.attention")
 
@@ -87,12 +87,12 @@ class Transformer(Sites):
         shape, token = self.shape, (1, 1, self.shape.width)
         keys = (1, shape.kv_heads, 1, shape.head_size)
         heads = {"q": (1, shape.heads, 1, shape.head_size), "k": keys, "v": keys}
-        table = self.tables["embedding"]
-        places = {"prompt": Place("prompt", table, {"x": token})}
-        places["embedding"] = Place("table", table, {"ids": (1, 1)}, Layer("nn.embedding", {"weight": table}))
+        places = {"prompt": Place("prompt", self.tables["embedding"], {"x": token})}
         for site, layer in self.sites.items():
             weight = layer.arrays["weight"]
-            if layer.operation != "nn.rms_norm":
+            if layer.operation == "nn.embedding":
+                places[site] = Place("table", weight, {"ids": (1, 1)}, layer)
+            elif layer.operation != "nn.rms_norm":
                 kind = "linear" if layer.operation == "nn.linear" else "norm"
                 places[site] = Place(kind, weight, {"x": (1, weight.shape[-1])}, layer)
         attend = Layer("nn.attention", {}, attributes={"scale": shape.head_size**-0.5})
@@ -107,10 +107,20 @@ class Transformer(Sites):
         return places
 
     def _place(self, site: str, layer: Layer) -> None:
-        """A head that is the table trains what the table does."""
+        """A head that is the table trains what the table does.
+
+        Raises
+        ------
+        CapabilityError
+            If it has a method of its own.
+        """
+        other = {"embedding": "head", "head": "embedding"}.get(site)
+        if self.shape.tied and other and self.sites[other].method is not None:
+            name = type(self.sites[other].method).__name__
+            raise CapabilityError(f"{site} is {other}'s matrix in {self.shape.name}, where {name} stands already.")
         super()._place(site, layer)
         if site == "embedding" and self.shape.tied and (operation := TIED.get(layer.operation)):
-            self.sites["head"] = Layer(operation, self.sites[site].arrays, layer.trained, owner=site)
+            self.sites["head"] = Layer(operation, self.sites[site].arrays, layer.trained, tied=layer.trained)
 
     def through(self, ids: np.ndarray) -> None:
         """A pass of token ids (n, s) through the model, whose sites may be watched."""

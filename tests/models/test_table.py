@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from small_models import save
 
 from refpeft.cli import main
+from refpeft.errors import CapabilityError
 from refpeft.formats import adapters, peft
 from refpeft.methods import LoRA, PromptTuning, TrainableTokens
 from refpeft.models import load
@@ -94,3 +95,18 @@ def test_a_step_moves_both_ends_and_stands_beside_other_methods(folder, tmp_path
     alone, read = load(folder, dtype="float64", backend="reference"), adapters.load(tmp_path)
     adapters.attach(alone, read)
     np.testing.assert_array_equal(alone.arrays()["embedding"]["trained"], rows)
+
+
+def test_a_tied_table_and_head_have_one_method(folder):
+    """What would take the rows from the other end is refused, in either order; a head of its own is free."""
+    tokens, lora = ("embedding", TrainableTokens(tokens=TOKENS)), ("head", LoRA(rank=2, alpha=4))
+    for (first, one), (second, other) in ((tokens, lora), (lora, tokens)):
+        model = load(folder)
+        model.attach(first, one, np.random.default_rng(0))
+        if not model.shape.tied:
+            model.attach(second, other, np.random.default_rng(0))
+            continue
+        with pytest.raises(
+            CapabilityError, match=f"{second} is {first}'s matrix in .*, where {type(one).__name__} stands"
+        ):
+            model.attach(second, other, np.random.default_rng(0))
