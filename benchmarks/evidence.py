@@ -68,7 +68,8 @@ def _kills(operation, dtype, seed, share):
     verdicts = {f.name: _first_failure(operation, dtype, f, seed) for f in chosen}
     caught = {fault: verdict.id if verdict else "" for fault, verdict in verdicts.items()}
     escaped = [f for f, check in caught.items() if not check]
-    return {"applicable": applicable, "made": len(caught), "escaped": escaped, "caught_by": caught}
+    raised = [f for f, verdict in verdicts.items() if verdict and "the backend raised" in verdict.message]
+    return {"applicable": applicable, "made": len(caught), "escaped": escaped, "raised": raised, "caught_by": caught}
 
 
 def _faults(operation, dtype, seed, share):

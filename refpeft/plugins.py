@@ -24,7 +24,7 @@ import reprlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint
+from importlib.metadata import Distribution, EntryPoint
 from typing import Any
 
 import pluggy
@@ -118,7 +118,13 @@ def _import_own_operations() -> None:
 
 
 def _is_own(entry: EntryPoint) -> bool:
-    return entry.dist is not None and entry.dist.name == "refpeft"
+    return entry.dist is not None and _name(entry.dist) == "refpeft"
+
+
+@functools.cache
+def _name(source: Distribution) -> str:
+    """A distribution's name, for which its metadata is read from disk."""
+    return source.name
 
 
 def _register(plugins: pluggy.PluginManager, entry: EntryPoint) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import typing
 from collections.abc import Callable, Mapping
@@ -40,24 +41,44 @@ def made(
     **keywords
         As for `operation`.
     """
-    signature = Signature.parse(text)
-    inputs = [inspect.Parameter(a.name, _POSITIONAL, default=_EMPTY[a.optional]) for a in signature.inputs]
-    own = [p for p in inspect.signature(part).parameters.values() if p.kind is _KEYWORD]
-    beside = [inspect.Parameter(n, _KEYWORD, default=d) for n, d in attributes.items()]
-    source = _complete(forward, len(inputs))
-    source.__signature__ = inspect.Signature(inputs + own + beside)  # type: ignore[attr-defined]
-    types = {n: tuple[int, int] if isinstance(d, tuple) else type(d) for n, d in attributes.items()}
-    source.__annotations__ = typing.get_type_hints(part) | types
+    source = _Source(text, forward, part, attributes)
     source.__doc__, source.__name__, source.__module__ = said, name.rpartition(".")[2], part.__module__
-    declared = operation(name, signature, **keywords)(source)
-    declared.vjp(_complete(backward, len(inputs) + 1))
+    declared = operation(name, text, **keywords)(source)
+
+    def vjp(cotangent, *inputs, **attributes):
+        return backward(cotangent, *source.complete(inputs), **attributes)
+
+    declared.vjp(vjp)
     return declared
 
 
-def _complete(function: Callable, count: int) -> Callable:
-    """``function`` with None for the optional inputs at the end that a call leaves out."""
+class _Source:
+    """``forward`` with the parameters of a written function; they are worked out when asked for, not at import."""
 
-    def run(*inputs, **attributes):
-        return function(*inputs, *[None] * (count - len(inputs)), **attributes)
+    __name__: str
 
-    return run
+    def __init__(self, text: str, forward: Callable, part: Callable, attributes: Mapping):
+        self._text, self._forward, self._part, self._beside = text, forward, part, attributes
+
+    def __call__(self, *inputs, **attributes):
+        return self._forward(*self.complete(inputs), **attributes)
+
+    def complete(self, inputs: tuple) -> tuple:
+        """The inputs with None for the optional ones at the end that a call leaves out."""
+        return inputs + (None,) * (len(self._inputs) - len(inputs))
+
+    @functools.cached_property
+    def _inputs(self) -> list[inspect.Parameter]:
+        inputs = Signature.parse(self._text).inputs
+        return [inspect.Parameter(a.name, _POSITIONAL, default=_EMPTY[a.optional]) for a in inputs]
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        own = [p for p in inspect.signature(self._part).parameters.values() if p.kind is _KEYWORD]
+        beside = [inspect.Parameter(n, _KEYWORD, default=d) for n, d in self._beside.items()]
+        return inspect.Signature(self._inputs + own + beside)
+
+    @property
+    def __annotations__(self) -> dict:  # type: ignore[override]
+        types = {n: tuple[int, int] if isinstance(d, tuple) else type(d) for n, d in self._beside.items()}
+        return typing.get_type_hints(self._part) | types

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
+import numpy as np
 import pytest
 
 from refpeft import plugins
+from refpeft.golden import evaluate
 from refpeft.operation import catalogue, find
 from refpeft_conformance.certify import caught_by
 from refpeft_conformance.checks import KINDS, checks_of
-from refpeft_conformance.faults import HONEST, Faulty, faults, faults_of
+from refpeft_conformance.faults import HONEST, REFUSED, Faulty, faults, faults_of
 from refpeft_conformance.runner import run
 from refpeft_conformance.subject import Subject
+from refpeft_spec.golden import load_cases
 
 pytest.importorskip("torch")
 OPERATIONS = sorted(catalogue())
@@ -79,6 +84,17 @@ def test_the_wrapper_without_a_fault_passes(operation):
         verdict = run(check, Subject(backend), profile=profile, random_seed=3, shrinking=False)
         assert verdict.verdict == "PASS", verdict.message
         assert check.kind != "laws" or verdict.observation.elements, f"{check.id} compared nothing"
+
+
+@pytest.mark.parametrize("name", sorted(faults()))
+def test_a_fault_is_made_without_an_exception(name):
+    """Anybody sees an exception: what raises is no mistake to find. Some problems may leave no room for a fault, not all."""
+    fault, made = faults()[name], 0
+    operation, dtype = next((o, d) for o in catalogue().values() for d in o.dtypes if fault.applies(o, d))
+    for problem, _ in load_cases(operation, dtype=dtype):
+        with suppress(*REFUSED), np.errstate(all="ignore"):
+            made += bool(fault.transform(problem, evaluate))
+    assert made
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

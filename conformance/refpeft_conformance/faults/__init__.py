@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from refpeft.backend import Backend, Implementation
-from refpeft.errors import PluginError
+from refpeft.errors import AttributeValueError, DomainError, PluginError, ShapeError
 from refpeft.numerics.formats import as_format, store
 from refpeft.operation import Operation
 from refpeft.problem import Problem
@@ -39,7 +39,8 @@ class Fault:
     transform : callable
         (problem, run) -> results.
     needs : tuple of str
-        Inputs or attributes that the operation must have; ``"dNAME"`` for a gradient.
+        What the operation must have: inputs or outputs by name, a gradient as ``"dNAME"``, attributes as ``"NAME="``, dims as
+        ``"[NAME]"``.
     operations : str
         Pattern of operation names.
     dtypes : tuple of str
@@ -48,6 +49,8 @@ class Fault:
         Whether its results on the reference can be recognised in a backend's output.
     equivalent : dict of str to str
         Operations (patterns) where it changes nothing that the spec fixes, each with the argument why.
+    where : callable
+        Whether an operation that has all it needs is of the form that it is a mistake in.
     """
 
     name: str
@@ -58,21 +61,30 @@ class Fault:
     dtypes: tuple[str, ...]
     explains: bool
     equivalent: dict[str, str]
+    where: Callable[[Operation], bool]
 
     def applies(self, operation: Operation, dtype: str) -> bool:
         """Whether it can be made to the operation in this dtype, and is a mistake there."""
-        has = {a.name for a in operation.signature.inputs} | set(operation.attributes) | set(operation.gradients)
-        has |= {o.name for o in operation.outputs} | set(operation.signature.dims)
+        has = {a.name for a in (*operation.signature.inputs, *operation.outputs)} | set(operation.gradients)
+        has |= {f"{name}=" for name in operation.attributes} | {f"[{name}]" for name in operation.signature.dims}
         return (
             fnmatch.fnmatchcase(operation.name, self.operations)
             and set(self.needs) <= has
             and dtype in self.dtypes
             and not any(fnmatch.fnmatchcase(operation.name, pattern) for pattern in self.equivalent)
+            and self.where(operation)
         )
+
+
+def everywhere(operation: Operation) -> bool:
+    """Where a fault is a mistake that says no more of it."""
+    return True
 
 
 _FAULTS: dict[str, Fault] = {}
 ALL_DTYPES = ("float64", "float32", "bfloat16", "float16")
+REFUSED = (ShapeError, DomainError, AttributeValueError)
+"""What is raised where a fault makes of a problem none of the operation's."""
 
 
 def fault(
@@ -83,13 +95,14 @@ def fault(
     dtypes: tuple[str, ...] = ALL_DTYPES,
     explains: bool = True,
     equivalent: dict[str, str] | None = None,
+    where: Callable[[Operation], bool] = everywhere,
 ):
     """Declare the decorated function as a fault."""
 
     def declare(transform):
         if name in _FAULTS:
             raise PluginError(f"fault {name!r} is declared twice.")
-        _FAULTS[name] = Fault(name, family, transform, needs, operations, dtypes, explains, equivalent or {})
+        _FAULTS[name] = Fault(name, family, transform, needs, operations, dtypes, explains, equivalent or {}, where)
         return transform
 
     return declare
@@ -112,7 +125,7 @@ def honest(problem: Problem, run: Run) -> Results:
     return run(problem)
 
 
-HONEST = Fault("none", "none", honest, (), "*", ALL_DTYPES, False, {})
+HONEST = Fault("none", "none", honest, (), "*", ALL_DTYPES, False, {}, everywhere)
 
 
 class Faulty(Around):
@@ -138,9 +151,13 @@ class Faulty(Around):
         return given and any(self.fault.applies(operation, dtype) for dtype in operation.dtypes)
 
     def _made(self, problem: Problem, run: Run) -> Results:
-        """The faulty results, honest ones where the fault is none in this dtype."""
-        applies = self.fault.applies(problem.operation, problem.dtype)
-        return self.fault.transform(problem, run) if applies else run(problem)
+        """The faulty results; honest ones where it is none in this dtype, or makes of the problem none of the operation's."""
+        if not self.fault.applies(problem.operation, problem.dtype):
+            return run(problem)
+        try:
+            return self.fault.transform(problem, run)
+        except REFUSED:
+            return run(problem)
 
     def _wrapped(self, operation: Operation, inner: Implementation) -> Implementation:
         def host(array):

@@ -31,7 +31,9 @@ def _(problem, run):
     return results | ({"dresidual": np.zeros_like(results["dresidual"])} if "dresidual" in results else {})
 
 
-@fault("adapters", "the bias of the up-projection not scaled", "up_bias", "residual", "scaling", operations=_BOTTLENECK)
+@fault(
+    "adapters", "the bias of the up-projection not scaled", "up_bias", "residual", "scaling=", operations=_BOTTLENECK
+)
 def _(problem, run):
     """s U h + u for s (U h + u)."""
     scaling = problem.attributes["scaling"]
@@ -40,7 +42,7 @@ def _(problem, run):
     return run(with_inputs(problem, up_bias=wide(problem.inputs["up_bias"]) / scaling))
 
 
-@fault("adapters", "the activation function forgotten", "activation", "residual", operations=_BOTTLENECK)
+@fault("adapters", "the activation function forgotten", "activation=", "residual", operations=_BOTTLENECK)
 def _(problem, run):
     """Two matrices are one then."""
     i = {n: wide(a) for n, a in problem.inputs.items()}
@@ -49,7 +51,9 @@ def _(problem, run):
     return run(problem) | {"y": i.get("residual", 0.0) + problem.attributes["scaling"] * update}
 
 
-@fault("adapters", "the tanh form for the exact gelu", "activation", "down", operations="adapter.*", dtypes=GELU_DTYPES)
+@fault(
+    "adapters", "the tanh form for the exact gelu", "activation=", "down", operations="adapter.*", dtypes=GELU_DTYPES
+)
 def _(problem, run):
     other = {"gelu": "gelu_tanh", "gelu_tanh": "gelu"}
     return run(
@@ -59,7 +63,7 @@ def _(problem, run):
     )
 
 
-@fault("adapters", "relu for another activation function", "activation", "down", operations="adapter.*")
+@fault("adapters", "relu for another activation function", "activation=", "down", operations="adapter.*")
 def _(problem, run):
     return run(with_attributes(problem, activation="relu"))
 
@@ -74,7 +78,7 @@ def _(problem, run):
 
 
 def _placed(name: str, wrong: dict[str, str]):
-    @fault("adapters", name, "placement", operations=_SUBLAYER)
+    @fault("adapters", name, "placement=", operations=_SUBLAYER)
     def _(problem, run):
         placement = problem.attributes["placement"]
         return run(with_attributes(problem, placement=wrong.get(placement, placement)))
@@ -85,7 +89,7 @@ _placed("the adapter reads the sublayer's input", {"houlsby": "parallel"})
 _placed("the adapter reads the sublayer's output", {"parallel": "houlsby"})
 
 
-@fault("adapters", "the residual of the sublayer forgotten", "placement", operations=_SUBLAYER)
+@fault("adapters", "the residual of the sublayer forgotten", "placement=", operations=_SUBLAYER)
 def _(problem, run):
     """N(h + A(h)): x is not there."""
     if problem.attributes["placement"] != "houlsby":
@@ -93,14 +97,16 @@ def _(problem, run):
     return run(with_inputs(problem, x=np.zeros_like(problem.inputs["x"])))
 
 
-@fault("adapters", "the norm after the adapter forgotten", "placement", operations=_SUBLAYER)
+@fault("adapters", "the norm after the adapter forgotten", "placement=", operations=_SUBLAYER)
 def _(problem, run):
     """x + h + A(v): as if the norm were the identity that comes before the next sublayer."""
     i = problem.inputs
     return run(problem) | {"y": wide(i["x"]) + wide(i["hidden"])}
 
 
-@fault("adapters", "the first norm passes no gradient to the sublayer's input", "placement", "dx", operations=_SUBLAYER)
+@fault(
+    "adapters", "the first norm passes no gradient to the sublayer's input", "placement=", "dx", operations=_SUBLAYER
+)
 def _(problem, run):
     """dx = dz where dz + dv is due: what a detached copy gives."""
     results = run(problem)

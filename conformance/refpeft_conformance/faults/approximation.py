@@ -19,7 +19,7 @@ def _(problem, run):
     return results | {"da": dh.T @ i["x"].reshape(-1, i["x"].shape[-1])}
 
 
-@fault("approximation", "kept numbers put together without their factor", "restore", "da", operations="velora.*")
+@fault("approximation", "kept numbers put together without their factor", "restore=", "da", operations="velora.*")
 def _(problem, run):
     return run(with_attributes(problem, restore=1.0))
 

@@ -45,12 +45,12 @@ _routed(
 _routed("equal gates for what is chosen", lambda z, chosen, t: _top(np.abs(z), chosen) / chosen)
 
 
-@fault("arrow", "scores at temperature one", "temperature", "prototypes", **_HERE)
+@fault("arrow", "scores at temperature one", "temperature=", "prototypes", **_HERE)
 def _(problem, run):
     return run(with_attributes(problem, temperature=1.0))
 
 
-@fault("arrow", "one adapter less for each token", "chosen", "prototypes", **_HERE)
+@fault("arrow", "one adapter less for each token", "chosen=", "prototypes", **_HERE)
 def _(problem, run):
     return run(with_attributes(problem, chosen=max(1, problem.attributes["chosen"] - 1)))
 
@@ -63,7 +63,7 @@ def _(problem, run):
     return results | {"dprototypes": np.zeros_like(results["dprototypes"])}
 
 
-@fault("arrow", "gradient to the prototypes without the temperature", "dprototypes", "temperature", **_HERE)
+@fault("arrow", "gradient to the prototypes without the temperature", "dprototypes", "temperature=", **_HERE)
 def _(problem, run):
     results = run(problem)
     if "dprototypes" not in results:

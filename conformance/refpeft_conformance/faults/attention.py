@@ -10,17 +10,17 @@ from refpeft.numerics.formats import as_format
 from refpeft.numerics.precision import standard_precision
 from refpeft_conformance.faults import fault, only, wide, with_attributes, with_inputs
 
-_HEADS = {"q": -3, "base": -3, "gate": -1, "y": -3}
 
-
-@fault("attention", "heads grouped by remainder", "q", "g", "h", operations="*.attention")
+@fault("attention", "heads grouped by remainder", "q", "[g]", "[h]", operations="*.attention")
 def _(problem, run):
     """Head j reads group j % g instead of j // (h / g): where both g and h / g exceed one."""
     order = np.argsort(np.arange(problem.dims["h"]) % problem.dims["g"], kind="stable")
+    dims = {a.name: [d.text for d in a.dims] for a in (*problem.operation.signature.inputs, *problem.operation.outputs)}
+    axes = {n: named.index("h") - len(named) for n, named in dims.items() if "h" in named}
+    axes |= {"d" + n: axis for n, axis in axes.items()}
 
     def moved(arrays, order):
-        axes = {n: _HEADS[n.removeprefix("d")] for n in arrays if n.removeprefix("d") in _HEADS}
-        return arrays | {n: np.take(arrays[n], order, axis) for n, axis in axes.items()}
+        return arrays | {n: np.take(a, order, axes[n]) for n, a in arrays.items() if n in axes}
 
     other = problem.replace(inputs=moved(problem.inputs, order), cotangents=moved(problem.cotangents, order))
     return moved(run(other), np.argsort(order))
@@ -34,32 +34,32 @@ def _rescaled(problem, run, factor):
     return results | ({"dq": wide(results["dq"]) * factor} if "dq" in results else {})
 
 
-@fault("attention", "scale of the logits forgotten", "q", "d", operations="*.attention")
+@fault("attention", "scale of the logits forgotten", "q", "[d]", operations="*.attention")
 def _(problem, run):
     return _rescaled(problem, run, 1 / problem.attributes.get("scale", problem.dims["d"] ** -0.5))
 
 
-@fault("attention", "logits scaled by the width of all heads", "q", "h", operations="*.attention")
+@fault("attention", "logits scaled by the width of all heads", "q", "[h]", operations="*.attention")
 def _(problem, run):
     return _rescaled(problem, run, problem.dims["h"] ** -0.5)
 
 
-@fault("attention", "logits scaled by one over d", "q", "d", operations="*.attention")
+@fault("attention", "logits scaled by one over d", "q", "[d]", operations="*.attention")
 def _(problem, run):
     return _rescaled(problem, run, problem.dims["d"] ** -0.5)
 
 
-@fault("attention", "a query sees the next key", "causal", "offset")
+@fault("attention", "a query sees the next key", "causal=", "offset=")
 def _(problem, run):
     return run(with_attributes(problem, offset=problem.attributes["offset"] + 1))
 
 
-@fault("attention", "offset of the cache forgotten", "causal", "offset")
+@fault("attention", "offset of the cache forgotten", "causal=", "offset=")
 def _(problem, run):
     return run(with_attributes(problem, offset=0))
 
 
-@fault("attention", "causality forgotten", "causal")
+@fault("attention", "causality forgotten", "causal=")
 def _(problem, run):
     return run(with_attributes(problem, causal=False))
 
@@ -168,7 +168,7 @@ def _as_keys(problem, run, mask):
     return results
 
 
-@fault("prefix", "the causal mask hides the prefix from early tokens", "prefix_k", "causal")
+@fault("prefix", "the causal mask hides the prefix from early tokens", "prefix_k", "causal=")
 def _(problem, run):
     """The offset does not grow by p, and query i sees the first i + 1 of prefix and input together."""
     mask, p = problem.inputs.get("mask"), problem.dims["p"]
@@ -213,19 +213,19 @@ def _places(problem):
     return np.arange(2 * layers * groups * size).reshape(layers, 2, groups, size)
 
 
-@fault("prefix", "values before keys in the flat prefix", "flat", "l", operations="prefix.cut")
+@fault("prefix", "values before keys in the flat prefix", "flat", "l=", operations="prefix.cut")
 def _(problem, run):
     return _columns(problem, run, _places(problem)[:, ::-1].reshape(-1))
 
 
-@fault("prefix", "all keys before all values in the flat prefix", "flat", "l", operations="prefix.cut")
+@fault("prefix", "all keys before all values in the flat prefix", "flat", "l=", operations="prefix.cut")
 def _(problem, run):
     layers, groups, size = (problem.attributes[n] for n in "lgd")
     places = np.arange(2 * layers * groups * size).reshape(2, layers, groups, size)
     return _columns(problem, run, places.transpose(1, 0, 2, 3).reshape(-1))
 
 
-@fault("prefix", "elements before groups in the flat prefix", "flat", "l", operations="prefix.cut")
+@fault("prefix", "elements before groups in the flat prefix", "flat", "l=", operations="prefix.cut")
 def _(problem, run):
     layers, groups, size = (problem.attributes[n] for n in "lgd")
     places = np.arange(2 * layers * groups * size).reshape(layers, 2, size, groups)

@@ -8,7 +8,7 @@ from refpeft_conformance.faults import fault, wide, with_attributes, with_inputs
 from refpeft_conformance.faults.shards import moved
 
 
-@fault("banks", "bases flattened in the other order", "base_b", "variant", operations="randlora.*")
+@fault("banks", "bases flattened in the other order", "base_b", "variant=", operations="randlora.*")
 def _(problem, run):
     """Rank-major for base-major."""
     other = {"paper": "peft", "peft": "paper"}[problem.attributes["variant"]]
@@ -70,7 +70,7 @@ def _(problem, run):
     return run(with_attributes(problem, chosen=max(1, problem.attributes["chosen"] - 1)))
 
 
-@fault("banks", "stretches of B as rows of the rank", "logits_b", "length", operations="vblora.*")
+@fault("banks", "stretches of B as rows of the rank", "logits_b", "[length]", operations="vblora.*")
 def _(problem, run):
     """(stretch, rank) read as (rank, stretch), where there are as many of both."""
     logits = problem.inputs["logits_b"]

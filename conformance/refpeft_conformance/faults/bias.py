@@ -30,7 +30,7 @@ for _name in ("bias", "lora_bias", "q_bias", "k_bias", "v_bias"):
     _lost(_name)
 
 
-@fault("bias", "base bias scaled like the update", "bias", "scaling")
+@fault("bias", "base bias scaled like the update", "bias", "scaling=")
 def _(problem, run):
     if "bias" not in problem.inputs:
         return run(problem)

@@ -7,22 +7,22 @@ import numpy as np
 from refpeft_conformance.faults import fault, with_inputs
 
 
-@fault("blocks", "blocks of a in reverse order", "blocks_a", operations="bdlora.*")
+@fault("blocks", "blocks of a in reverse order", "blocks_a=", operations="bdlora.*")
 def _(problem, run):
     return _reordered(problem, run, "a", lambda parts: parts[::-1])
 
 
-@fault("blocks", "blocks of b in reverse order", "blocks_b", operations="bdlora.*")
+@fault("blocks", "blocks of b in reverse order", "blocks_b=", operations="bdlora.*")
 def _(problem, run):
     return _reordered(problem, run, "b", lambda parts: parts[::-1])
 
 
-@fault("blocks", "the first block of a for all", "blocks_a", operations="bdlora.*")
+@fault("blocks", "the first block of a for all", "blocks_a=", operations="bdlora.*")
 def _(problem, run):
     return _reordered(problem, run, "a", lambda parts: np.broadcast_to(parts[:1], parts.shape))
 
 
-@fault("blocks", "rows of a dealt to the blocks in turn", "blocks_a", operations="bdlora.*")
+@fault("blocks", "rows of a dealt to the blocks in turn", "blocks_a=", operations="bdlora.*")
 def _(problem, run):
     """Row j in block j modulo ka."""
     blocks, a = problem.attributes["blocks_a"], problem.inputs["a"]
@@ -30,7 +30,7 @@ def _(problem, run):
     return run(with_inputs(problem, a=a[order].copy()))
 
 
-@fault("blocks", "the last block of b gets no gradient", "blocks_b", "db", operations="bdlora.*")
+@fault("blocks", "the last block of b gets no gradient", "blocks_b=", "db", operations="bdlora.*")
 def _(problem, run):
     results = run(problem)
     if "db" not in results or problem.attributes["blocks_b"] == 1:

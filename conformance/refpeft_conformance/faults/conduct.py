@@ -97,14 +97,14 @@ def _(problem, run):
     return run(problem.replace(inputs=inputs))
 
 
-@fault("conduct", "empty batch refused", "x", "*n", explains=False)
+@fault("conduct", "empty batch refused", "x", "[*n]", explains=False)
 def _(problem, run):
     if 0 in problem.inputs["x"].shape:
         raise RuntimeError("cannot reshape an empty tensor")
     return run(problem)
 
 
-@fault("conduct", "size-one axis broadcast away", "x", "y", "*n", explains=False)
+@fault("conduct", "size-one axis broadcast away", "x", "y", "[*n]", explains=False)
 def _(problem, run):
     results = run(problem)
     return results | ({"y": results["y"][0]} if results["y"].ndim > 1 and results["y"].shape[0] == 1 else {})

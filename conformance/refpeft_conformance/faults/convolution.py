@@ -14,28 +14,28 @@ def convolved(problem, kernel) -> np.ndarray:
     return correlate(pad(wide(problem.inputs["x"]), padding, "zeros"), kernel, *how)
 
 
-@fault("convolution", "padding mode ignored", "padding_mode")
+@fault("convolution", "padding mode ignored", "padding_mode=")
 def _(problem, run):
     return run(with_attributes(problem, padding_mode="zeros"))
 
 
-@fault("convolution", "strides swapped", "stride", operations="*.conv[23]d")
+@fault("convolution", "strides swapped", "stride=", operations="*.conv[23]d")
 def _(problem, run):
     return run(with_attributes(problem, stride=problem.attributes["stride"][::-1]))
 
 
-@fault("convolution", "dilations swapped", "dilation", operations="*.conv[23]d")
+@fault("convolution", "dilations swapped", "dilation=", operations="*.conv[23]d")
 def _(problem, run):
     return run(with_attributes(problem, dilation=problem.attributes["dilation"][::-1]))
 
 
-@fault("convolution", "paddings swapped", "padding", operations="*.conv[23]d")
+@fault("convolution", "paddings swapped", "padding=", operations="*.conv[23]d")
 def _(problem, run):
     return run(with_attributes(problem, padding=problem.attributes["padding"][::-1]))
 
 
 def _flipped(name: str):
-    @fault("convolution", f"kernel of {name} flipped", name, "kh", "kw")
+    @fault("convolution", f"kernel of {name} flipped", name, "[kh]", "[kw]")
     def _(problem, run):
         results = run(with_inputs(problem, **{name: np.ascontiguousarray(problem.inputs[name][..., ::-1, ::-1])}))
         gradient = "d" + name
@@ -46,7 +46,7 @@ for _name in ("weight", "a"):
     _flipped(_name)
 
 
-@fault("convolution", "height and width of the image swapped", "x", "kh", "kw")
+@fault("convolution", "height and width of the image swapped", "x", "[kh]", "[kw]")
 def _(problem, run):
     if problem.inputs["x"].shape[-1] != problem.inputs["x"].shape[-2]:
         return run(problem)

@@ -24,7 +24,7 @@ def _half(results, moved, first: bool):
     return results | {"y": y}
 
 
-@fault("coupling", "both halves read the input", "inverse", **_COUPLE)
+@fault("coupling", "both halves read the input", "inverse=", **_COUPLE)
 def _(problem, run):
     """y2 = x2 + G(x1): what two parallel adapters give."""
     inverse = problem.attributes["inverse"]
@@ -32,7 +32,7 @@ def _(problem, run):
     return _half(run(problem), still, first=inverse)
 
 
-@fault("coupling", "the inverse in the order of the forward", "inverse", **_COUPLE)
+@fault("coupling", "the inverse in the order of the forward", "inverse=", **_COUPLE)
 def _(problem, run):
     """x1 = y1 - F(y2), then x2 = y2 - G(x1)."""
     if not problem.attributes["inverse"]:
@@ -42,19 +42,19 @@ def _(problem, run):
     return other | {n: -wide(other[n]) for n in other if n.startswith("d") and n.partition("_")[2] in _UPS}
 
 
-@fault("coupling", "the inverse adds", "inverse", **_COUPLE)
+@fault("coupling", "the inverse adds", "inverse=", **_COUPLE)
 def _(problem, run):
     if not problem.attributes["inverse"]:
         return run(problem)
     return run(with_inputs(problem, **_networks(problem, "f", -1.0), **_networks(problem, "g", -1.0)))
 
 
-@fault("coupling", "forward and inverse swapped", "inverse", **_COUPLE)
+@fault("coupling", "forward and inverse swapped", "inverse=", **_COUPLE)
 def _(problem, run):
     return run(with_attributes(problem, inverse=not problem.attributes["inverse"]))
 
 
-@fault("coupling", "halves swapped", "inverse", **_COUPLE)
+@fault("coupling", "halves swapped", "inverse=", **_COUPLE)
 def _(problem, run):
     """Where they are as long: the second moves first."""
     x, half = problem.inputs["x"], problem.inputs["x"].shape[-1] // 2
@@ -74,6 +74,6 @@ def _(problem, run):
     return results | {n: silent[n] for n in results if n.startswith(first)}
 
 
-@fault("coupling", "relu in the place of another activation", "inverse", **_COUPLE)
+@fault("coupling", "relu in the place of another activation", "inverse=", **_COUPLE)
 def _(problem, run):
     return run(with_attributes(problem, activation="relu"))

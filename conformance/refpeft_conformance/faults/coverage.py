@@ -19,7 +19,7 @@ def _(problem, run):
     return {n: _with_last(a, np.nan) if a.dtype.kind not in "iub" else a for n, a in results.items()}
 
 
-@fault("coverage", "tail beyond a multiple of eight unwritten", "y", "*n")
+@fault("coverage", "tail beyond a multiple of eight unwritten", "y", "[*n]")
 def _(problem, run):
     results = run(problem)
     y = wide(results["y"]).copy()
@@ -27,7 +27,7 @@ def _(problem, run):
     return results | {"y": y}
 
 
-@fault("coverage", "contraction stops at a multiple of eight", "x", "i", "weight", operations="*.linear")
+@fault("coverage", "contraction stops at a multiple of eight", "x", "[i]", "weight", operations="*.linear")
 def _(problem, run):
     x = wide(problem.inputs["x"]).copy()
     x[..., x.shape[-1] // 8 * 8 :] = 0

@@ -10,7 +10,7 @@ from refpeft_conformance.faults import fault, only, wide, with_attributes, with_
 def _norm(name: str, divisor):
     """A root mean square norm with another divisor of a vector."""
 
-    @fault("decoder", name, "eps", "x", operations="nn.rms_norm")
+    @fault("decoder", name, "eps=", "x", operations="nn.rms_norm")
     def _(problem, run):
         x, gain = wide(problem.inputs["x"]), wide(problem.inputs.get("weight", np.ones(problem.dims["d"])))
         return run(problem) | {"y": x / divisor(x, problem.attributes["eps"]) * gain}
@@ -28,20 +28,20 @@ _norm(
 _norm("the sum of squares for their mean", lambda x, eps: np.sqrt((x * x).sum(axis=-1, keepdims=True) + eps))
 
 
-@fault("decoder", "the mean subtracted before the root mean square", "eps", "x", operations="nn.rms_norm")
+@fault("decoder", "the mean subtracted before the root mean square", "eps=", "x", operations="nn.rms_norm")
 def _(problem, run):
     x = wide(problem.inputs["x"])
     return run(with_inputs(problem, x=x - x.mean(axis=-1, keepdims=True)))
 
 
-@fault("decoder", "a gain kept as its distance from one, as Gemma has it", "eps", "weight", operations="nn.rms_norm")
+@fault("decoder", "a gain kept as its distance from one, as Gemma has it", "eps=", "weight", operations="nn.rms_norm")
 def _(problem, run):
     if "weight" not in problem.inputs:
         return run(problem)
     return run(with_inputs(problem, weight=1 + wide(problem.inputs["weight"])))
 
 
-@fault("decoder", "no gradient through the root mean square", "dx", "eps", operations="nn.rms_norm")
+@fault("decoder", "no gradient through the root mean square", "dx", "eps=", operations="nn.rms_norm")
 def _(problem, run):
     results = run(problem)
     if "dx" not in results:
@@ -51,7 +51,7 @@ def _(problem, run):
     return only("dx", {"dx": g / np.sqrt(_mean_square(x) + problem.attributes["eps"])}, results)
 
 
-@fault("decoder", "rotary pairs of the other layout", "cos", "sin", "layout", operations="nn.rope")
+@fault("decoder", "rotary pairs of the other layout", "cos", "sin", "layout=", operations="nn.rope")
 def _(problem, run):
     other = {"halves": "neighbours", "neighbours": "halves"}
     return run(with_attributes(problem, layout=other[problem.attributes["layout"]]))

@@ -51,7 +51,7 @@ def _(problem, run):
     return _normed_by(problem, run, _length(_matrix(problem, "weight")))
 
 
-@fault("decomposition", "scaling missing in the norm", "scaling", operations=_BOTH)
+@fault("decomposition", "scaling missing in the norm", "scaling=", operations=_BOTH)
 def _(problem, run):
     return _normed_by(problem, run, _length(_directed(with_attributes(problem, scaling=1.0))))
 
@@ -66,7 +66,7 @@ def _(problem, run):
     return _normed_by(problem, run, np.sum(np.abs(_directed(problem)), axis=1))
 
 
-@fault("decomposition", "the other norm in the backward pass", "norm", operations=_BOTH)
+@fault("decomposition", "the other norm in the backward pass", "norm=", operations=_BOTH)
 def _(problem, run):
     """Detached for full, or full for detached: gradients only."""
     other = {"detached": "full", "full": "detached"}[problem.attributes["norm"]]
@@ -90,7 +90,7 @@ def _(problem, run):
     return results | {"y": wide(results["y"]) + base}
 
 
-@fault("decomposition", "the norm of each place of the kernel", "kh", "magnitude", operations="dora.conv2d")
+@fault("decomposition", "the norm of each place of the kernel", "[kh]", "magnitude", operations="dora.conv2d")
 def _(problem, run):
     """Over the channels alone, as the axis of a linear layer's norm gives it."""
     v = _directed(problem).reshape(problem.inputs["weight"].shape)
@@ -101,7 +101,7 @@ def _(problem, run):
     return run(with_inputs(problem, weight=kernel, **start))
 
 
-@fault("decomposition", "a zero row divided by its norm", "norm", operations=_BOTH)
+@fault("decomposition", "a zero row divided by its norm", "norm=", operations=_BOTH)
 def _(problem, run):
     """0 / 0 where the direction is not defined."""
     results = run(problem)

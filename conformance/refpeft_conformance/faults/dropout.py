@@ -17,33 +17,33 @@ def _inverted(problem):
     )
 
 
-@fault("dropout", "dropout not scaled", "mask", "keep")
+@fault("dropout", "dropout not scaled", "mask", "keep=")
 def _(problem, run):
     return run(with_attributes(problem, keep=1.0))
 
 
-@fault("dropout", "dropout scaled twice", "mask", "keep")
+@fault("dropout", "dropout scaled twice", "mask", "keep=")
 def _(problem, run):
     return run(with_attributes(problem, keep=problem.attributes["keep"] ** 2))
 
 
-@fault("dropout", "dropout mask ignored", "mask", "keep")
+@fault("dropout", "dropout mask ignored", "mask", "keep=")
 def _(problem, run):
     return run(_without_mask(problem))
 
 
-@fault("dropout", "dropout mask inverted", "mask", "keep")
+@fault("dropout", "dropout mask inverted", "mask", "keep=")
 def _(problem, run):
     return run(_inverted(problem))
 
 
-@fault("dropout", "dropout in forward only", "mask", "keep")
+@fault("dropout", "dropout in forward only", "mask", "keep=")
 def _(problem, run):
     honest = run(problem)
     return honest | {n: g for n, g in run(_without_mask(problem)).items() if n.startswith("d")}
 
 
-@fault("dropout", "a fresh dropout mask in backward", "mask", "keep")
+@fault("dropout", "a fresh dropout mask in backward", "mask", "keep=")
 def _(problem, run):
     honest = run(problem)
     return honest | {n: g for n, g in run(_inverted(problem)).items() if n.startswith("d")}

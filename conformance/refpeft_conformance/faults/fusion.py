@@ -33,13 +33,13 @@ _weighted("weights that are not normalised", lambda s: np.exp(s))
 _weighted("the best adapter alone", lambda s: (s == s.max(axis=-1, keepdims=True)).astype(float))
 
 
-@fault("fusion", "scores divided by the root of the width", "temperature", operations=_FUSION)
+@fault("fusion", "scores divided by the root of the width", "temperature=", operations=_FUSION)
 def _(problem, run):
     """As in a transformer's attention; not here."""
     return run(with_attributes(problem, temperature=problem.attributes["temperature"] * math.sqrt(problem.dims["e"])))
 
 
-@fault("fusion", "temperature forgotten", "temperature", operations=_FUSION)
+@fault("fusion", "temperature forgotten", "temperature=", operations=_FUSION)
 def _(problem, run):
     return run(with_attributes(problem, temperature=1.0))
 
@@ -60,7 +60,7 @@ def _(problem, run):
     "fusion",
     "the gradient to the query from scores of another temperature",
     "dquery",
-    "temperature",
+    "temperature=",
     operations=_FUSION,
 )
 def _(problem, run):

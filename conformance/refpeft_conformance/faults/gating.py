@@ -17,7 +17,7 @@ def _other(name: str, change):
 
 
 def _first_of_all(gates):
-    return np.broadcast_to(gates.reshape(-1, gates.shape[-1])[:1], gates.shape).copy() if gates.size else gates
+    return np.broadcast_to(gates.reshape(-1, gates.shape[-1])[0], gates.shape).copy() if gates.size else gates
 
 
 _other("gates of the neighbouring adapter", lambda g: np.roll(g, 1, axis=-1))
@@ -32,7 +32,7 @@ def _(problem, run):
     return results | ({"dgates": np.zeros_like(results["dgates"])} if "dgates" in results else {})
 
 
-@fault("gating", "gradient to the gates without the scaling", "dgates", "scaling", **_LINEAR)
+@fault("gating", "gradient to the gates without the scaling", "dgates", "scaling=", **_LINEAR)
 def _(problem, run):
     return only("dgates", run(with_attributes(problem, scaling=1.0)), run(problem))
 
@@ -58,7 +58,7 @@ _made("the temperature multiplied", lambda z, t: softmax(z * t))
 _made("the gates not divided by their sum", lambda z, t: np.exp(z / t))
 
 
-@fault("gating", "gates at temperature one", "temperature", "head", **_GATES)
+@fault("gating", "gates at temperature one", "temperature=", "head", **_GATES)
 def _(problem, run):
     return run(with_attributes(problem, temperature=1.0))
 
@@ -70,7 +70,7 @@ def _(problem, run):
     return run(with_inputs(problem, head_bias=np.zeros_like(problem.inputs["head_bias"])))
 
 
-@fault("gating", "gradient to the head without the temperature", "dhead", "temperature", **_GATES)
+@fault("gating", "gradient to the head without the temperature", "dhead", "temperature=", **_GATES)
 def _(problem, run):
     results = run(problem)
     if "dhead" not in results:
@@ -78,18 +78,18 @@ def _(problem, run):
     return results | {"dhead": wide(results["dhead"]) * problem.attributes["temperature"]}
 
 
-@fault("gating", "smallest gates kept", "gates", "chosen", **_TOP)
+@fault("gating", "smallest gates kept", "gates", "chosen=", **_TOP)
 def _(problem, run):
     results = run(with_inputs(problem, gates=-problem.inputs["gates"]))
     return {n: a if problem.attributes["softmax"] or n != "kept" else -a for n, a in results.items()}
 
 
-@fault("gating", "one gate too few", "gates", "chosen", **_TOP)
+@fault("gating", "one gate too few", "gates", "chosen=", **_TOP)
 def _(problem, run):
     return run(with_attributes(problem, chosen=max(1, problem.attributes["chosen"] - 1)))
 
 
-@fault("gating", "gates that are left divided by their sum", "softmax", "chosen", **_TOP)
+@fault("gating", "gates that are left divided by their sum", "softmax=", "chosen=", **_TOP)
 def _(problem, run):
     """In the place of the second softmax."""
     if not problem.attributes["softmax"]:
@@ -99,7 +99,7 @@ def _(problem, run):
     return run(problem) | {"kept": kept / np.where(total == 0, 1, total)}
 
 
-@fault("gating", "second softmax over all gates", "softmax", "chosen", **_TOP)
+@fault("gating", "second softmax over all gates", "softmax=", "chosen=", **_TOP)
 def _(problem, run):
     if not problem.attributes["softmax"]:
         return run(problem)
@@ -107,12 +107,12 @@ def _(problem, run):
     return run(problem) | {"kept": np.where(left, softmax(wide(problem.inputs["gates"])), 0)}
 
 
-@fault("gating", "second softmax left out", "softmax", "chosen", **_TOP)
+@fault("gating", "second softmax left out", "softmax=", "chosen=", **_TOP)
 def _(problem, run):
     return run(with_attributes(problem, softmax=False))
 
 
-@fault("gating", "gates that are not left get a gradient", "dgates", "chosen", **_TOP)
+@fault("gating", "gates that are not left get a gradient", "dgates", "chosen=", **_TOP)
 def _(problem, run):
     if "dkept" not in problem.cotangents or problem.attributes["softmax"]:
         return run(problem)

@@ -7,7 +7,7 @@ import numpy as np
 from refpeft_conformance.faults import fault, only
 
 
-@fault("indexing", "ids off by one", "ids", "v")
+@fault("indexing", "ids off by one", "ids", "[v]")
 def _(problem, run):
     return run(problem.replace(inputs=problem.inputs | {"ids": (problem.inputs["ids"] + 1) % problem.dims["v"]}))
 

@@ -12,12 +12,12 @@ def _shuffle(first: int, second: int) -> np.ndarray:
     return np.arange(first * second).reshape(first, second).T.reshape(-1)
 
 
-@fault("kronecker", "Kronecker factors swapped", "w1", "p", "q", operations="lokr*")
+@fault("kronecker", "Kronecker factors swapped", "w1", "[p]", "[q]", operations="lokr*")
 def _(problem, run):
     """W2 (x) W1: rows and columns of the update in the other factor's order, those of the weight where they were."""
-    o, i, p, q = (problem.dims[n] for n in ("o", "i", "p", "q"))
+    o, p, q = (problem.dims[n] for n in ("o", "p", "q"))
     if "x" not in problem.inputs:
-        rows, columns = _shuffle(p, o // p), _shuffle(q, i // q)
+        rows, columns = _shuffle(p, o // p), _shuffle(q, problem.dims["i"] // q)
         moved = problem.inputs["weight"][np.ix_(np.argsort(rows), np.argsort(columns))]
         merged = run(with_inputs(problem, weight=moved))["merged"]
         return run(problem) | {"merged": merged[np.ix_(rows, columns)]}
@@ -37,7 +37,7 @@ def _(problem, run):
 @fault("kronecker", "dw1 is the mean over its block", "dw1", operations="lokr*")
 def _(problem, run):
     results = run(problem)
-    size = problem.dims["o"] * problem.dims["i"] // max(1, problem.inputs["w1"].size)
+    size = problem.inputs["weight"].size // max(1, problem.inputs["w1"].size)
     return results | ({"dw1": wide(results["dw1"]) / max(1, size)} if "dw1" in results else {})
 
 

@@ -10,7 +10,7 @@ GELU_DTYPES = ("float64", "float32")
 """Where the forms of gelu lie farther apart than rounding: by up to 4.8e-4, beside values around 1."""
 
 
-@fault("nonlinearity", "the other form of gelu", "approximate", operations="nn.gelu", dtypes=GELU_DTYPES)
+@fault("nonlinearity", "the other form of gelu", "approximate=", operations="nn.gelu", dtypes=GELU_DTYPES)
 def _(problem, run):
     """tanh for erf, or erf for tanh."""
     other = {"none": "tanh", "tanh": "none"}[problem.attributes["approximate"]]
@@ -20,7 +20,7 @@ def _(problem, run):
 @fault(
     "nonlinearity",
     "the gradient of the other form of gelu",
-    "approximate",
+    "approximate=",
     "dx",
     operations="nn.gelu",
     dtypes=GELU_DTYPES,
@@ -30,7 +30,7 @@ def _(problem, run):
     return only("dx", run(with_attributes(problem, approximate=other)), run(problem))
 
 
-@fault("nonlinearity", "gelu by the sigmoid of 1.702 x", "approximate", operations="nn.gelu")
+@fault("nonlinearity", "gelu by the sigmoid of 1.702 x", "approximate=", operations="nn.gelu")
 def _(problem, run):
     """The paper's other approximation, which is neither of the two."""
     x = wide(problem.inputs["x"])
@@ -38,7 +38,7 @@ def _(problem, run):
         return run(problem) | {"y": x / (1 + np.exp(-1.702 * x))}
 
 
-@fault("nonlinearity", "the slope of gelu without the density", "approximate", "dx", operations="nn.gelu")
+@fault("nonlinearity", "the slope of gelu without the density", "approximate=", "dx", operations="nn.gelu")
 def _(problem, run):
     """dy Phi(x): what is left when x phi(x) is forgotten."""
     results = run(problem)

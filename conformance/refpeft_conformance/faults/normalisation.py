@@ -11,7 +11,7 @@ from refpeft_conformance.faults import fault, only, wide, with_inputs
 def _wrong(name: str, normalise):
     """A norm whose vectors are normalised by ``normalise(x, eps)``; gain and bias as they should be."""
 
-    @fault("normalisation", name, "eps", "x", operations="nn.layer_norm")
+    @fault("normalisation", name, "eps=", "x", operations="nn.layer_norm")
     def _(problem, run):
         inputs = {n: wide(a) for n, a in problem.inputs.items()}
         normal = normalise(inputs["x"], problem.attributes["eps"])
@@ -35,7 +35,7 @@ _wrong(
 )
 
 
-@fault("normalisation", "the variance in one pass", "eps", "x", operations="nn.layer_norm", dtypes=("float32",))
+@fault("normalisation", "the variance in one pass", "eps=", "x", operations="nn.layer_norm", dtypes=("float32",))
 def _(problem, run):
     """Mean of squares minus square of the mean, in float32."""
     x, eps = problem.inputs["x"].astype(np.float32), np.float32(problem.attributes["eps"])
@@ -47,7 +47,7 @@ def _(problem, run):
     }
 
 
-@fault("normalisation", "a gain kept as its distance from one", "weight", "eps", operations="nn.layer_norm")
+@fault("normalisation", "a gain kept as its distance from one", "weight", "eps=", operations="nn.layer_norm")
 def _(problem, run):
     """1 + weight for weight."""
     if "weight" not in problem.inputs:
@@ -56,7 +56,7 @@ def _(problem, run):
 
 
 def _gradient(name: str, part):
-    @fault("normalisation", name, "eps", "dx", operations="nn.layer_norm")
+    @fault("normalisation", name, "eps=", "dx", operations="nn.layer_norm")
     def _(problem, run):
         results = run(problem)
         if "dx" not in results:

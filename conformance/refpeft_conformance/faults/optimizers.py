@@ -14,7 +14,7 @@ def mistake(name: str, *needs: str, operations: str, **options):
     return fault("optimizers", name, *needs, operations=operations, **options)
 
 
-@mistake("the step climbs", "lr", operations="*.step")
+@mistake("the step climbs", "lr=", operations="*.step")
 def _(problem, run):
     return run(problem) | {"next_p": run(with_attributes(problem, lr=-problem.attributes["lr"]))["next_p"]}
 
@@ -26,59 +26,59 @@ def _(problem, run):
     return run(problem) | {"next_p": before["next_p"]}
 
 
-@mistake("the two betas of a step swapped", "beta1", "beta2", operations="*.step")
+@mistake("the two betas of a step swapped", "beta1=", "beta2=", operations="*.step")
 def _(problem, run):
     beta1, beta2 = (problem.attributes[n] for n in ("beta1", "beta2"))
     return run(with_attributes(problem, beta1=beta2, beta2=beta1))
 
 
-@mistake("weight decay forgotten", "decay", operations="*.step")
+@mistake("weight decay forgotten", "decay=", operations="*.step")
 def _(problem, run):
     return run(with_attributes(problem, decay=0.0))
 
 
-@mistake("weight decay with the other sign", "decay", operations="*.step")
+@mistake("weight decay with the other sign", "decay=", operations="*.step")
 def _(problem, run):
     return run(with_attributes(problem, decay=-problem.attributes["decay"]))
 
 
-@mistake("weight decay among the gradient", "decay", operations="adam*.step")
-@mistake("weight decay among the momentum", "decay", operations="lion.step")
+@mistake("weight decay among the gradient", "decay=", operations="adam*.step")
+@mistake("weight decay among the momentum", "decay=", operations="lion.step")
 def _(problem, run):
     coupled = wide(problem.inputs["grad"]) + problem.attributes["decay"] * wide(problem.inputs["p"])
     return run(with_attributes(with_inputs(problem, grad=coupled), decay=0.0))
 
 
-@mistake("weight decay past the momentum", "decay", "buffer", operations="sgd.step")
+@mistake("weight decay past the momentum", "decay=", "buffer", operations="sgd.step")
 def _(problem, run):
     results = run(with_attributes(problem, decay=0.0))
     lost = problem.attributes["lr"] * problem.attributes["decay"] * wide(problem.inputs["p"])
     return results | {"next_p": wide(results["next_p"]) - lost}
 
 
-@mistake("weight decay without the learning rate", "decay", "beta2", operations="*.step")
+@mistake("weight decay without the learning rate", "decay=", "beta2=", operations="*.step")
 def _(problem, run):
     return run(with_attributes(problem, decay=problem.attributes["decay"] / problem.attributes["lr"]))
 
 
-@mistake("weight decay in the other order", "decay", "variant", operations="adamw.step")
+@mistake("weight decay in the other order", "decay=", "variant=", operations="adamw.step")
 def _(problem, run):
     other = {"before": "after", "after": "before"}[problem.attributes["variant"]]
     return run(with_attributes(problem, variant=other))
 
 
-@mistake("Nesterov forgotten", "nesterov", operations="sgd.step")
+@mistake("Nesterov forgotten", "nesterov=", operations="sgd.step")
 def _(problem, run):
     return run(with_attributes(problem, nesterov=False))
 
 
-@mistake("the gradient dampened by the momentum", "momentum", operations="sgd.step")
+@mistake("the gradient dampened by the momentum", "momentum=", operations="sgd.step")
 def _(problem, run):
     kept, grad = (1 - problem.attributes["momentum"], wide(problem.inputs["grad"]))
     return run(with_inputs(problem, grad=kept * grad))
 
 
-@mistake("the learning rate inside the momentum", "momentum", operations="sgd.step")
+@mistake("the learning rate inside the momentum", "momentum=", operations="sgd.step")
 def _(problem, run):
     """Which steps alike only while the learning rate stays."""
     a, i, results = problem.attributes, {n: wide(x) for n, x in problem.inputs.items()}, run(problem)
@@ -90,7 +90,7 @@ def _adam(name: str):
     """A fault from the size of Adam's step: (m', v', 1 - b1ᵗ, 1 - b2ᵗ, eps) -> u, computed in float64."""
 
     def declare(size):
-        @mistake(name, "beta1", "beta2", "step", "next_v", operations="adam*.step")
+        @mistake(name, "beta1=", "beta2=", "step=", "next_v", operations="adam*.step")
         def _(problem, run):
             a = {"decay": 0.0} | problem.attributes
             corrections = (1 - a[beta] ** a["step"] for beta in ("beta1", "beta2"))
@@ -154,7 +154,7 @@ def _(m, v, c1, c2, eps):
     return m / c1 / np.sqrt(v / c2)
 
 
-@mistake("the step counted from zero", "step", operations="adam*.step")
+@mistake("the step counted from zero", "step=", operations="adam*.step")
 def _(problem, run):
     """One behind; the first step divides by zero."""
     step = problem.attributes["step"]
@@ -164,12 +164,12 @@ def _(problem, run):
     return results | {"next_p": np.full(results["next_p"].shape, np.nan)}
 
 
-@mistake("the step counted one ahead", "step", operations="adam*.step")
+@mistake("the step counted one ahead", "step=", operations="adam*.step")
 def _(problem, run):
     return run(with_attributes(problem, step=problem.attributes["step"] + 1))
 
 
-@mistake("the corrected momentum remembered", "next_m", "next_v", "step", operations="ada*[mw].step")
+@mistake("the corrected momentum remembered", "next_m", "next_v", "step=", operations="ada*[mw].step")
 def _(problem, run):
     results = run(problem)
     return results | {
@@ -212,37 +212,37 @@ def _(problem, run):
 def _(problem, run):
     """p moves by what the new codes say, not by the new moments."""
     a, results = problem.attributes, run(problem)
-    held = {n: results[f"next_{n}"] for n in ("m", "v", "m_absmax", "v_absmax")}
+    held = {n: results[f"next_{n}"].astype(problem.inputs[n].dtype) for n in ("m", "v", "m_absmax", "v_absmax")}
     m, v = (_decoded(problem.replace(inputs=problem.inputs | held), name) for name in ("m", "v"))
     u = m / (1 - a["beta1"] ** a["step"]) / (np.sqrt(v / (1 - a["beta2"] ** a["step"])) + a["eps"])
     left = 1 - a["lr"] * a.get("decay", 0.0)
     return results | {"next_p": left * wide(problem.inputs["p"]) - a["lr"] * u}
 
 
-@mistake("moments encoded in the other way", "variant", "m_absmax", operations="adam8bit.step")
+@mistake("moments encoded in the other way", "variant=", "m_absmax", operations="adam8bit.step")
 def _(problem, run):
     other = {"paper": "bitsandbytes-cpu", "bitsandbytes-cpu": "paper"}[problem.attributes["variant"]]
     return run(with_attributes(problem, variant=other))
 
 
-@mistake("the sign forgotten", "beta1", operations="lion.step")
+@mistake("the sign forgotten", "beta1=", operations="lion.step")
 def _(problem, run):
     a, i = problem.attributes, {n: wide(x) for n, x in problem.inputs.items()}
     c = a["beta1"] * i["m"] + (1 - a["beta1"]) * i["grad"]
     return run(problem) | {"next_p": i["p"] - a["lr"] * (c + a["decay"] * i["p"])}
 
 
-@mistake("the sign of the gradient alone", "beta1", operations="lion.step")
+@mistake("the sign of the gradient alone", "beta1=", operations="lion.step")
 def _(problem, run):
     return run(problem) | {"next_p": run(with_attributes(problem, beta1=0.0))["next_p"]}
 
 
-@mistake("the step from the new momentum", "beta1", "beta2", operations="lion.step")
+@mistake("the step from the new momentum", "beta1=", "beta2=", operations="lion.step")
 def _(problem, run):
     return run(with_attributes(problem, beta1=problem.attributes["beta2"]))
 
 
-@mistake("zero has a sign", "beta1", operations="lion.step")
+@mistake("zero has a sign", "beta1=", operations="lion.step")
 def _(problem, run):
     a, i, results = problem.attributes, {n: wide(x) for n, x in problem.inputs.items()}, run(problem)
     none = a["beta1"] * i["m"] + (1 - a["beta1"]) * i["grad"] == 0
@@ -253,7 +253,7 @@ def _clipped(name: str):
     """A fault from other factors on the gradient: (grad, max_norm) -> the clipped one, in float64."""
 
     def declare(change):
-        @mistake(name, "max_norm", operations="clip.global_norm")
+        @mistake(name, "max_norm=", operations="clip.global_norm")
         def _(problem, run):
             with np.errstate(all="ignore"):
                 changed = change(wide(problem.inputs["grad"]), problem.attributes["max_norm"])
@@ -283,7 +283,7 @@ def _(grad, size):
     return grad * min(1.0, size / (np.sum(grad**2) or size))
 
 
-@mistake("the norm after clipping", "max_norm", operations="clip.global_norm")
+@mistake("the norm after clipping", "max_norm=", operations="clip.global_norm")
 def _(problem, run):
     results = run(problem)
     return results | {"norm": np.asarray(np.linalg.norm(wide(results["clipped"])))}

@@ -5,14 +5,19 @@ from __future__ import annotations
 from refpeft_conformance.faults import fault, with_inputs
 
 
+def _square(matrix) -> bool:
+    """Whether an array is a square matrix, or several."""
+    return matrix.shape[-1] == matrix.shape[-2]
+
+
 def _transposed(name: str):
     @fault("orientation", f"{name} transposed when square", name, operations="*linear")
     def _(problem, run):
         matrix = problem.inputs[name]
-        if matrix.shape[0] != matrix.shape[-1]:
+        if not _square(matrix):
             return run(problem)
-        results = run(with_inputs(problem, **{name: matrix.T.copy()}))
-        return results | ({"d" + name: results["d" + name].T} if "d" + name in results else {})
+        results = run(with_inputs(problem, **{name: matrix.swapaxes(-1, -2).copy()}))
+        return results | ({"d" + name: results["d" + name].swapaxes(-1, -2)} if "d" + name in results else {})
 
 
 for _name in ("weight", "a", "b"):
@@ -23,8 +28,8 @@ def _gradient_transposed(gradient: str):
     @fault("orientation", f"{gradient} transposed when square", gradient, operations="*linear")
     def _(problem, run):
         results = run(problem)
-        if gradient in results and results[gradient].shape[0] == results[gradient].shape[-1]:
-            return results | {gradient: results[gradient].T}
+        if gradient in results and _square(results[gradient]):
+            return results | {gradient: results[gradient].swapaxes(-1, -2)}
         return results
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from refpeft_conformance.faults import fault, wide, with_attributes, with_inputs
 
 
-@fault("pairs", "neighbours paired in place of halves of a group", "theta", "group", operations="road.*")
+@fault("pairs", "neighbours paired in place of halves of a group", "theta", "group=", operations="road.*")
 def _(problem, run):
     """Each group of two; where the groups are of two there is no other pair, and the order of outputs is turned."""
     group = problem.attributes["group"]
@@ -41,7 +41,7 @@ def _(problem, run):
     return results | ({"dtheta": -wide(results["dtheta"])} if "dtheta" in results else {})
 
 
-@fault("pairs", "the parameters of cosine and sine exchanged", "theta", "variant", operations="road.*")
+@fault("pairs", "the parameters of cosine and sine exchanged", "theta", "variant=", operations="road.*")
 def _(problem, run):
     """road_4 with the halves of each group's parameters changed over."""
     if problem.attributes["variant"] != "road_4":

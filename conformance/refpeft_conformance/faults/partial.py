@@ -32,7 +32,9 @@ def _(problem, run):
 
 @fault("partial", "the offset of the first sequence for all", "offsets", operations="alora.*")
 def _(problem, run):
-    return _with_offsets(problem, run, lambda offsets: np.broadcast_to(offsets.reshape(-1)[:1], offsets.shape))
+    return _with_offsets(
+        problem, run, lambda offsets: np.full_like(offsets, offsets.flat[0]) if offsets.size else offsets
+    )
 
 
 @fault("partial", "the adapter on all tokens in the backward pass", "offsets", "da", operations="alora.*")
@@ -43,19 +45,19 @@ def _(problem, run):
     return {n: r if n == "y" else everywhere[n] for n, r in run(problem).items()}
 
 
-@fault("partial", "the other way of pooling", "group", "variant", operations="qalora.*")
+@fault("partial", "the other way of pooling", "group=", "variant=", operations="qalora.*")
 def _(problem, run):
     """A mean for a sum, up to the number of groups."""
     other = {"paper": "peft", "peft": "paper"}[problem.attributes["variant"]]
     return run(with_attributes(problem, variant=other))
 
 
-@fault("partial", "the mean of a group", "group", "scaling", operations="qalora.*")
+@fault("partial", "the mean of a group", "group=", "scaling=", operations="qalora.*")
 def _(problem, run):
     return run(with_attributes(problem, scaling=problem.attributes["scaling"] / problem.attributes["group"]))
 
 
-@fault("partial", "groups taken by strides", "group", "x", operations="qalora.*")
+@fault("partial", "groups taken by strides", "group=", "x", operations="qalora.*")
 def _(problem, run):
     """Input j in group j modulo l: what a transposed reshape pools, by permuting x and the weight's columns."""
     group, i = problem.attributes["group"], problem.dims["i"]
@@ -65,7 +67,7 @@ def _(problem, run):
     return results | {n: results[n][..., back] for n in ("dx", "dweight") if n in results}
 
 
-@fault("partial", "the gradient to x through the first input of a group only", "group", "dx", operations="qalora.*")
+@fault("partial", "the gradient to x through the first input of a group only", "group=", "dx", operations="qalora.*")
 def _(problem, run):
     """The adapter's share kept where a group begins."""
     honest = run(problem)

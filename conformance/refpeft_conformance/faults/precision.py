@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from refpeft.numerics.formats import BFLOAT16, FLOAT16, FLOAT32, TF32, as_format, round_to_format
+from refpeft.operation import Operation
 from refpeft_conformance.faults import fault, wide
 
 _FLOATS = ("float64", "float32")
@@ -70,27 +71,44 @@ def _(problem, run):
     return {n: truncated(a) if a.dtype.kind not in "iub" else a for n, a in run(problem).items()}
 
 
+def _adds_up(operation: Operation) -> bool:
+    """Whether y is a sum over columns of x, each with its column of every input that has one."""
+    return operation.name.removesuffix(".linear") in (
+        *(
+            "nn",
+            "lora",
+            "adalora",
+            "adamss",
+            "alora",
+            "deft",
+            "glora",
+            "hira",
+            "loha",
+            "mtl_lora",
+            "osf",
+            "peanut",
+            "road",
+        ),
+        *("trainable_tokens", "unilora", "vera", "xlora"),
+    )
+
+
 def _summed_in(format, name, dtypes):
-    @fault("precision", name, "x", "weight", "i", "y", dtypes=dtypes, explains=False, operations="*.linear")
+    @fault("precision", name, "x", "y", dtypes=dtypes, explains=False, operations="*.linear", where=_adds_up)
     def _(problem, run):
-        """The contraction over i in pieces, each partial sum rounded to ``format``."""
+        """The contraction in pieces, each partial sum rounded to ``format``."""
         honest = run(problem)
-        size = problem.dims["i"]
-        if size < 2 or "packed" in problem.inputs:
+        last = {a.name: [d.text for d in a.dims][-1:] for a in problem.operation.signature.inputs}
+        columns = {n: a for n, a in problem.inputs.items() if last[n] == last["x"]}
+        size = problem.inputs["x"].shape[-1]
+        if size < 2:
             return honest
         total = None
         step = max(1, size // 8)
         for start in range(0, size, step):
-            piece = slice(start, start + step)
-            cut = {n: a[..., piece] for n, a in problem.inputs.items() if n in ("x", "weight", "a", "mask")}
-            kept = {n: problem.inputs[n] for n in problem.inputs if n not in cut and not (start and n.endswith("bias"))}
-            partial = wide(
-                run(
-                    problem.replace(
-                        inputs={**kept, **{n: np.ascontiguousarray(a) for n, a in cut.items()}}, cotangents={}
-                    )
-                )["y"]
-            )
+            cut = {n: np.ascontiguousarray(a[..., start : start + step]) for n, a in columns.items()}
+            kept = {n: a for n, a in problem.inputs.items() if n not in cut and not (start and n.endswith("bias"))}
+            partial = wide(run(problem.replace(inputs=kept | cut, cotangents={}))["y"])
             total = round_to_format(partial if total is None else total + partial, format)
         return honest | {"y": total}
 
@@ -99,18 +117,27 @@ _summed_in(BFLOAT16, "partial sums in bfloat16", ("float64", "float32", "bfloat1
 _summed_in(FLOAT16, "partial sums in float16", ("float64", "float32"))
 
 
+def _row_by_row(operation: Operation) -> bool:
+    """Whether each row of x, with its row of the mask, is a problem of its own."""
+    x = next(a for a in operation.signature.inputs if a.name == "x")
+    return len(x.dims) == 1 and {a.name for a in operation.signature.inputs if a.star} <= {"x", "mask"}
+
+
 @fault(
     "precision",
     "batch accumulated in the storage dtype",
+    "x",
+    "y",
     "dweight",
-    "*n",
+    "[*n]",
     dtypes=("bfloat16", "float16"),
     explains=False,
+    where=_row_by_row,
 )
 def _(problem, run):
     """dW grows row by row in the storage dtype instead of float32."""
     honest = run(problem)
-    if not problem.cotangents:
+    if "dweight" not in honest:
         return honest
     rows = problem.inputs["x"].reshape(-1, problem.inputs["x"].shape[-1])
     cotangents = problem.cotangents["dy"].reshape(len(rows), -1)

@@ -7,7 +7,7 @@ import numpy as np
 from refpeft_conformance.faults import fault, only, wide, with_inputs
 
 
-@fault("prompt", "prompt behind the input", "x", "t", "p", operations="*.embed")
+@fault("prompt", "prompt behind the input", "x", "[t]", "[p]", operations="*.embed")
 def _(problem, run):
     results = run(problem)
     y = results["y"]
@@ -16,7 +16,7 @@ def _(problem, run):
 
 
 def _of_one_example(gradient: str, **keywords):
-    @fault("prompt", f"{gradient} of the first example only", gradient, "t", operations="*.embed", **keywords)
+    @fault("prompt", f"{gradient} of the first example only", gradient, "[t]", operations="*.embed", **keywords)
     def _(problem, run):
         dy = problem.cotangents.get("dy")
         if dy is None or dy.ndim < 3:

@@ -107,7 +107,7 @@ def _(problem, run):
     return _on(problem, run, "codes", lambda c: (c.view(np.uint8) ^ np.uint8(0x80)).view(c.dtype))
 
 
-@fault("quantisation", "nested absmax of the neighbouring block", "absmax2", "m")
+@fault("quantisation", "nested absmax of the neighbouring block", "absmax2", "[m]")
 def _(problem, run):
     return _on(problem, run, "absmax2", lambda a: np.roll(a, 1))
 
@@ -199,7 +199,7 @@ def _(problem, run):
     return results | {"codes": np.where(np.abs(v) % 1 == 0.5, np.rint(v), results["codes"]).astype(np.int8)}
 
 
-@fault("quantisation", "scales of rows for columns", "axis", operations="llm_int8.*")
+@fault("quantisation", "scales of rows for columns", "axis=", operations="llm_int8.*")
 def _(problem, run):
     """Where as many scales of the other kind can be told: of a square matrix."""
     m, k = problem.dims["m"], problem.dims["k"]
@@ -207,7 +207,7 @@ def _(problem, run):
     return run(with_attributes(problem, axis=other)) if m == k else run(problem)
 
 
-@fault("quantisation", "divided by 128", "axis", operations="llm_int8.*")
+@fault("quantisation", "divided by 128", "axis=", operations="llm_int8.*")
 def _(problem, run):
     results = run(problem)
     if "y" in results:
@@ -215,33 +215,33 @@ def _(problem, run):
     return results | {"codes": np.rint(wide(results["codes"]) * 128 / 127).clip(-128, 127).astype(np.int8)}
 
 
-@fault("quantisation", "codes cut off, not rounded", "axis", operations="llm_int8.quantize")
+@fault("quantisation", "codes cut off, not rounded", "axis=", operations="llm_int8.quantize")
 def _(problem, run):
     weight, over = wide(problem.inputs["weight"]), 1 if problem.attributes["axis"] == "rows" else 0
     absmax = np.max(np.abs(weight), axis=over, keepdims=True)
     return run(problem) | {"codes": np.trunc(weight * 127 / np.where(absmax > 0, absmax, 1)).astype(np.int8)}
 
 
-@fault("quantisation", "outliers in 8 bits like the others", "threshold", "absmax")
+@fault("quantisation", "outliers in 8 bits like the others", "threshold=", "absmax")
 def _(problem, run):
     """The threshold is beyond every input."""
     return run(with_attributes(problem, threshold=float(np.finfo(np.float32).max)))
 
 
-@fault("quantisation", "outliers left out", "threshold", "absmax")
+@fault("quantisation", "outliers left out", "threshold=", "absmax")
 def _(problem, run):
     x = problem.inputs["x"]
     large = np.any(np.abs(wide(x)).reshape(-1, x.shape[-1]) >= problem.attributes["threshold"], axis=0)
     return run(with_inputs(problem, x=np.where(large, 0.0, wide(x))))
 
 
-@fault("quantisation", "an element on the threshold is no outlier", "threshold", "absmax")
+@fault("quantisation", "an element on the threshold is no outlier", "threshold=", "absmax")
 def _(problem, run):
     above = float(np.nextafter(np.float32(problem.attributes["threshold"]), np.float32(np.inf)))
     return run(with_attributes(problem, threshold=above))
 
 
-@fault("quantisation", "the scale of one token for all", "threshold", "absmax")
+@fault("quantisation", "the scale of one token for all", "threshold=", "absmax")
 def _(problem, run):
     """A factor on each token but the first: that of its scale to the first one's."""
     x = wide(problem.inputs["x"])
@@ -262,14 +262,14 @@ def _(problem, run):
     return run(problem.replace(inputs=problem.inputs | {"codebook": codebook}))
 
 
-@fault("quantisation", "the other variant", "variant", operations="dynamic8.quantize")
+@fault("quantisation", "the other variant", "variant=", operations="dynamic8.quantize")
 def _(problem, run):
     """Bins where the nearest codeword is wanted, and the other way round."""
     other = {"paper": "bitsandbytes-cpu", "bitsandbytes-cpu": "paper"}[problem.attributes["variant"]]
     return run(with_attributes(problem, variant=other))
 
 
-@fault("quantisation", "the map of the other sign", "signed", operations="dynamic8.dequantize")
+@fault("quantisation", "the map of the other sign", "signed=", operations="dynamic8.dequantize")
 def _(problem, run):
     return run(with_attributes(problem, signed=not problem.attributes["signed"]))
 

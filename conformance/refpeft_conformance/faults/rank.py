@@ -7,17 +7,17 @@ import numpy as np
 from refpeft_conformance.faults import fault, only, wide, with_inputs
 
 
-@fault("rank", "last rank dropped", "a", "b", "r")
+@fault("rank", "last rank dropped", "a", "b", "[r]")
 def _(problem, run):
     return run(_without(problem, -1))
 
 
-@fault("rank", "first rank dropped", "a", "b", "r")
+@fault("rank", "first rank dropped", "a", "b", "[r]")
 def _(problem, run):
     return run(_without(problem, 0))
 
 
-@fault("rank", "last rank counted twice", "a", "b", "r")
+@fault("rank", "last rank counted twice", "a", "b", "[r]")
 def _(problem, run):
     b = wide(problem.inputs["b"]).copy()
     b[:, -1:] *= 2
@@ -29,7 +29,7 @@ def _(problem, run):
     "ranks of b in reverse order",
     "a",
     "b",
-    "r",
+    "[r]",
     equivalent={"adalora.orthogonality": "the penalty does not depend on the order of the columns"},
 )
 def _(problem, run):
@@ -37,7 +37,7 @@ def _(problem, run):
     return results | ({"db": results["db"][:, ::-1]} if "db" in results else {})
 
 
-@fault("rank", "last rank gets no gradient", "da", "db", "r")
+@fault("rank", "last rank gets no gradient", "da", "db", "[r]")
 def _(problem, run):
     results = run(problem)
     if "da" not in results:

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from refpeft.operation import Operation
 from refpeft_conformance.faults import fault, only, wide
 
 
@@ -15,7 +16,7 @@ def _rows(problem) -> int:
 
 
 def _mean(gradient: str):
-    @fault("reduction", f"{gradient} is the mean over the batch", gradient, "*n")
+    @fault("reduction", f"{gradient} is the mean over the batch", gradient, "[*n]")
     def _(problem, run):
         results = run(problem)
         return results | ({gradient: wide(results[gradient]) / max(1, _rows(problem))} if gradient in results else {})
@@ -25,8 +26,13 @@ for _gradient in ("dweight", "da", "db", "dbias", "dlora_bias"):
     _mean(_gradient)
 
 
+def _gives_rows(operation: Operation) -> bool:
+    """Whether an output has a row for each of the batch, and with it the cotangent."""
+    return any(output.star for output in operation.outputs)
+
+
 def _missing_row(gradient: str):
-    @fault("reduction", f"{gradient} misses the last row of the batch", gradient, "*n")
+    @fault("reduction", f"{gradient} misses the last row of the batch", gradient, "[*n]", where=_gives_rows)
     def _(problem, run):
         if not problem.cotangents or _rows(problem) == 0:
             return run(problem)
@@ -38,7 +44,7 @@ for _gradient in ("dweight", "da", "db"):
     _missing_row(_gradient)
 
 
-@fault("reduction", "only the first batch entry is used for all", "x", "y", "*n")
+@fault("reduction", "only the first batch entry is used for all", "x", "y", "[*n]")
 def _(problem, run):
     x = problem.inputs["x"]
     if x.ndim < 2 or not x.shape[0]:

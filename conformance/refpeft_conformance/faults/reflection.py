@@ -37,19 +37,19 @@ def _by_hand(problem, results, factor: float, normalised: bool):
     return results | {"y": wide(i["x"]) @ p.T @ wide(i["weight"]).T + bias}
 
 
-@fault("reflection", "a vector not normalised", "u", "variant", operations="hra.*")
+@fault("reflection", "a vector not normalised", "u", "variant=", operations="hra.*")
 def _(problem, run):
     """I - 2 u uᵀ."""
     return _by_hand(problem, run(problem), 2.0, normalised=False)
 
 
-@fault("reflection", "a projection in place of a reflection", "u", "variant", operations="hra.*")
+@fault("reflection", "a projection in place of a reflection", "u", "variant=", operations="hra.*")
 def _(problem, run):
     """I - q qᵀ."""
     return _by_hand(problem, run(problem), 1.0, normalised=True)
 
 
-@fault("reflection", "Gram-Schmidt forgotten", "u", "variant", operations="hra.*")
+@fault("reflection", "Gram-Schmidt forgotten", "u", "variant=", operations="hra.*")
 def _(problem, run):
     return run(with_attributes(problem, variant="chain"))
 

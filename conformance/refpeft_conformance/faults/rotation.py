@@ -39,7 +39,7 @@ def _(problem, run):
     return run(with_inputs(problem, skew=wide(problem.inputs["skew"]) / 2))
 
 
-@fault("rotation", "the blocks in reverse", "dskew", "block")
+@fault("rotation", "the blocks in reverse", "dskew", "block=")
 def _(problem, run):
     results = run(with_inputs(problem, skew=problem.inputs["skew"][..., ::-1, :]))
     return results | ({"dskew": results["dskew"][..., ::-1, :]} if "dskew" in results else {})
@@ -56,12 +56,12 @@ def _(problem, run):
     return results | ({"dskew": results["dskew"][..., np.argsort(order)]} if "dskew" in results else {})
 
 
-@fault("rotation", "the series one term short", "terms", "variant")
+@fault("rotation", "the series one term short", "terms=", "variant=")
 def _(problem, run):
     return run(with_attributes(problem, terms=max(1, problem.attributes["terms"] - 1)))
 
 
-@fault("rotation", "the series in place of the inverse", "terms", "variant")
+@fault("rotation", "the series in place of the inverse", "terms=", "variant=")
 def _(problem, run):
     """Five terms, as peft has by default."""
     return run(with_attributes(problem, variant="neumann", terms=5))

@@ -15,7 +15,7 @@ def moved(problem, run, zeroed: tuple[str, ...], delta: np.ndarray):
     return run(problem) | {"y": wide(without["y"]) + wide(problem.inputs["x"]) @ delta.T}
 
 
-@fault("shards", "shards contiguous instead of strided", "block", "m", operations="miss.*")
+@fault("shards", "shards contiguous instead of strided", "block", "[m]", operations="miss.*")
 def _(problem, run):
     """Column j takes row j // (i / r) of D instead of j mod r."""
     block, (o, i) = wide(problem.inputs["block"]), problem.inputs["weight"].shape
@@ -23,7 +23,7 @@ def _(problem, run):
     return moved(problem, run, ("block",), np.tile(block[row].T, (o // block.shape[1], 1)))
 
 
-@fault("shards", "the short shard at the end dropped", "block", "m", operations="miss.*")
+@fault("shards", "the short shard at the end dropped", "block", "[m]", operations="miss.*")
 def _(problem, run):
     """No padding where r does not divide i."""
     block, (o, i) = wide(problem.inputs["block"]), problem.inputs["weight"].shape
@@ -32,7 +32,7 @@ def _(problem, run):
     return moved(problem, run, ("block",), delta)
 
 
-@fault("shards", "only the first tile reaches dblock", "dblock", "m", operations="miss.*")
+@fault("shards", "only the first tile reaches dblock", "dblock", "[m]", operations="miss.*")
 def _(problem, run):
     if not problem.cotangents:
         return run(problem)
@@ -46,14 +46,14 @@ def _(problem, run):
     return only("dblock", run(problem.replace(cotangents={name: cut})), run(problem))
 
 
-@fault("shards", "the block added but not multiplied", "block", "g", operations="miss_bat.*")
+@fault("shards", "the block added but not multiplied", "block", "[g]", operations="miss_bat.*")
 def _(problem, run):
     """delta[g, k] = D_g without W[g, k] D_g."""
     block = wide(problem.inputs["block"])
     return moved(problem, run, ("block",), np.tile(np.concatenate(block), problem.dims["i"] // block.shape[1]))
 
 
-@fault("shards", "blocks multiplied from the left", "block", "g", operations="miss_bat.*")
+@fault("shards", "blocks multiplied from the left", "block", "[g]", operations="miss_bat.*")
 def _(problem, run):
     """D_g W[g, k] in place of W[g, k] D_g."""
     block, weight = wide(problem.inputs["block"]), wide(problem.inputs["weight"])
@@ -62,7 +62,7 @@ def _(problem, run):
     return moved(problem, run, ("block",), (block @ blocks + block).transpose(1, 2, 0, 3).reshape(weight.shape))
 
 
-@fault("shards", "one block for all rows of blocks", "block", "g", operations="miss_bat.*")
+@fault("shards", "one block for all rows of blocks", "block", "[g]", operations="miss_bat.*")
 def _(problem, run):
     block = problem.inputs["block"]
     return run(with_inputs(problem, block=np.broadcast_to(block[:1], block.shape).copy()))
@@ -95,7 +95,7 @@ def _(problem, run):
     return run(with_inputs(problem, general_b=np.zeros_like(problem.inputs["general_b"])))
 
 
-@fault("shards", "alpha over r alone beside a hybrid part", "general_b", "scaling", operations="gralora.*")
+@fault("shards", "alpha over r alone beside a hybrid part", "general_b", "scaling=", operations="gralora.*")
 def _(problem, run):
     """s = alpha / r where it is alpha / (r + h)."""
     r, h = problem.inputs["block_a"].shape[2], problem.inputs["general_a"].shape[0]

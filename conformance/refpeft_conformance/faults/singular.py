@@ -32,12 +32,12 @@ def _(problem, run):
     return only("da", run(with_inputs(problem, e=np.ones_like(problem.inputs["e"]))), run(problem))
 
 
-@fault("singular", "divided by the rank once more", "e", "scaling", operations="adalora.*")
+@fault("singular", "divided by the rank once more", "e", "scaling=", operations="adalora.*")
 def _(problem, run):
     return run(with_attributes(problem, scaling=problem.attributes["scaling"] / (problem.dims["r"] + 1)))
 
 
-@fault("singular", "the penalty without the identity", "variant", "a", "b", operations="adalora.orthogonality")
+@fault("singular", "the penalty without the identity", "variant=", "a", "b", operations="adalora.orthogonality")
 def _(problem, run):
     a, b = wide(problem.inputs["a"]), wide(problem.inputs["b"])
     squares = np.array([np.sum((a @ a.T) ** 2), np.sum((b.T @ b) ** 2)])
@@ -45,14 +45,14 @@ def _(problem, run):
     return run(problem) | {"penalty": np.asarray(penalty)}
 
 
-@fault("singular", "the other kind of penalty", "variant", "a", "b", operations="adalora.orthogonality")
+@fault("singular", "the other kind of penalty", "variant=", "a", "b", operations="adalora.orthogonality")
 def _(problem, run):
     other = {"squared": "norm", "norm": "squared"}[problem.attributes["variant"]]
     return run(with_attributes(problem, variant=other))
 
 
 @fault(
-    "singular", "only the right singular vectors kept orthogonal", "variant", "db", operations="adalora.orthogonality"
+    "singular", "only the right singular vectors kept orthogonal", "variant=", "db", operations="adalora.orthogonality"
 )
 def _(problem, run):
     results = run(problem)
@@ -65,7 +65,7 @@ def _(problem, run):
     return run(problem) | {"sensitivity": beta * i["smoothed"] + (1 - beta) * i["p"] * i["grad"]}
 
 
-@fault("singular", "the two betas swapped", "beta1", "beta2", operations="adalora.importance")
+@fault("singular", "the two betas swapped", "beta1=", "beta2=", operations="adalora.importance")
 def _(problem, run):
     beta1, beta2 = (problem.attributes[n] for n in ("beta1", "beta2"))
     return run(with_attributes(problem, beta1=beta2, beta2=beta1))

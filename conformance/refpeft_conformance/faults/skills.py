@@ -39,12 +39,12 @@ _weighted(
 )
 
 
-@fault("skills", "logits of the next task", "task", "tasks", **_POLY)
+@fault("skills", "logits of the next task", "task", "[tasks]", **_POLY)
 def _(problem, run):
     return run(problem.replace(inputs=problem.inputs | {"task": (problem.inputs["task"] + 1) % problem.dims["tasks"]}))
 
 
-@fault("skills", "epsilon forgotten", "epsilon", "logits", **_POLY)
+@fault("skills", "epsilon forgotten", "epsilon=", "logits", **_POLY)
 def _(problem, run):
     return run(with_attributes(problem, epsilon=2.0**-100))
 
@@ -56,12 +56,12 @@ def _(problem, run):
     return run(with_inputs(problem, noise=np.zeros_like(problem.inputs["noise"])))
 
 
-@fault("skills", "heads of b in another order", "b", "q", "logits", **_POLY)
+@fault("skills", "heads of b in another order", "b", "[q]", "logits", **_POLY)
 def _(problem, run):
     return run(with_inputs(problem, b=np.roll(problem.inputs["b"], 1, axis=0)))
 
 
-@fault("skills", "heads interleaved in the input", "a", "q", "logits", **_POLY)
+@fault("skills", "heads interleaved in the input", "a", "[q]", "logits", **_POLY)
 def _(problem, run):
     """Head k reads every q-th element from k on."""
     x, q = problem.inputs["x"], problem.dims["q"]

@@ -43,7 +43,7 @@ def _(problem, run):
     return run(with_inputs(problem, places=(row + o // 2) % o * i + (column + i // 2) % i))
 
 
-@fault("spectral", "the default wavelet whatever is asked for", "wavelet")
+@fault("spectral", "the default wavelet whatever is asked for", "wavelet=")
 def _(problem, run):
     return run(with_attributes(problem, wavelet="db1"))
 

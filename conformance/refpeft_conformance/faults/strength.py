@@ -53,7 +53,7 @@ def _(problem, run):
     return _with(problem, run, _strengths(problem, *whole))
 
 
-@fault("strength", "the floor added to the norms", "floor", operations="delora.*")
+@fault("strength", "the floor added to the norms", "floor=", operations="delora.*")
 def _(problem, run):
     a, b, floor = wide(problem.inputs["a"]), wide(problem.inputs["b"]), problem.attributes["floor"]
     return _with(
@@ -61,7 +61,7 @@ def _(problem, run):
     )
 
 
-@fault("strength", "the floor doubled", "floor", operations="delora.*")
+@fault("strength", "the floor doubled", "floor=", operations="delora.*")
 def _(problem, run):
     return run(with_attributes(problem, floor=problem.attributes["floor"] * 2))
 

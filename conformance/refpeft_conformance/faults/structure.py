@@ -48,7 +48,7 @@ def _(problem, run):
     return results | ({"dkernel": results["dkernel"].transpose(1, 0, 2)} if "dkernel" in results else {})
 
 
-@fault("structure", "divided by the block for the number of inputs", "normalised", operations="c3a.*")
+@fault("structure", "divided by the block for the number of inputs", "normalised=", operations="c3a.*")
 def _(problem, run):
     if not problem.attributes["normalised"]:
         return run(problem)

@@ -34,17 +34,17 @@ def _(problem, run):
     return run(problem.replace(inputs=problem.inputs | {"task": following}))
 
 
-@fault("tasks", "weights multiplied by the sharpness", "sharpness", **_MTL)
+@fault("tasks", "weights multiplied by the sharpness", "sharpness=", **_MTL)
 def _(problem, run):
     return run(with_attributes(problem, sharpness=1 / problem.attributes["sharpness"]))
 
 
-@fault("tasks", "weights not divided by the sharpness", "sharpness", **_MTL)
+@fault("tasks", "weights not divided by the sharpness", "sharpness=", **_MTL)
 def _(problem, run):
     return run(with_attributes(problem, sharpness=1.0))
 
 
-@fault("tasks", "exponentials not divided by their sum", "sharpness", **_MTL)
+@fault("tasks", "exponentials not divided by their sum", "sharpness=", **_MTL)
 def _(problem, run):
     results, base = run(problem), wide(run(with_inputs(problem, b=np.zeros_like(problem.inputs["b"])))["y"])
     sums = np.exp(wide(problem.inputs["mixing"]) / problem.attributes["sharpness"]).sum(axis=-1)

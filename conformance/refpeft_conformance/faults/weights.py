@@ -42,13 +42,13 @@ def _(problem, run):
     return run(with_inputs(problem, decoders=problem.inputs["decoders"][::-1].copy()))
 
 
-@fault("weights", "the other kind of projection", "projection", operations="deft.*")
+@fault("weights", "the other kind of projection", "projection=", operations="deft.*")
 def _(problem, run):
     other = {"relu": "orthogonal", "orthogonal": "relu"}[problem.attributes["projection"]]
     return run(with_attributes(problem, projection=other))
 
 
-@fault("weights", "both sides of the projection rectified", "projection", operations="deft.*")
+@fault("weights", "both sides of the projection rectified", "projection=", operations="deft.*")
 def _(problem, run):
     p = np.maximum(wide(problem.inputs["subspace"]), 0)
     if problem.attributes["projection"] != "relu":
