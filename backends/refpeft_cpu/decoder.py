@@ -32,16 +32,18 @@ def rope_vjp(residuals, cotangents, wanted):
 def _turned(x, cos, sin, layout):
     """x o [cos, cos] + swapped(x) o [-sin, sin], all heads of a token in one go."""
     tokens = x.swapaxes(-2, -3) if x.ndim > 2 else x[:, None]
-    swapped = np.empty_like(x, shape=tokens.shape)
-    (first, second), (left, right) = _pairs(tokens, layout), _pairs(swapped, layout)
+    straight, crossed = np.empty_like(x, order="C", shape=(2, *tokens.shape[-3:]))
+    for table, first, second in ((straight, cos, cos), (crossed, -sin, sin)):
+        left, right = _pairs(table, layout)
+        left[...], right[...] = first[:, None], second[:, None]
+    turned = np.empty_like(x, order="C", shape=tokens.shape)
+    (first, second), (left, right) = _pairs(tokens, layout), _pairs(turned, layout)
     left[...], right[...] = second, first
-    factors = np.empty_like(x, shape=(2, *tokens.shape[-3:]))
-    for both, table, other in zip(factors, (cos, -sin), (cos, sin)):
-        left, right = _pairs(both, layout)
-        left[...], right[...] = table[:, None], other[:, None]
-    swapped *= factors[1]
-    swapped += tokens * factors[0]
-    return swapped.swapaxes(-2, -3) if x.ndim > 2 else swapped[:, 0]
+    wide_tokens = (*tokens.shape[:-2], tokens.shape[-2] * tokens.shape[-1])
+    y = turned.reshape(wide_tokens)
+    y *= crossed.reshape(wide_tokens[-2:])
+    y += tokens.reshape(wide_tokens) * straight.reshape(wide_tokens[-2:])
+    return turned.swapaxes(-2, -3) if x.ndim > 2 else turned[:, 0]
 
 
 def _pairs(x, layout):

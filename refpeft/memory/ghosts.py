@@ -194,10 +194,11 @@ def _stands_for(*functions):
 
 
 @_stands_for(np.empty_like, np.zeros_like, np.ones_like)
-def _empty_like(array, dtype=None, *, shape=None):
+def _empty_like(array, dtype=None, *, order="K", shape=None):
     dtype = array.dtype if dtype is None else dtype
-    if shape is None:
+    if shape is None and order == "K":
         return array._new(array.shape, dtype, _laid_out(array.shape, dtype, [array.form]))
+    shape = array.shape if shape is None else shape
     return array._new(shape if isinstance(shape, tuple) else (shape,), dtype)
 
 
