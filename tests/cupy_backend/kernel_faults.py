@@ -17,7 +17,7 @@ FAULTS = {
             "{ midpoint[threadIdx.x] = nf4_midpoint(threadIdx.x); __syncthreads(); }",
         ),
         "blocks begin one late": replaced("= blockIdx.x * (long long)", "= (blockIdx.x + 1) * (long long)"),
-        "halves swapped": replaced("(8 * (e / 2) + (e % 2 ? 0 : 4));", "(8 * (e / 2) + (e % 2 ? 4 : 0));"),
+        "halves swapped": replaced("element % 2 ? 0 : 4", "element % 2 ? 4 : 0"),
         "unguarded read behind the end": replaced("e < count ? widen(from[e]) : (wide)0", "widen(from[e])"),
         "unguarded block": replaced("end = whole < n ? whole : n", "end = whole"),
         "unguarded bytes": replaced("if (k + 2 * pair < end) place", "place"),
@@ -34,7 +34,7 @@ FAULTS = {
     },
     "nf4.dequantize": {
         "missing barrier": replaced("__syncthreads();", ""),
-        "halves swapped in words": replaced("e % 2 ? 0 : 4", "e % 2 ? 4 : 0"),
+        "halves swapped in words": replaced("element % 2 ? 0 : 4", "element % 2 ? 4 : 0"),
         "halves swapped in single codes": replaced(
             "packed[element / 2] & 15 : packed[element / 2] >> 4", "packed[element / 2] >> 4 : packed[element / 2] & 15"
         ),
@@ -61,6 +61,25 @@ FAULTS = {
         "ends from one side": replaced("if (k < (parts + 1) / 2) return", "return"),
         "unguarded tail": replaced("if (k < m) ", ""),
         "offset per block": replaced("offset[0]", "offset[k / 256]"),
+    },
+    "fp4.quantize": {
+        "missing barrier": replaced("__syncthreads();", ""),
+        "a midpoint left out": replaced("threadIdx.x < 7", "threadIdx.x < 6"),
+        "codes in the order of magnitudes": replaced("0x32547610", "0x76543210"),
+        "the least magnitude of E2M1": replaced("0.0625f", "1.0f"),
+        "ties go up": replaced("size >= t : size > t", "size >= t : size >= t"),
+        "ties go down": replaced("ties_up ? size >= t : size > t", "size > t"),
+        "one zero": replaced("one_order && place == 0 ? v > 0 : negative", "negative"),
+        "small numbers beside zero are -0 in both variants": replaced("one_order && place == 0", "place == 0"),
+        "sign lost": replaced("(sign ? 8 : 0)", "0"),
+        "the floor is never stored": replaced("log2_blocksize, one_order, [", "log2_blocksize, 0, ["),
+    },
+    "fp4.dequantize": {
+        "missing barrier": replaced("__syncthreads();", ""),
+        "a codeword left out": replaced("threadIdx.x < 16", "threadIdx.x < 15"),
+        "two's complement": replaced("m[code & 7]", "m[(code & 8 ? -code : code) & 7]"),
+        "sign lost": replaced("code & 8 ? -magnitude : magnitude", "magnitude"),
+        "codes in the order of magnitudes": replaced("8.0f, 12.0f, 4.0f, 6.0f, 2.0f, 3.0f", "2.0f, 3.0f, 4.0f, 6.0f, 8.0f, 12.0f"),
     },
     "lora.linear": {
         "no barrier before the products": replaced("inner, columns);\n        __syncthreads();", "inner, columns);"),
@@ -98,13 +117,13 @@ FAULTS = {
             "codeword[threadIdx.x] = nf4_codeword(threadIdx.x);\n    __syncthreads();",
             "codeword[threadIdx.x] = nf4_codeword(threadIdx.x);",
         ),
-        "halves swapped": replaced("e % 2 ? 0 : 4", "e % 2 ? 4 : 0"),
+        "halves swapped": replaced("element % 2 ? 0 : 4", "element % 2 ? 4 : 0"),
         "words across the ends of rows": replaced("first % 8 == 0 && ", ""),
         "unguarded rows": replaced("lane != n || row + n >= rows", "lane != n"),
         "half a warp in the mask": replaced("0xffffffff", "0xffff0000"),
         "the weight keeps float32": replaced(
             "into[e] = e < count ? widen(weights[e])",
-            "into[e] = e < count ? codeword[nf4_code(packed, k * i + j + e)] * absmax[(k * i + j + e) >> log2_blocksize]",
+            "into[e] = e < count ? codeword[code_at(packed, k * i + j + e)] * absmax[(k * i + j + e) >> log2_blocksize]",
         ),
     },
 }

@@ -26,7 +26,7 @@ extern "C" __global__ void qlora_linear(
     wide base[ROWS], update[ROWS];
     auto decoded = [&](long long j, long long count, wide (&into)[8]) {
         STORAGE weights[8];
-        nf4_decode(packed, absmax, codeword, log2_blocksize, k * i + j, count, weights);
+        decode_eight(packed, absmax, codeword, log2_blocksize, k * i + j, count, weights);
         #pragma unroll
         for (int e = 0; e < 8; e++) into[e] = e < count ? widen(weights[e]) : (wide)0;
     };

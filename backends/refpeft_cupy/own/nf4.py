@@ -6,43 +6,19 @@ from refpeft_cupy.kernel import kernel
 from refpeft_cupy.launch import launch
 from refpeft_cupy.own import implements
 from refpeft_cupy.own._arrays import blocks, contiguous, empty
-
-THREADS, EIGHT = 256, 8
-"""In a block; and how many weights a thread takes."""
-
-
-def log2(blocksize: int) -> int:
-    """Of a power of two."""
-    return blocksize.bit_length() - 1
+from refpeft_cupy.own._four_bit import decoded, quantized
 
 
 @implements("nf4.quantize")
 def quantize(weight, *, blocksize, variant):
-    """Eight weights for each lane, so that a warp takes 256: four blocks of 64, or part of a larger one."""
-    weight, n = contiguous(weight), weight.shape[0]
-    count = blocks(n, blocksize)
-    packed, absmax = empty(weight, (n + 1) // 2, "uint8"), empty(weight, count, "float32")
-    launch(
-        kernel("nf4_quantize", weight.dtype.name),
-        (blocks(count * min(blocksize // EIGHT, 32), THREADS),),
-        (THREADS,),
-        (weight, packed, absmax, n, log2(blocksize), variant == "bitsandbytes-cpu"),
-    )
-    return (packed, absmax), None
-
-
-def decoded(packed, absmax, shape, blocksize, dtype):
-    """The weights of that shape, a thread for every eight; both arrays are contiguous."""
-    y = empty(packed, shape, dtype)
-    arguments = (packed, absmax, y, y.size, log2(blocksize))
-    launch(kernel("nf4_dequantize", dtype), (blocks(y.size, EIGHT * THREADS),), (THREADS,), arguments)
-    return y
+    """Codes and maxima of a vector."""
+    return quantized("nf4", weight, blocksize, variant), None
 
 
 @implements("nf4.dequantize")
 def dequantize(packed, absmax, *, n, blocksize, dtype):
     """A vector of n weights."""
-    return (decoded(contiguous(packed), contiguous(absmax), n, blocksize, dtype),), None
+    return (decoded("nf4", packed, absmax, n, blocksize, dtype),), None
 
 
 @implements("nf4.double_quantize")

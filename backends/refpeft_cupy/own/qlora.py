@@ -6,9 +6,9 @@ from refpeft_cupy.kernel import kernel
 from refpeft_cupy.launch import launch
 from refpeft_cupy.own import implements, vjp_of
 from refpeft_cupy.own._arrays import contiguous, empty
+from refpeft_cupy.own._four_bit import decoded, log2
 from refpeft_cupy.own._product import FEW, THREADS, large_product, low_rank_update, product, row_sum, rows_of, warps
 from refpeft_cupy.own.lora import down, up
-from refpeft_cupy.own.nf4 import decoded, log2
 
 
 @implements("qlora.linear")
@@ -18,7 +18,7 @@ def linear(x, packed, absmax, a, b, bias=None, *, scaling, blocksize, dtype):
     rows, (r, i), o = rows_of(x), a.shape, b.shape[0]
     h = down(x, a)
     if rows > FEW:
-        y = up(x, decoded(packed, absmax, (o, i), blocksize, dtype), h, b, scaling, bias=bias)
+        y = up(x, decoded("nf4", packed, absmax, (o, i), blocksize, dtype), h, b, scaling, bias=bias)
     else:
         y = empty(x, (rows, o))
         arguments = (x, packed, absmax, h, b, bias, y, rows, i, o, r, scaling, log2(blocksize))
@@ -34,7 +34,7 @@ def _(residuals, cotangents, wanted):
     dh = product(dy, b, (rows, r), o, scale=scaling) if {"x", "a"} & set(wanted) else None
 
     def dx():
-        base = large_product(dy, decoded(packed, absmax, (o, i), blocksize, dtype), (rows, i), o)
+        base = large_product(dy, decoded("nf4", packed, absmax, (o, i), blocksize, dtype), (rows, i), o)
         return low_rank_update(base, dh, a, (rows, i), summed=True).reshape(x.shape)
 
     gradients = {
