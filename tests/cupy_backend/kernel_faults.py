@@ -48,7 +48,9 @@ FAULTS = {
         "missing barrier": replaced("__syncthreads();", ""),
         "maximum of one warp": replaced("warp < 8", "warp < 1"),
         "unguarded read": replaced("k < m ? absmax[k] - offset[0] : 0.0f", "absmax[k] - offset[0]"),
-        "unguarded tail": replaced("if (k >= m) return;", ""),
+        "unguarded tail": replaced("if (k < m) codes", "codes"),
+        "no floor": replaced("fmaxf(largest, 1e-38f)", "largest"),
+        "the bin below": replaced("65535.0 + 0.5", "65535.0 - 0.5"),
         "one lane missing from the mask": replaced("0xffffffff", "0x7fffffff"),
     },
     "nf4.double_dequantize": {
@@ -57,21 +59,18 @@ FAULTS = {
             "codeword[codes[k]] * absmax2[k / 256] + offset[0]",
             "multiply_add(codeword[codes[k]], absmax2[k / 256], offset[0])",
         ),
-        "no zero in the map": replaced("if (code == 127) return 0.0f;", ""),
+        "no zero in the map": replaced("if (code == zero) return 0.0f;", ""),
         "ends from one side": replaced("if (k < (parts + 1) / 2) return", "return"),
         "unguarded tail": replaced("if (k < m) ", ""),
         "offset per block": replaced("offset[0]", "offset[k / 256]"),
     },
     "fp4.quantize": {
         "missing barrier": replaced("__syncthreads();", ""),
-        "a midpoint left out": replaced("threadIdx.x < 7", "threadIdx.x < 6"),
-        "codes in the order of magnitudes": replaced("0x32547610", "0x76543210"),
         "the least magnitude of E2M1": replaced("0.0625f", "1.0f"),
         "ties go up": replaced("size >= t : size > t", "size >= t : size >= t"),
         "ties go down": replaced("ties_up ? size >= t : size > t", "size > t"),
         "one zero": replaced("one_order && place == 0 ? v > 0 : negative", "negative"),
         "small numbers beside zero are -0 in both variants": replaced("one_order && place == 0", "place == 0"),
-        "sign lost": replaced("(sign ? 8 : 0)", "0"),
         "the floor is never stored": replaced("log2_blocksize, one_order, [", "log2_blocksize, 0, ["),
     },
     "fp4.dequantize": {
@@ -79,7 +78,29 @@ FAULTS = {
         "a codeword left out": replaced("threadIdx.x < 16", "threadIdx.x < 15"),
         "two's complement": replaced("m[code & 7]", "m[(code & 8 ? -code : code) & 7]"),
         "sign lost": replaced("code & 8 ? -magnitude : magnitude", "magnitude"),
-        "codes in the order of magnitudes": replaced("8.0f, 12.0f, 4.0f, 6.0f, 2.0f, 3.0f", "2.0f, 3.0f, 4.0f, 6.0f, 8.0f, 12.0f"),
+        "codes in the order of magnitudes": replaced(
+            "8.0f, 12.0f, 4.0f, 6.0f, 2.0f, 3.0f", "2.0f, 3.0f, 4.0f, 6.0f, 8.0f, 12.0f"
+        ),
+    },
+    "adam8bit.step": {
+        "no barrier behind the tables": replaced("false);\n    __syncthreads();", "false);"),
+        "no barrier behind the maxima": replaced("= largest;\n    __syncthreads();", "= largest;"),
+        "one place for both maxima": replaced(
+            "largest_of_block(second, of_warp_v)", "largest_of_block(second, of_warp_m)"
+        ),
+        "a thread of the last block does not come": replaced("block * 256 >= n", "k >= n"),
+        "one turn less": replaced("turn < TURNS", "turn < TURNS - 1"),
+        "unguarded reads": replaced("if (k < n) {", "{"),
+        "one map": replaced("dynamic_codeword(threadIdx.x, false)", "dynamic_codeword(threadIdx.x, true)"),
+        "unsigned decades one off": replaced("with_sign ? log2_parts : log2_parts - 1", "log2_parts"),
+        "moments change places": replaced("with_sign[m[k]] * m_absmax", "with_sign[m[k]] * v_absmax"),
+        "the old moment moves p": replaced("(float)rate * first", "(float)rate * old_first"),
+        "eps under the root": replaced(
+            "sqrtf(second) / (float)root + (float)eps", "sqrtf(second / (float)(root * root) + (float)eps)"
+        ),
+        "the second moment keeps its bias": replaced("sqrtf(second) / (float)root", "sqrtf(second)"),
+        "decay lost": replaced("(float)left * p[k]", "p[k]"),
+        "the first block's maximum": replaced("next_m_absmax[block] = largest_m", "next_m_absmax[0] = largest_m"),
     },
     "lora.linear": {
         "no barrier before the products": replaced("inner, columns);\n        __syncthreads();", "inner, columns);"),

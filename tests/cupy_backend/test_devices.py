@@ -38,7 +38,18 @@ def differences(backend, device, operation, dtype, examples=20):
 @pytest.mark.shim
 @pytest.mark.skipif(GPU is not None, reason=str(GPU))
 @pytest.mark.parametrize(
-    "operation", ["nf4.quantize", "nf4.dequantize", "nf4.double_dequantize", "lora.merge", "lora.delta", *FORWARD]
+    "operation",
+    [
+        "nf4.quantize",
+        "nf4.dequantize",
+        "nf4.double_dequantize",
+        "fp4.quantize",
+        "fp4.dequantize",
+        "adam8bit.step",
+        "lora.merge",
+        "lora.delta",
+        *FORWARD,
+    ],
 )
 def test_a_gpu_gives_the_hosts_bits(operation):
     """In every dtype."""

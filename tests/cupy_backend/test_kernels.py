@@ -15,7 +15,7 @@ from refpeft_cupy.host.build import entry
 from refpeft_cupy.kernel import kernel
 from refpeft_cupy.launch import launch
 
-MODULES = [f"refpeft_cupy.own.{name}" for name in ("_four_bit", "nf4", "lora", "qlora", "_product")]
+MODULES = [f"refpeft_cupy.own.{name}" for name in ("_four_bit", "nf4", "adam8bit", "lora", "qlora", "_product")]
 OPERATIONS = own.implementations()
 CLAIMS = (
     "outputs equal as numbers",

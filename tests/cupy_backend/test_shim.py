@@ -42,6 +42,22 @@ def test_without_the_barrier_the_orders_disagree():
         )
 
 
+def test_a_warp_may_be_far_ahead_of_another():
+    """What it writes behind its next shuffle is there before others have read what was: two maxima in one place."""
+    body = """
+        float v = t < n ? x[t] : 0;
+        if (t == 0) s[0] = v;
+        __syncthreads();
+        float first = s[0];
+        v = __shfl_xor_sync(0xffffffff, v, 1);
+        if (t == 0) s[0] = v;
+        if (t % 32 == 0) y[t / 32] = first;"""
+    with pytest.raises(KernelError, match="element 1 of y is 1 with threads in reverse order, but 2 in forward order"):
+        launched(body, threads=64, size=2, shared="__shared__ float s[1];")
+    apart = body.replace("v = __shfl", "__syncthreads(); v = __shfl")
+    assert launched(apart, threads=64, size=2, shared="__shared__ float s[1];") == [1, 1]
+
+
 def test_shuffles_go_round_the_warp():
     """The sum of 32 lanes by five exchanges, the same in every lane; down, up, and one lane's value for all."""
     xor = "float v = t; for (int d = 16; d; d /= 2) v += __shfl_xor_sync(0xffffffff, v, d); if (t < n) y[t] = v;"

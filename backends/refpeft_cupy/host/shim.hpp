@@ -3,7 +3,8 @@
 // Each thread of a block is a fiber with a stack of its own (ucontext to start it, _setjmp and _longjmp to switch, which cost no
 // system call). Blocks run one after the other. A fiber runs until it ends, or until it waits: at the block's barrier, or in a
 // shuffle for the lanes of its mask. The order in which fibers get their turn is the caller's: forward, reverse, or shuffled by a
-// seed, anew for each block. A kernel whose result depends on it has a race.
+// seed, anew for each block. In the first two a warp that has shuffled goes on at once, ahead of all others as far as the next
+// barrier; in the third all warps keep pace. A kernel whose result depends on the order has a race.
 //
 // What CUDA leaves undefined is an error here, with the block and the thread: a barrier that not all threads of the block reach, a
 // shuffle under a mask without the caller or with a lane that never comes, and any touch of memory outside the buffers, whose
@@ -92,11 +93,11 @@ __attribute__((noinline)) static void resume(Fiber& fiber) {
     setcontext(&fiber.entry);
 }
 
-// The lanes that wait in a shuffle go on once every lane of the mask is there.
-static void release_warp(Fiber* warp, int lanes, unsigned mask) {
+// The lanes that wait in a shuffle go on once every lane of the mask is there: whether they do.
+static bool release_warp(Fiber* warp, int lanes, unsigned mask) {
     for (int lane = 0; lane < WARP; lane++)
         if (mask >> lane & 1)
-            if (lane >= lanes || warp[lane].status != IN_WARP || warp[lane].mask != mask) return;
+            if (lane >= lanes || warp[lane].status != IN_WARP || warp[lane].mask != mask) return false;
     for (int lane = 0; lane < WARP; lane++) {
         if (!(mask >> lane & 1)) continue;
         memset(warp[lane].seen, 0xff, sizeof warp[lane].seen);
@@ -104,6 +105,7 @@ static void release_warp(Fiber* warp, int lanes, unsigned mask) {
             if (mask >> other & 1) warp[lane].seen[other] = warp[other].given;
         warp[lane].status = READY;
     }
+    return true;
 }
 
 static const word* exchange(unsigned mask, word value) {
@@ -160,7 +162,8 @@ static void run_block(int order, word& state, char* shared, size_t shared_size) 
             resume(fibers[t]);
             moved = true;
             ended += fibers[t].status == DONE;
-            if (fibers[t].status == IN_WARP) release_warp(fibers + first, threads - first, fibers[t].mask);
+            bool released = fibers[t].status == IN_WARP && release_warp(fibers + first, threads - first, fibers[t].mask);
+            if (released && order != SEEDED) k = -1;
         }
         if (!moved) release_barrier();
     }

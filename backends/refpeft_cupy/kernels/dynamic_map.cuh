@@ -1,8 +1,8 @@
-// The signed dynamic map of 8 bits (arXiv:2110.02861, section 2.1), one codeword at a time, so that no table is stored.
+// The dynamic maps of 8 bits (arXiv:2110.02861, section 2.1), one codeword at a time, so that no table is stored.
 //
-// For e from -6 to 0, [0.1, 1] is cut into 2^(6+e) equal parts, whose midpoints times 10^e are codewords with both signs; 0 and 1
-// are the other two. In order, codes below 127 are negative, 127 is zero, and 255 is one. As float32 steps, with p parts and
-// a = f32(0.1):
+// With sign, for e from -6 to 0, [0.1, 1] is cut into 2^(6+e) equal parts, whose midpoints times 10^e are codewords with both
+// signs; 0 and 1 are the other two. In order, codes below 127 are negative, 127 is zero, and 255 is one. Without sign the parts are
+// 2^(7+e), code 0 is zero and 255 one. As float32 steps, with p parts and a = f32(0.1):
 //
 //     step     = f32(f32(1 - a) / p)
 //     end_k    = f32(a + step k) for k < (p + 1) / 2,  f32(1 - step (p - k)) otherwise: one rounding, a multiply_add
@@ -18,14 +18,17 @@ __device__ inline float end_of_part(int k, int parts) {
     return multiply_add(-step, (float)(parts - k), 1.0f);
 }
 
-__device__ inline float dynamic_codeword(int code) {
+__device__ inline float dynamic_codeword(int code, bool with_sign) {
     const float powers[7] = {1e-6f, 1e-5f, 1e-4f, 1e-3f, 1e-2f, 1e-1f, 1.0f};
-    if (code == 127) return 0.0f;
+    const int zero = with_sign ? 127 : 0;
+    if (code == zero) return 0.0f;
     if (code == 255) return 1.0f;
-    int place = code < 127 ? 127 - code : code - 127;    // from 1 to 127: 2^decade codewords in each decade
-    int decade = 0;
-    while (place >> (decade + 1)) decade++;
-    const int parts = 1 << decade, k = place - parts;
-    const float magnitude = powers[decade] * ((end_of_part(k, parts) + end_of_part(k + 1, parts)) * 0.5f);
-    return code < 127 ? -magnitude : magnitude;
+    int place = code < zero ? zero - code : code - zero;    // from 1 on: 1, 2, 4, ..., 64 codewords in the decades
+    if (!with_sign) place++;                                // from 2 on: 2, 4, 8, ..., 128
+    int log2_parts = 0;
+    while (place >> (log2_parts + 1)) log2_parts++;
+    const int parts = 1 << log2_parts, k = place - parts;
+    const float power = powers[with_sign ? log2_parts : log2_parts - 1];
+    const float magnitude = power * ((end_of_part(k, parts) + end_of_part(k + 1, parts)) * 0.5f);
+    return code < zero ? -magnitude : magnitude;
 }

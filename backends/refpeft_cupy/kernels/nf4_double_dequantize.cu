@@ -9,7 +9,7 @@ extern "C" __global__ void nf4_double_dequantize(
     const unsigned char* codes, const float* absmax2, const float* offset, float* absmax, long long m
 ) {
     __shared__ float codeword[256];
-    codeword[threadIdx.x] = dynamic_codeword(threadIdx.x);
+    codeword[threadIdx.x] = dynamic_codeword(threadIdx.x, true);
     __syncthreads();
 
     const long long k = blockIdx.x * (long long)blockDim.x + threadIdx.x;
