@@ -78,6 +78,12 @@ class CupyBackend(Backend):
         with cupy.cuda.Device(int(device.removeprefix("cuda:"))):
             return cupy.asarray(np.ascontiguousarray(array).reshape(array.shape))
 
+    def frames(self, count, size, device):
+        """On the current device."""
+        from refpeft_cupy.paging import CupyFrames
+
+        return CupyFrames(count, size, device)
+
     def to_numpy(self, array):
         return array.get()
 

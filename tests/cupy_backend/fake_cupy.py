@@ -1,12 +1,14 @@
 """A CuPy without a GPU: NumPy behind an array type that refuses what CuPy's refuses.
 
 Nothing converts it to NumPy but ``get``, and a NumPy array beside it is an error. Dtype promotion, shapes and values are NumPy's.
+What is computed is done at once; copies on a stream of their own are as late as a GPU may make them: not before somebody waits.
 """
 
 from __future__ import annotations
 
 import ctypes
 import types
+from contextlib import nullcontext
 
 import numpy as np
 import scipy.special
@@ -34,6 +36,56 @@ class Device:
         pass
 
 
+class Stream:
+    """Copies that nobody has waited for yet; ``LOG`` is told of all that happens."""
+
+    def __init__(self, non_blocking=False):
+        self.waiting, self.begun = [], 0
+
+    def give(self, copy):
+        LOG.append("copy")
+        self.waiting.append(copy)
+
+    def record(self):
+        """An event: the stream, and how much of what it was given lies before."""
+        if self is not COMPUTATION:
+            LOG.append("event")
+        return self, self.begun + len(self.waiting)
+
+    def wait_event(self, event):
+        stream, end = event
+        LOG.append("copies wait" if stream is COMPUTATION else f"computation waits for {end} copies")
+        stream.run(end - stream.begun)
+
+    def synchronize(self):
+        LOG.append("host waits")
+        self.run(len(self.waiting))
+
+    def run(self, count):
+        """The first ones."""
+        for copy in self.waiting[: max(count, 0)]:
+            copy()
+            self.begun += 1
+        del self.waiting[: max(count, 0)]
+
+
+LOG: list[str] = []
+COMPUTATION = Stream()
+
+
+class Pointer:
+    """Memory of the device."""
+
+    def __init__(self, ptr):
+        self.ptr = ptr
+
+    def copy_from_host_async(self, mem, size, stream):
+        stream.give(lambda: ctypes.memmove(self.ptr, mem, size))
+
+    def copy_to_host_async(self, mem, size, stream):
+        stream.give(lambda: ctypes.memmove(mem, self.ptr, size))
+
+
 class ndarray(NDArrayOperatorsMixin):
     """An array on device 0."""
 
@@ -46,7 +98,7 @@ class ndarray(NDArrayOperatorsMixin):
     @property
     def data(self):
         """Where the elements lie."""
-        return types.SimpleNamespace(ptr=self._value.ctypes.data)
+        return Pointer(self._value.ctypes.data)
 
     def get(self):
         """A copy on the host."""
@@ -213,7 +265,7 @@ def modules() -> dict[str, types.ModuleType]:
         "matmul",
         "moveaxis",
     ]
-    names += ["float32", "float64"]
+    names += ["float32", "float64", "uint8"]
     cupy = types.ModuleType(ROOT)
     for name in names:
         found = getattr(np, name)
@@ -222,11 +274,19 @@ def modules() -> dict[str, types.ModuleType]:
     cupy.linalg = types.SimpleNamespace(solve=_solve)
     cupy.fft = types.SimpleNamespace(**{n: _function(getattr(np.fft, n)) for n in ("ifft2", "rfft", "irfft")})
     compiler = types.SimpleNamespace(compile_using_nvrtc=compile_using_nvrtc)
-    cupy.cuda = types.SimpleNamespace(Device=Device, compiler=compiler, function=types.SimpleNamespace(Module=Module))
+    cupy.cuda = types.SimpleNamespace(
+        Device=Device,
+        compiler=compiler,
+        function=types.SimpleNamespace(Module=Module),
+        Stream=Stream,
+        get_current_stream=lambda: COMPUTATION,
+        using_allocator=lambda allocator: nullcontext(),
+    )
     lib, tricks = types.ModuleType("cupy.lib"), types.ModuleType("cupy.lib.stride_tricks")
     tricks.sliding_window_view = _function(np.lib.stride_tricks.sliding_window_view)
     cupyx, xscipy, special = (types.ModuleType(n) for n in ("cupyx", "cupyx.scipy", "cupyx.scipy.special"))
     cupyx.scipy, xscipy.special, special.erf = xscipy, special, _function(scipy.special.erf)
+    cupyx.zeros_pinned = np.zeros
     backends = [types.ModuleType(f"cupy_backends{rest}") for rest in ("", ".cuda", ".cuda.libs", ".cuda.libs.cublas")]
     backends[2].cublas, backends[3].gemmEx = backends[3], gemmEx
     return {m.__name__: m for m in (cupy, lib, tricks, cupyx, xscipy, special, *backends)}

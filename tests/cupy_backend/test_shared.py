@@ -1,34 +1,13 @@
 """The reference's sources on CuPy's arrays, as far as that can be seen without a GPU."""
 
-import importlib
-import sys
-
-import fake_cupy
 import numpy as np
 import pytest
 
-from refpeft.numerics import primitives
 from refpeft.operation import catalogue
 from refpeft_conformance.checks import golden
 from refpeft_conformance.subject import Subject
 from refpeft_conformance.verdict import Observation
 from refpeft_cupy import host, launch, own
-
-
-@pytest.fixture(scope="module")
-def backend():
-    """The backend on the fake."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, module in fake_cupy.modules().items():
-            patch.setitem(sys.modules, name, module)
-        patch.setattr(primitives, "_FOREIGN", {})
-        for name in ("backend", "primitives", "shared", "cublas"):
-            patch.delitem(sys.modules, f"refpeft_cupy.{name}", raising=False)
-        launch._module.cache_clear()
-        yield importlib.import_module("refpeft_cupy.backend").CupyBackend()
-        launch._module.cache_clear()
-        for name in ("backend", "primitives", "shared", "cublas"):
-            sys.modules.pop(f"refpeft_cupy.{name}", None)
 
 
 @pytest.mark.parametrize("name", catalogue())
