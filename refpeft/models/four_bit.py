@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from refpeft.errors import CapabilityError
-from refpeft.formats.four_bit import Quantised, quantise
+from refpeft.formats.four_bit import Nested, Quantised, quantise
 from refpeft.models.calls import Calls
 
 _FUSED = ("nn.linear", "lora.linear")
@@ -37,6 +38,7 @@ class Base:
     Attributes
     ----------
     weight : refpeft.formats.four_bit.Quantised
+        Its arrays are the backend's, so that on a device of its own none is held by the host too.
     shape : tuple of int
 
     Raises
@@ -46,7 +48,7 @@ class Base:
     """
 
     def __init__(self, weight: Quantised, run: Calls, put: Callable, dtype: np.dtype):
-        self.weight, self.shape, self._run, self._put, self._dtype = weight, weight.shape, run, put, dtype
+        self.shape, self._run, self._put, self._dtype = weight.shape, run, put, dtype
         exact = (weight.dtype, dtype.name) in ((dtype.name, dtype.name), ("float32", "float64"))
         self._fused = _FUSED if weight.kind == "nf4" and exact else ()
         needed = {
@@ -56,8 +58,8 @@ class Base:
         }
         for operation in (name for name, used in needed.items() if used):
             run.backend.implementation(operation)
-        self._packed, self._maxima = put(weight.packed), put(weight.absmax)
-        self._nested = (put(weight.nested.absmax), put(np.asarray(weight.nested.offset))) if weight.nested else None
+        nested = weight.nested and Nested(put(weight.nested.absmax), put(np.asarray(weight.nested.offset)))
+        self.weight = replace(weight, packed=put(weight.packed), absmax=put(weight.absmax), nested=nested)
 
     def under(self, operation: str, arrays: Mapping[str, Any], attributes: Mapping[str, Any]):
         """What is called for a layer over this matrix: operation, arrays, attributes."""
@@ -69,13 +71,13 @@ class Base:
         stated = {"blocksize": self.weight.blocksize, "dtype": self._dtype.name}
         return (
             "qlora.linear",
-            {**above, **update, "packed": self._packed, "absmax": self._absmax()},
+            {**above, **update, "packed": self.weight.packed, "absmax": self._absmax()},
             {"scaling": attributes.get("scaling", 1.0), **stated},
         )
 
     def decoded(self):
         """W, as the backend's array in the model's dtype."""
-        weight, inputs = self.weight, {"packed": self._packed, "absmax": self._absmax()}
+        weight, inputs = self.weight, {"packed": self.weight.packed, "absmax": self._absmax()}
         stated = {"n": math.prod(self.shape), "blocksize": weight.blocksize, "dtype": weight.dtype}
         flat, _ = self._run.forward(f"{weight.kind}.dequantize", inputs, False, **stated)
         if weight.dtype != self._dtype.name:
@@ -90,7 +92,7 @@ class Base:
         CapabilityError
             If it is doubly quantised or decoded to 16 bits: saved decoded and quantised again, it would be another.
         """
-        if self._nested or self.weight.dtype != "float32":
+        if self.weight.nested or self.weight.dtype != "float32":
             raise CapabilityError(
                 "a method that brings a weight of its own needs a base that is decoded to float32 and not doubly quantised."
             )
@@ -100,9 +102,10 @@ class Base:
 
     def _absmax(self):
         """The block maxima, float32."""
-        if self._nested is None:
-            return self._maxima
-        inputs = dict(zip(("codes", "absmax2", "offset"), (self._maxima, *self._nested)))
+        absmax, nested = self.weight.absmax, self.weight.nested
+        if nested is None:
+            return absmax
+        inputs = {"codes": absmax, "absmax2": nested.absmax, "offset": nested.offset}
         return self._run.forward("nf4.double_dequantize", inputs, False)[0]
 
     def _empty(self, *shape: int):
