@@ -27,7 +27,14 @@ from refpeft.files import atomic_write
 from refpeft.intervals import median
 
 SIDE, RANK, BLOCKSIZE, SCALING, COPIES = 8192, 16, 64, 2.0, 4
-OPERATIONS = ("nf4.quantize", "nf4.dequantize", "qlora.linear", "lora.linear", "lora.merge")
+PACKED = SIDE * SIDE / 2 + 4 * SIDE * SIDE / BLOCKSIZE
+"""Bytes of a matrix in 4 bits, with its maxima."""
+
+VARIANTS = {"nf4": "paper", "fp4": "sign-magnitude"}
+"""The formats of 4 bits, and how each is read."""
+
+FORMATS = tuple(f"{kind}.{way}" for kind in VARIANTS for way in ("quantize", "dequantize"))
+OPERATIONS = (*FORMATS, "qlora.linear", "lora.linear", "lora.merge", "adam8bit.step")
 BF16 = np.dtype(ml_dtypes.bfloat16)
 
 
@@ -101,9 +108,7 @@ def comparisons(torch) -> Iterator[Row]:
     host = [rng.normal(size=(SIDE, SIDE)).astype(BF16) for _ in range(2)]
     weight = [cupy.asarray(host[k % 2]) for k in range(COPIES)]
     a, b = (cupy.asarray(rng.normal(size=s).astype(BF16)) for s in ((RANK, SIDE), (SIDE, RANK)))
-    quantised = [run["nf4.quantize"](w.reshape(-1), blocksize=BLOCKSIZE, variant="paper")[0] for w in weight]
     their_weight, ta, tb = [_torch(torch, w) for w in weight], _torch(torch, a), _torch(torch, b)
-    packed_bytes = n / 2 + 4 * n / BLOCKSIZE
 
     def merge(k):
         return their_weight[k] + SCALING * (tb @ ta)
@@ -130,27 +135,80 @@ def comparisons(torch) -> Iterator[Row]:
     if not _bitsandbytes_version():
         click.echo("bitsandbytes is not installed: its rows are left out.", err=True)
         return
-    import bitsandbytes
+    yield from adam8bit(torch, run)
+    for kind in VARIANTS:
+        quantised, theirs = both_quantised(run, kind, weight, their_weight)
+        yield from four_bit(run, kind, weight, their_weight, quantised, theirs)
+        if kind == "nf4":
+            yield from qlora(torch, run, xs, (a, b), quantised, theirs)
+
+
+def both_quantised(run, kind, weight, their_weight):
+    """The matrices in 4 bits, ours and bitsandbytes', compared."""
+    from bitsandbytes.functional import quantize_4bit
+
+    ours = [run[f"{kind}.quantize"](w.reshape(-1), blocksize=BLOCKSIZE, variant=VARIANTS[kind])[0] for w in weight]
+    theirs = [quantize_4bit(w, blocksize=BLOCKSIZE, quant_type=kind) for w in their_weight]
+    codes = sum(int((ours[k][0] != _cupy(theirs[k][0].view(-1))).sum()) for k in range(2))
+    click.echo(f"of {SIDE * SIDE} bytes of {kind} codes in two matrices, {codes} differ from bitsandbytes'")
+    return ours, theirs
+
+
+def four_bit(run, kind, weight, their_weight, quantised, theirs) -> Iterator[Row]:
+    """A format of 4 bits, there and back."""
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
-    theirs = [quantize_4bit(w, blocksize=BLOCKSIZE, quant_type="nf4") for w in their_weight]
-    codes = sum(int((quantised[k][0] != _cupy(theirs[k][0].view(-1))).sum()) for k in range(2))
-    click.echo(f"of {n} bytes of codes in two matrices, {codes} differ from bitsandbytes'")
+    n, options = SIDE * SIDE, {"n": SIDE * SIDE, "blocksize": BLOCKSIZE, "dtype": "bfloat16"}
     yield Row(
-        "nf4.quantize",
-        lambda k: run["nf4.quantize"](weight[k].reshape(-1), blocksize=BLOCKSIZE, variant="paper"),
-        lambda k: quantize_4bit(their_weight[k], blocksize=BLOCKSIZE, quant_type="nf4"),
+        f"{kind}.quantize",
+        lambda k: run[f"{kind}.quantize"](weight[k].reshape(-1), blocksize=BLOCKSIZE, variant=VARIANTS[kind]),
+        lambda k: quantize_4bit(their_weight[k], blocksize=BLOCKSIZE, quant_type=kind),
         "bitsandbytes.quantize_4bit",
-        2 * n + packed_bytes,
+        2 * n + PACKED,
     )
-    options = {"n": n, "blocksize": BLOCKSIZE, "dtype": "bfloat16"}
     yield Row(
-        "nf4.dequantize",
-        lambda k: run["nf4.dequantize"](*quantised[k], **options),
+        f"{kind}.dequantize",
+        lambda k: run[f"{kind}.dequantize"](*quantised[k], **options),
         lambda k: dequantize_4bit(*theirs[k]),
         "bitsandbytes.dequantize_4bit",
-        2 * n + packed_bytes,
+        2 * n + PACKED,
     )
+
+
+def adam8bit(torch, run) -> Iterator[Row]:
+    """A step of Adam on moments of 8 bits; theirs writes over what it reads."""
+    from bitsandbytes.functional import create_dynamic_map, optimizer_update_8bit_blockwise
+
+    n, rng = SIDE * SIDE, np.random.default_rng(1)
+    host = rng.normal(size=n).astype(np.float32)
+    given = [
+        [cupy.asarray(host), cupy.asarray(host), *(cupy.full(n, code, "uint8") for code in (127, 0))]
+        + [cupy.zeros(n // 256, "float32") for _ in range(2)]
+        for _ in range(COPIES)
+    ]
+    maps = [create_dynamic_map(signed=signed).cuda() for signed in (True, False)]
+    numbers = {"lr": 1e-4, "step": 1}
+
+    def theirs(k):
+        p, grad, m, v, *maxima = (torch.from_dlpack(array) for array in given[k])
+        betas = {"beta1": 0.9, "beta2": 0.999, "beta3": 0.0, "alpha": 0.0}
+        moments = {"qmap1": maps[0], "qmap2": maps[1], "absmax1": maxima[0], "absmax2": maxima[1]}
+        optimizer_update_8bit_blockwise("adam", grad, p, m, v, eps=1e-8, **betas, **numbers, **moments)
+
+    yield Row(
+        "adam8bit.step",
+        lambda k: run["adam8bit.step"](*given[k], **numbers),
+        theirs,
+        "bitsandbytes' block-wise update",
+        16 * n + 16 * n / 256,
+    )
+
+
+def qlora(torch, run, xs, factors, quantised, theirs) -> Iterator[Row]:
+    """QLoRA's layer over matrices in NF4."""
+    import bitsandbytes
+
+    (a, b), (ta, tb) = factors, (_torch(torch, factor) for factor in factors)
     for rows, x in xs.items():
         tx = _torch(torch, x)
         yield Row(
@@ -162,8 +220,8 @@ def comparisons(torch) -> Iterator[Row]:
                 bitsandbytes.matmul_4bit(tx, theirs[k][0].t(), quant_state=theirs[k][1]) + SCALING * (tx @ ta.T) @ tb.T
             ),
             "bitsandbytes.matmul_4bit, torch",
-            packed_bytes,
-            rows * n,
+            PACKED,
+            rows * SIDE * SIDE,
         )
 
 

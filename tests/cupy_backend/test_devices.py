@@ -1,13 +1,20 @@
-"""The GPU's bits are the host's: no step of a kernel is left to a compiler or to the order of threads."""
+"""The GPU's bits are the host's: no step of a kernel is left to a compiler or to the order of threads. And memory comes back."""
 
+import gc
+import importlib
+
+import fake_cupy
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
 from refpeft import plugins
 from refpeft.operation import find
+from refpeft.training import PagedAdamW
+from refpeft_conformance.checks import golden
 from refpeft_conformance.strategies import problems
 from refpeft_conformance.subject import Subject
+from refpeft_cupy import own
 from refpeft_cupy.host.backend import HostShim
 from refpeft_cupy.own._product import FEW
 
@@ -71,3 +78,64 @@ def test_a_difference_would_be_seen():
 
     assert differences(Off(), "host-shim", "lora.merge", "float32") == {"merged", "dweight", "da", "db"}
     assert not differences(HostShim(), "host-shim", "lora.merge", "float32")
+
+
+def used(library, operations, budget):
+    """Every golden file of operations, gradients included, and a paged optimizer of so many bytes."""
+    subject = Subject(library, "cuda:0")
+    for name in operations:
+        for check in golden.checks(find(name), "float32"):
+            for problem in check.problems(subject):
+                subject.run(problem)
+    p, gradient = (library.asarray(np.ones(1000, np.float32), "cuda:0") for _ in range(2))
+    PagedAdamW({"p": p}, lr=0.1, budget=budget, page_size=budget, backend=library, device="cuda:0").step(
+        {"p": gradient}
+    )
+
+
+def growth(work, taken, rounds):
+    """By how much more is taken after further rounds than after the first, which makes what is kept for good."""
+    work()
+    gc.collect()
+    before = taken()
+    for _ in range(rounds):
+        work()
+    gc.collect()
+    return taken() - before
+
+
+@pytest.mark.skipif(GPU is not None, reason=str(GPU))
+def test_no_memory_of_the_device_is_leaked():
+    """Not a byte of CuPy's pool; and beside it, where other processes may take some, less than the frames of one optimizer."""
+    cupy, library, frames = importlib.import_module("cupy"), plugins.backend("cupy"), 2**28
+    pool = cupy.get_default_memory_pool()
+
+    def outside():
+        pool.free_all_blocks()
+        free, total = cupy.cuda.runtime.memGetInfo()
+        return total - free - pool.total_bytes()
+
+    def work():
+        used(library, own.implementations(), frames)
+
+    assert growth(work, pool.used_bytes, 3) == 0
+    assert growth(work, outside, 3) < frames
+
+
+def living():
+    """Bytes of all arrays of the fake."""
+    return sum(a.nbytes for a in gc.get_objects() if isinstance(a, fake_cupy.ndarray))
+
+
+@pytest.mark.shim
+def test_no_array_is_held_that_nobody_asks_for(backend):
+    """By operations, their gradients and optimizers: seen without a GPU, on the arrays of the fake."""
+    assert growth(lambda: used(backend, ["fp4.dequantize", "adam8bit.step", "qlora.linear"], 2**13), living, 1) == 0
+
+
+@pytest.mark.shim
+def test_a_leak_would_be_seen(backend, monkeypatch):
+    """As of an optimizer whose frames somebody holds on to."""
+    held, frames = [], type(backend).frames
+    monkeypatch.setattr(type(backend), "frames", lambda *a: held.append(frames(*a)) or held[-1])
+    assert growth(lambda: used(backend, [], 2**13), living, 1) == 2**13
