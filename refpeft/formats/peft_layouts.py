@@ -34,7 +34,7 @@ from refpeft.methods.road import RoAd
 from refpeft.methods.shira import SHiRA
 from refpeft.methods.supertuning import Supertuning, Supra
 from refpeft.methods.trainable_tokens import TrainableTokens
-from refpeft.methods.vector_banks import TinyLoRA, VBLoRA
+from refpeft.methods.vector_banks import TinyLoRA, UniLoRA, VBLoRA
 from refpeft.methods.vera import PVeRA, VeRA
 from refpeft.methods.waveft import WaveFT
 
@@ -140,6 +140,8 @@ _SPECTRUM = {"n_frequency": "frequencies", "scaling": "scaling", "random_loc_see
 _WAVES = {"n_frequency": "coefficients", "scaling": "scaling", "random_loc_seed": "seed", "wavelet_family": "wavelet"}
 _MIXED = {"a": "tinylora_A", "b": "tinylora_B", "projections": "tinylora_P"}
 _BANK = {"r": "rank", "num_vectors": "bank", "vector_length": "length", "topk": "chosen"}
+_PLACES = {"index_a": "unilora_indices_A", "index_b": "unilora_indices_B"}
+_DEALT = _PLACES | {"scale_a": "unilora_scales_A", "scale_b": "unilora_scales_B"}
 _VECTORS = {"r": "rank", "d_initial": "start"}
 _TURNED = {"oft_block_size": "block", "block_share": "share"}
 _SERIES = _TURNED | {"num_cayley_neumann_terms": "terms"}
@@ -256,6 +258,8 @@ LAYOUTS = (
            input_first=True, common={"base_a": "randlora_A", "base_b": "randlora_B"}),
     Layout(VBLoRA, "VBLORA", {"logits_a": "vblora_logits_A", "logits_b": "vblora_logits_B"}, _BANK,
            {"save_only_topk_weights": False}, input_first=True, common={"vectors": "vblora_vector_bank"}),
+    Layout(UniLoRA, "UNILORA", _DEALT, {"r": "rank", "theta_d_length": "length", "proj_seed": "seed"}, input_first=True,
+           said={"save_indices": True}, common={"theta": "unilora_theta_d"}, stored=dict.fromkeys(_PLACES, "int64")),
     Layout(TinyLoRA, "TINYLORA", _MIXED, {"r": "rank", "u": "numbers"}, {"weight_tying": 0.0}, said={"save_projection": True},
            input_first=True, numbered={"v": "tinylora_v"}, unlike=_other_mixture),
     Layout(LayerNormTuning, "LN_TUNING", _NORM, {}),

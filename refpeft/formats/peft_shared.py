@@ -18,7 +18,12 @@ from refpeft.formats.peft_layouts import Layout
 from refpeft.formats.safetensors import Lazy
 from refpeft.methods import Arrays, Method
 
-FIELD = "save_projection"
+KEPT = {
+    "save_projection": "frozen arrays are not in the file, but drawn again by torch from {seed}",
+    "save_indices": "indices are not in the file, but dealt again by {seed} to all modules of a model",
+}
+"""Fields that say whether what is frozen is kept, and what is so where it is not."""
+SEEDS = ("projection_seed", "projection_prng_key", "proj_seed")
 _SPACED = ("randlora_A",)
 """Tensors (r, 1, s) of arrays (r, s)."""
 
@@ -40,11 +45,10 @@ def decode(
     FormatError
         If it lacks one, modules have different ones, or the shape is not what the rank makes it.
     """
-    if FIELD in layout.said and config.get(FIELD, True) is not True:
-        seed = next((name for name in ("projection_seed", "projection_prng_key") if name in config), "a seed")
-        raise CapabilityError(
-            f"{where}: {FIELD} is false, so that frozen arrays are not in the file, but drawn again by torch from {seed}."
-        )
+    for field in KEPT:
+        if field in layout.said and config.get(field, True) is not True:
+            seed = next((name for name in SEEDS if name in config), "a seed")
+            raise CapabilityError(f"{where}: {field} is false, so that {KEPT[field].format(seed=seed)}.")
     if not layout.common:
         return {}
     arrays = {}

@@ -136,6 +136,16 @@ class Method:
         """The rest of `init` where layers share arrays."""
         raise NotImplementedError
 
+    def dealt(self, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Mapping[str, np.ndarray]]:
+        """The arrays of each of several sites that only all of them together give, in the place of those of `own`.
+
+        Parameters
+        ----------
+        shapes : mapping of str to tuple of int
+            Of the base weights, in the model's order.
+        """
+        return {}
+
     def implied(self, shape: tuple[int, ...], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Frozen parameters that follow from the settings and these, and that nobody needs to keep.
 

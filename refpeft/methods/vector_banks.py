@@ -89,7 +89,7 @@ class TinyLoRA(Method):
 
 @method("unilora")
 class UniLoRA(Method):
-    """Every entry of every factor from one short vector.
+    """Every entry of every factor from one short vector, which all layers share.
 
     Attributes
     ----------
@@ -98,7 +98,7 @@ class UniLoRA(Method):
     length : int
         d, of the vector.
     seed : int
-        Of the indices.
+        Of the indices, which are dealt to the layers in the model's order.
     """
 
     rank: int = 4
@@ -117,8 +117,18 @@ class UniLoRA(Method):
         self.require("length", self.length >= 1, "at least 1")
         self.require("seed", self.seed >= 0, "at least 0")
 
-    def init(self, random, weight):
-        return unilora.init(random, *weight.shape, rank=self.rank, d=self.length, seed=self.seed)
+    def corners(self, shape):
+        return {"theta": (self.length,)}
+
+    def common(self, random, shape):
+        return {"theta": unilora.vector(random, d=self.length)}
+
+    def own(self, random, weight):
+        return self.dealt({"": weight.shape})[""]
+
+    def dealt(self, shapes):
+        each = unilora.indices([*shapes.values()], rank=self.rank, d=self.length, seed=self.seed)
+        return dict(zip(shapes, each))
 
     def count(self):
         return unilora.count(d=self.length)

@@ -19,10 +19,14 @@ if TYPE_CHECKING:
 
 def drawn(
     model: Sites, sites: Sequence[str], method: Method, random: np.random.Generator, dtype: np.dtype
-) -> dict[str, np.ndarray]:
-    """What layers at these sites share, in the model's dtype; nothing where the method's share nothing."""
-    largest = np.max([model.places[site].weight.shape for site in sites], axis=0)
-    return {name: array.astype(dtype) for name, array in method.common(random, tuple(largest.tolist())).items()}
+) -> dict[str, dict[str, np.ndarray]]:
+    """The arrays of each site where layers share some, these in the model's dtype; nothing where the method's share none."""
+    shapes = {site: tuple(model.places[site].weight.shape) for site in sites}
+    largest = np.max([*shapes.values()], axis=0)
+    whole = {name: array.astype(dtype) for name, array in method.common(random, tuple(largest.tolist())).items()}
+    dealt = method.dealt(shapes)
+    own = {site: method.own(random, model.weight(site)) for site in sites} if whole else {}
+    return {site: {**whole, **its, **dealt.get(site, {})} for site, its in own.items()}
 
 
 def corners(model: Sites, method: Method, arrays: Arrays) -> dict[str, dict[str, Any]]:

@@ -140,10 +140,9 @@ class Sites:
             data = starts.collected(self, chosen, method, batches)  # type: ignore[arg-type]
             own = method.shared(data)
             chosen = list(own)
-            if whole := common.drawn(self, chosen, method, random, self._dtype):
-                arrays = {site: whole | method.own(random, self.weight(site)) for site in chosen}
-            else:
-                arrays = {site: own[site].init(random, self.weight(site), **data[site]) for site in chosen}
+            arrays = common.drawn(self, chosen, method, random, self._dtype) or {
+                site: own[site].init(random, self.weight(site), **data[site]) for site in chosen
+            }
             arrays = {site: {**drawn, **self._own(site, operation, drawn)} for site, drawn in arrays.items()}
             arrays = read_text.started(self, chosen, method, arrays, text) if len(text) else arrays  # type: ignore[arg-type]
         require_for(chosen, arrays)

@@ -80,15 +80,9 @@ def indices(shapes: list[tuple[int, int]], *, rank: int, d: int, seed: int) -> l
     return layers
 
 
-def init(random: np.random.Generator, o: int, i: int, *, rank: int, d: int, seed: int) -> dict[str, np.ndarray]:
-    """theta uniform on [-0.02, 0.02), as in peft, and the indices of a model of this one layer.
-
-    Returns
-    -------
-    dict of str to array
-        theta (d,), index_a, index_b, scale_a, scale_b.
-    """
-    return {"theta": random.uniform(-0.02, 0.02, d)} | indices([(o, i)], rank=rank, d=d, seed=seed)[0]
+def vector(random: np.random.Generator, *, d: int) -> np.ndarray:
+    """theta, uniform on [-0.02, 0.02), as in peft."""
+    return random.uniform(-0.02, 0.02, d)
 
 
 def count(*, d: int) -> int:

@@ -11,7 +11,7 @@ from small_models import shaken
 from refpeft.errors import CapabilityError, FormatError
 from refpeft.formats import adapters, peft, safetensors
 from refpeft.formats.lint import lint
-from refpeft.methods import DVoRA, PVeRA, RandLoRA, TinyLoRA, VBLoRA, VeRA
+from refpeft.methods import DVoRA, PVeRA, RandLoRA, TinyLoRA, UniLoRA, VBLoRA, VeRA
 from refpeft.models import load
 from refpeft.training.costs import kept
 
@@ -49,13 +49,16 @@ def test_frozen_arrays_are_drawn_once_and_every_site_has_its_corner(tiny_llama, 
     np.testing.assert_array_equal(method.merge(weight, arrays[SITES[0]]), method.merge(weight, own))
 
 
-def test_a_bank_that_layers_share_is_trained_by_all_of_them(tiny_llama):
+@pytest.mark.parametrize(
+    ("method", "shared", "own"), [(VBLoRA(bank=6, length=8, chosen=3), "vectors", 2), (UniLoRA(length=30), "theta", 0)]
+)
+def test_a_bank_that_layers_share_is_trained_by_all_of_them(tiny_llama, method, shared, own):
     """There is one, its gradient is a difference of the loss, and it is still one where it is attached again."""
     model, random = load(tiny_llama, dtype="float64", backend="reference"), np.random.default_rng(1)
-    model.attach(",".join(SITES), VBLoRA(bank=6, length=8, chosen=3), random)
+    model.attach(",".join(SITES), method, random)
     shaken(model, random)
-    (name,) = (n for n in model.trained if n.endswith("vectors"))
-    assert len(model.trained) == 2 * len(SITES) + 1
+    (name,) = (n for n in model.trained if n.endswith(shared))
+    assert len(model.trained) == own * len(SITES) + 1
     _, gradients = model.loss(IDS)
     assert set(gradients) == set(model.trained)
     bank, losses, h = model.trained[name], [], 2.0**-20
@@ -67,10 +70,33 @@ def test_a_bank_that_layers_share_is_trained_by_all_of_them(tiny_llama):
     slope = np.sum(gradients[name] * along)
     assert abs(slope - (losses[0] - losses[1]) / (2 * h)) < 1e-5 * abs(slope)
     again = load(tiny_llama, dtype="float64", backend="reference")
-    again.attach(",".join(SITES), VBLoRA(bank=6, length=8, chosen=3), arrays=model.arrays())
+    again.attach(",".join(SITES), method, arrays=model.arrays())
     assert set(again.trained) == set(model.trained)
     again.attach(SITES[0], VeRA(rank=2), random)
-    assert f"{SITES[1]}.vectors" in again.loss(IDS)[1]
+    assert f"{SITES[1]}.{shared}" in again.loss(IDS)[1]
+
+
+def test_indices_are_dealt_to_a_models_layers_as_peft_deals_them(tiny_llama, tmp_path):
+    """The same ones from the same seed, so that every number of theta is used about as often as another; a file without them
+    is refused.
+    """
+    theirs, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    method = UniLoRA(rank=2, length=30, seed=9)
+    model = attached(tiny_llama, method)
+    names = [peft.module_of(site, "llama") for site in SITES]
+    config = theirs.UniLoraConfig(target_modules=names, r=2, theta_d_length=30, proj_seed=9)
+    other = theirs.get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(tiny_llama), config)
+    for site, name in zip(SITES, names):
+        layer, its = other.base_model.model.get_submodule(name), model.arrays()[site]
+        for ours, part in (("a", "A"), ("b", "B")):
+            index, scale = (getattr(layer, f"unilora_{n}_{part}")["default"].numpy() for n in ("indices", "scales"))
+            np.testing.assert_array_equal(index, its[f"index_{ours}"])
+            np.testing.assert_allclose(scale, its[f"scale_{ours}"], rtol=2.0**-22, atol=0)
+    other.save_pretrained(tmp_path)
+    with pytest.raises(
+        CapabilityError, match=r"save_indices is false, so that indices .* dealt again by proj_seed to all"
+    ):
+        peft.load(tmp_path)
 
 
 def test_sites_that_share_nothing_have_no_place_in_peft(tiny_llama, tmp_path):
