@@ -237,7 +237,8 @@ def apart(adapter: Folder) -> Iterator[Finding]:
         yield Finding("warning", peft.CONFIG, "another adapter lies beside, which peft reads", "give each a folder")
     common = set(adapter.modules.get("", ()))
     for site, arrays in adapter.modules.items():
-        for array in sorted(({*method.trainable, *method.fixed} - {"weight"}) - set(arrays) - common) if site else ():
+        needed = {*method.trainable, *method.fixed} - {"weight", *method.following}
+        for array in sorted(needed - set(arrays) - common) if site else ():
             yield Finding("error", site, f"lacks {array}, which {adapter.kind} needs", AGAIN)
 
 

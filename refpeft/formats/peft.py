@@ -18,9 +18,25 @@ import numpy as np
 
 from refpeft.errors import CapabilityError, FormatError
 from refpeft.files import atomic_write
-from refpeft.formats import peft_lengths, peft_numbered, peft_prompts, peft_ranks, peft_shared, safetensors
+from refpeft.formats import (
+    peft_lengths,
+    peft_numbered,
+    peft_preserved,
+    peft_prompts,
+    peft_ranks,
+    peft_shared,
+    safetensors,
+)
 from refpeft.formats.names import FAMILIES, family_of
-from refpeft.formats.peft_fields import CONFIG, TENSORS, configuration, layout_of, method_of, require_understood
+from refpeft.formats.peft_fields import (
+    CONFIG,
+    DECOMPOSED,
+    TENSORS,
+    configuration,
+    layout_of,
+    method_of,
+    require_understood,
+)
 from refpeft.formats.peft_layouts import Layout, written
 from refpeft.methods import Arrays, Method
 from refpeft.methods.prefix import Cartridge, PTuningV2
@@ -82,6 +98,8 @@ def load(folder: str | os.PathLike[str]) -> Adapter:
         peft_ranks.require_one_scaling(where, _by_module(arrays, "a", family), config)
     if peft_lengths.OTHERS in layout.fields:
         peft_lengths.require_equal(where, _by_module(arrays, "values", family), config)
+    if peft_preserved.FIELD in layout.fields:
+        peft_preserved.require_equal(where, {module_of(site, family): its for site, its in arrays.items()}, config)
     for site, given in arrays.items():
         if why := layout.unlike(method, given):
             raise CapabilityError(f"{folder / CONFIG}: at {site} peft {why}, unlike {method!r}.")
@@ -170,7 +188,10 @@ def _encode(adapter: Adapter) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Fields and tensors of a method that stands at matrices."""
     layout = written(adapter.method)
     if layout is None:
-        raise CapabilityError(f"peft's files have no place for {adapter.method!r} as it is.")
+        why = next(
+            (f", of which peft {DECOMPOSED[kind]}" for kind in adapter.method.peft if kind in DECOMPOSED), " as it is"
+        )
+        raise CapabilityError(f"peft's files have no place for {adapter.method!r}{why}.")
     tensors, modules = peft_shared.encode(layout, adapter.arrays), []
     for site, arrays in adapter.arrays.items():
         module = module_of(site, adapter.family)
@@ -195,6 +216,8 @@ def _encode(adapter: Adapter) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         fields |= peft_ranks.patterns(_by_module(adapter.arrays, "a", adapter.family), fields)
     if peft_lengths.OTHERS in layout.fields:
         fields |= peft_lengths.pattern(_by_module(adapter.arrays, "values", adapter.family), fields)
+    if peft_preserved.FIELD in layout.fields:
+        fields |= peft_preserved.fields(dict(zip(modules, adapter.arrays.values())), adapter.method.preserved)  # type: ignore[attr-defined]
     return {"peft_type": layout.kind, "target_modules": modules} | fields, tensors
 
 

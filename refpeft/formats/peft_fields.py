@@ -9,7 +9,7 @@ from typing import Any
 
 from refpeft.errors import AttributeValueError, CapabilityError, FormatError
 from refpeft.files import read_json
-from refpeft.formats import peft_lengths, peft_prompts, peft_ranks
+from refpeft.formats import peft_lengths, peft_preserved, peft_prompts, peft_ranks
 from refpeft.formats.names import FAMILIES
 from refpeft.formats.peft_layouts import LAYOUTS, Layout, read
 from refpeft.methods import Method
@@ -32,6 +32,11 @@ CONVERTED = (
     "changed before training; what save_pretrained writes with path_initial_model_for_weight_conversion is for the weight "
     "as it was, and is read"
 )
+DECOMPOSED = {
+    "PSOFT": "keeps neither A nor B, which are of the weight's singular vectors, whose signs differ between libraries",
+}
+"""Types whose files do not say what they compute, and why."""
+
 CHANGING = dict.fromkeys(("pissa", "olora", "corda", "lora_ga"), CONVERTED) | {
     "loftq": "quantised, which is not in the file"
 }
@@ -54,6 +59,8 @@ def configuration(folder: Path) -> dict[str, Any]:
 def layout_of(folder: Path, config: dict[str, Any], family: str, tensors: set[str]) -> Layout:
     """How the adapter is written; whatever would make it compute something else is refused."""
     layout = read(config, tensors)
+    if why := DECOMPOSED.get(str(config.get("peft_type"))):
+        raise CapabilityError(f"{folder / CONFIG}: of {config['peft_type']} peft {why}, so that it is not read.")
     kinds = sorted({layout.kind for layout in LAYOUTS} | set(peft_prompts.KINDS))
     if config.get("peft_type") not in kinds:
         raise CapabilityError(
@@ -80,6 +87,8 @@ def not_understood(config: Mapping[str, Any], family: str = "llama") -> dict[str
         known |= set(peft_ranks.FIELDS)
     if layout and peft_lengths.OTHERS in layout.fields:
         known.add(peft_lengths.FIELD)
+    if layout and peft_preserved.FIELD in layout.fields:
+        known.add(peft_preserved.PATTERN)
     if FAMILIES[family].input_first:
         known.add("fan_in_fan_out")
     return {n: v for n, v in config.items() if n not in known and v and (n, v) != ("bias", "none")}

@@ -28,6 +28,7 @@ from refpeft.methods.lokr import DenseLoKr, LoKr, LowRankLoKr
 from refpeft.methods.lora import LoRA, RsLoRA
 from refpeft.methods.miss import BatMiSS, MiSS
 from refpeft.methods.oft import OFT
+from refpeft.methods.osf import OSF
 from refpeft.methods.peanut import PEANuT
 from refpeft.methods.randlora import RandLoRA
 from refpeft.methods.road import RoAd
@@ -142,6 +143,7 @@ _MIXED = {"a": "tinylora_A", "b": "tinylora_B", "projections": "tinylora_P"}
 _BANK = {"r": "rank", "num_vectors": "bank", "vector_length": "length", "topk": "chosen"}
 _PLACES = {"index_a": "unilora_indices_A", "index_b": "unilora_indices_B"}
 _DEALT = _PLACES | {"scale_a": "unilora_scales_A", "scale_b": "unilora_scales_B"}
+_TRIPLETS = {n: f"osf_svd_params.{n.upper()}_low" for n in "usv"}
 _VECTORS = {"r": "rank", "d_initial": "start"}
 _TURNED = {"oft_block_size": "block", "block_share": "share"}
 _SERIES = _TURNED | {"num_cayley_neumann_terms": "terms"}
@@ -193,6 +195,14 @@ def _fewer_elements(method: SHiRA, arrays: Mapping[str, Any]) -> str:
         return "keeps a row and a column for each value"
     o, i = 1 + indices.max(axis=1, initial=-1)
     return f"refuses rank {method.rank} for {o} by {i} elements" if k == o * i < method.rank * (o + i) else ""
+
+
+def _own_part(method: OSF, arrays: Mapping[str, Any]) -> str:
+    """peft decomposes the base weight, which it does not where the layer's was quantised again; and it freezes something."""
+    if set(method.following) & set(arrays):
+        return "takes the frozen part from the base weight and keeps none"
+    nothing = len(arrays["s"]) == min(len(arrays["u"]), arrays["v"].shape[1])
+    return "freezes one singular triplet at least" if nothing else ""
 
 
 def _other_mixture(method: TinyLoRA, arrays: Mapping[str, Any]) -> str:
@@ -260,6 +270,8 @@ LAYOUTS = (
            {"save_only_topk_weights": False}, input_first=True, common={"vectors": "vblora_vector_bank"}),
     Layout(UniLoRA, "UNILORA", _DEALT, {"r": "rank", "theta_d_length": "length", "proj_seed": "seed"}, input_first=True,
            said={"save_indices": True}, common={"theta": "unilora_theta_d"}, stored=dict.fromkeys(_PLACES, "int64")),
+    Layout(OSF, "OSF", _TRIPLETS, {"effective_rank": "preserved"}, absent={"effective_rank": lambda config: 0.5},
+           unlike=_own_part),
     Layout(TinyLoRA, "TINYLORA", _MIXED, {"r": "rank", "u": "numbers"}, {"weight_tying": 0.0}, said={"save_projection": True},
            input_first=True, numbered={"v": "tinylora_v"}, unlike=_other_mixture),
     Layout(LayerNormTuning, "LN_TUNING", _NORM, {}),

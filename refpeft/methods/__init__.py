@@ -40,6 +40,8 @@ class Method:
         Its inputs that are trained.
     fixed : tuple of str
         Those that stay as they are: the base weight, and what is drawn or computed once beside it.
+    following : tuple of str
+        Those of the fixed that follow from the base weight and what is trained, see `derived`: an adapter need not keep them.
     paper : str
         arXiv or other identifier.
     peft : tuple of str
@@ -57,6 +59,7 @@ class Method:
     operation: ClassVar[str]
     trainable: ClassVar[tuple[str, ...]]
     fixed: ClassVar[tuple[str, ...]] = ("weight",)
+    following: ClassVar[tuple[str, ...]] = ()
     paper: ClassVar[str]
     peft: ClassVar[tuple[str, ...]] = ()
     adapters: ClassVar[tuple[str, ...]] = ()
@@ -158,6 +161,10 @@ class Method:
         """
         return {}
 
+    def derived(self, weight: np.ndarray, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The parameters that follow from the base weight, where there are any, given the others."""
+        return {}
+
     def packed(self, shape: tuple[int, ...], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The parameters as they are kept: in the place of numbers that only the weight's shape explains, others."""
         return dict(arrays)
@@ -212,7 +219,9 @@ class Method:
         CapabilityError
             If the method cannot be merged, with the reason.
         """
-        return self._problem(self._merging("merge"), {"weight": weight} | self._whole(weight, parameters))
+        operation, whole = self._merging("merge"), self._whole(weight, parameters)
+        missing = self.following and not set(self.following) & set(whole)
+        return self._problem(operation, {"weight": weight} | whole | (self.derived(weight, whole) if missing else {}))
 
     def merge_bias(self, bias: np.ndarray, parameters: Mapping[str, np.ndarray]) -> np.ndarray:
         """The base layer's bias as the merged layer needs it; another where the method acts on outputs, of which it is a part."""

@@ -13,7 +13,7 @@ class OSF(Method):
     Attributes
     ----------
     preserved : float
-        Share of the triplets that stay frozen.
+        Share of the triplets that stay frozen; from 1 on, their number.
     """
 
     preserved: float = 0.5
@@ -21,15 +21,20 @@ class OSF(Method):
     operation = "osf.linear"
     trainable = ("u", "s", "v")
     fixed = ("weight", "high_u", "high_v")
+    following = fixed
     paper = "arXiv:2504.07097"
     peft = ("OSF",)
 
     def validate(self):
         super().validate()
-        self.require("preserved", 0 <= self.preserved < 1, "at least 0 and below 1")
+        held = 0 <= self.preserved < 1 or self.preserved == int(self.preserved) >= 1
+        self.require("preserved", held, "at least 0 and below 1, or a whole number")
 
     def init(self, random, weight):
         return osf.init(weight, preserved=self.preserved)
+
+    def derived(self, weight, arrays):
+        return osf.high(weight, trained=len(arrays["s"])) if "s" in arrays else {}
 
     def count(self, o, i):
         return osf.count(o, i, preserved=self.preserved)

@@ -130,7 +130,7 @@ class Sites:
         ShapeError
             If no site matches, or the arrays are not those of the sites that do.
         """
-        operation = standing(method)
+        operation, came = standing(method), arrays is not None
         chosen = self._matching(pattern, operation)
         random = np.random.default_rng() if random is None else random
         if method.operation in ENCODED:
@@ -150,12 +150,11 @@ class Sites:
         arrays = {site: method.unpacked(tuple(self.places[site].weight.shape), its) for site, its in arrays.items()}
         attributes = {n: v for n, v in method.attributes().items() if n in find(operation).attributes}
         for site in chosen:
-            shared = corners[site]
-            implied = method.implied(tuple(self.places[site].weight.shape), arrays[site])
-            brought = {n: a for n, a in arrays[site].items() if n not in implied or not np.array_equal(a, implied[n])}
+            shared, base = corners[site], self.places[site].weight
+            brought, implied = self._parted(site, method, arrays[site], drawn=not came)
             given = {n: shared[n] if n in shared else self.asarray(a) for n, a in (implied | brought).items()}
-            if "weight" in given and isinstance(base := self.places[site].weight, Base):
-                given["weight"] = base.again(arrays[site]["weight"])
+            if "weight" in given and isinstance(base, Base):
+                given["weight"] = base.again((implied | brought)["weight"])
             reads, tied = getattr(method, "reads", "output"), tuple(n for n in shared if n in method.trainable)
             whole = {n: kept[site][n] for n in shared if n not in tied}
             layer = Layer(operation, given, method.trainable, attributes, tuple(brought), reads, method, whole, tied)
@@ -219,6 +218,20 @@ class Sites:
         plain = self.places[site].plain
         assert plain is not None, f"nothing stands at {site} in the plain model"
         return plain
+
+    def _parted(self, site: str, method: Method, arrays: Mapping[str, Any], drawn: bool) -> tuple[dict, dict]:
+        """What a method brings to a site, and what is not kept, since it follows from that or from the weight.
+
+        What would follow from a weight in 4 bits is kept: it is quantised again.
+        """
+        base = self.places[site].weight
+        implied = method.implied(tuple(base.shape), arrays)
+        brought = {n: a for n, a in arrays.items() if n not in implied or not np.array_equal(a, implied[n])}
+        if drawn and not isinstance(base, Base):
+            implied |= {n: brought.pop(n) for n in method.following}
+        elif not set(method.following) & set(brought):
+            implied |= method.derived(self.weight(site), brought) if method.following else {}
+        return brought, implied
 
     def _matching(self, pattern: str, operation: str) -> list[str]:
         """The sites that match, of those at which the operation can stand."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from refpeft.errors import ShapeError
 from refpeft.numerics.formats import as_format, store
 from refpeft.numerics.primitives import detach, straight_through
 from refpeft.operation import operation
@@ -103,21 +104,38 @@ def init(weight: np.ndarray, *, preserved: float) -> dict[str, np.ndarray]:
     ----------
     weight : (o, i)
     preserved : float
-        Share of the triplets that are frozen, from 0 to 1.
+        Share of the triplets that are frozen, from 0 to below 1, or their number.
 
     Returns
     -------
     dict of str to float64 array
     """
-    left, values, right = np.linalg.svd(np.asarray(weight, np.float64), full_matrices=False)
     h = frozen(*weight.shape, preserved=preserved)
-    trained = {"u": left[:, h:], "s": values[h:], "v": right[h:]}
-    return trained | {"high_u": left[:, :h], "high_v": right[:h], "weight": (left[:, :h] * values[:h]) @ right[:h]}
+    left, values, right = np.linalg.svd(np.asarray(weight, np.float64), full_matrices=False)
+    return {"u": left[:, h:], "s": values[h:], "v": right[h:]} | _high(left, values, right, h)
+
+
+def high(weight: np.ndarray, *, trained: int) -> dict[str, np.ndarray]:
+    """The frozen part alone, where the last ``trained`` triplets are not in it. How its vectors are turned is of no account.
+
+    Raises
+    ------
+    ShapeError
+        If there are not so many.
+    """
+    h = min(weight.shape) - trained
+    if h < 0:
+        raise ShapeError(f"osf: a weight {weight.shape} has {min(weight.shape)} triplets, but {trained} came.")
+    return _high(*np.linalg.svd(np.asarray(weight, np.float64), full_matrices=False), h)
+
+
+def _high(left, values, right, h):
+    return {"high_u": left[:, :h], "high_v": right[:h], "weight": (left[:, :h] * values[:h]) @ right[:h]}
 
 
 def frozen(o: int, i: int, *, preserved: float) -> int:
     """h, how many triplets are frozen."""
-    return int(min(o, i) * preserved)
+    return int(min(o, i) * preserved) if preserved < 1 else min(o, i, int(preserved))
 
 
 def count(o: int, i: int, *, preserved: float) -> int:
