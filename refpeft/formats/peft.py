@@ -39,8 +39,6 @@ from refpeft.formats.peft_fields import (
 )
 from refpeft.formats.peft_layouts import Layout, written
 from refpeft.methods import Arrays, Method
-from refpeft.methods.prefix import Cartridge, PTuningV2
-from refpeft.methods.prompt import PromptTuning
 
 ROOT = "base_model.model."
 """Before every module's name."""
@@ -93,7 +91,7 @@ def load(folder: str | os.PathLike[str]) -> Adapter:
     layout = layout_of(folder, config, family, {theirs for _, theirs in places.values()})
     method, where = method_of(folder, config, layout), folder / TENSORS
     common = peft_shared.decode(where, config, layout, method, archive)
-    arrays = _decode(where, layout, places, archive)
+    arrays = _decode(where, layout, method, places, archive)
     if layout.kind == "LORA":
         peft_ranks.require_one_scaling(where, _by_module(arrays, "a", family), config)
     if peft_lengths.OTHERS in layout.fields:
@@ -109,7 +107,7 @@ def load(folder: str | os.PathLike[str]) -> Adapter:
 
 
 def _decode(
-    where: Path, layout: Layout, places: Mapping[str, tuple[str, str]], archive: safetensors.Lazy
+    where: Path, layout: Layout, method: Method, places: Mapping[str, tuple[str, str]], archive: safetensors.Lazy
 ) -> dict[str, dict[str, np.ndarray]]:
     """The arrays of each site that are tensors of its module."""
     names = {theirs: ours for ours, theirs in layout.tensors.items()}
@@ -123,7 +121,10 @@ def _decode(
         if not site or theirs not in names:
             raise FormatError(f"{where}: the tensor {key!r} belongs to nothing that {layout.kind} has.")
         ours = names[theirs]
-        array = array.reshape(layout.shapes[ours][1]) if ours in layout.shapes else array
+        try:
+            array = layout.shaped(ours, array, method, there=False)
+        except ValueError as error:
+            raise FormatError(f"{where}: {key!r} of shape {array.shape} is no {ours} of {method!r}.") from error
         arrays.setdefault(site, {})[ours] = array.astype(np.int64) if ours in layout.stored else array
     for site, given in arrays.items():
         if missing := set(names.values()) - set(given):
@@ -152,11 +153,13 @@ def save(folder: str | os.PathLike[str], adapter: Adapter, base: str = "") -> No
     FormatError
         If a site has no module of that name.
     """
-    if isinstance(adapter.method, PromptTuning | PTuningV2):
-        own, tensors = peft_prompts.encode(adapter.method, adapter.arrays)
+    task = FAMILIES[adapter.family].task
+    if isinstance(adapter.method, tuple(set(peft_prompts.KINDS.values()))):
+        if why := peft_prompts.unlike(adapter.method, task):
+            raise CapabilityError(f"peft {why}, so that its files have no place for {adapter.method!r}.")
+        own, tensors = peft_prompts.encode(adapter.method, adapter.arrays, adapter.config)
     else:
         own, tensors = _encode(adapter)
-    task = FAMILIES[adapter.family].task
     config = {"task_type": task, "inference_mode": True} | dict(adapter.config) | own
     if base:
         config["base_model_name_or_path"] = base
@@ -168,9 +171,9 @@ def save(folder: str | os.PathLike[str], adapter: Adapter, base: str = "") -> No
 
 def is_written(adapter: Adapter) -> bool:
     """Whether peft's files hold the adapter's method, and peft puts it on matrices as the model's are stored."""
-    layout = written(adapter.method)
+    layout, task = written(adapter.method), FAMILIES[adapter.family].task
     if layout is None:
-        return type(adapter.method) in (PromptTuning, PTuningV2, Cartridge)
+        return type(adapter.method) in peft_prompts.KINDS.values() and not peft_prompts.unlike(adapter.method, task)
     if any(layout.unlike(adapter.method, arrays) for arrays in adapter.arrays.values()):
         return False
     if peft_shared.apart(layout, adapter.arrays):
@@ -199,8 +202,7 @@ def _encode(adapter: Adapter) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         if why := layout.unlike(adapter.method, arrays):
             raise CapabilityError(f"{site}: peft {why}, so that its files have no place for {adapter.method!r}.")
         for ours, theirs in layout.tensors.items():
-            array = np.asarray(arrays[ours])
-            array = array.reshape(layout.shapes[ours][0]) if ours in layout.shapes else array
+            array = layout.shaped(ours, np.asarray(arrays[ours]), adapter.method, there=True)
             array = array.astype(layout.stored.get(ours, array.dtype), copy=False)
             tensors[f"{ROOT}{module}.{theirs}"] = array
         for theirs, shape in layout.zeros.items():

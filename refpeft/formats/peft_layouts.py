@@ -30,6 +30,7 @@ from refpeft.methods.miss import BatMiSS, MiSS
 from refpeft.methods.oft import OFT
 from refpeft.methods.osf import OSF
 from refpeft.methods.peanut import PEANuT
+from refpeft.methods.poly import Poly
 from refpeft.methods.randlora import RandLoRA
 from refpeft.methods.road import RoAd
 from refpeft.methods.shira import SHiRA
@@ -40,6 +41,7 @@ from refpeft.methods.vera import PVeRA, VeRA
 from refpeft.methods.waveft import WaveFT
 
 Shape = tuple[int, ...]
+Sizes = Callable[[Any], Shape]
 
 
 class Layout(NamedTuple):
@@ -59,7 +61,7 @@ class Layout(NamedTuple):
     ours : mapping of str to object
         Fields of the method that peft has no other reading of.
     shapes : mapping of str to (shape, shape)
-        An array's shape there and here, where they differ; -1 is what is left.
+        An array's shape there and here, where they differ, or a function from the method to it; -1 is what is left.
     since : tuple of int
         peft's version from which on the reading is this one.
     input_first : bool
@@ -86,7 +88,7 @@ class Layout(NamedTuple):
     fields: Mapping[str, str]
     theirs: Mapping[str, Any] = {}
     ours: Mapping[str, Any] = {}
-    shapes: Mapping[str, tuple[Shape, Shape]] = {}
+    shapes: Mapping[str, tuple[Shape | Sizes, Shape | Sizes]] = {}
     since: tuple[int, ...] = ()
     input_first: bool = False
     absent: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {}
@@ -96,6 +98,13 @@ class Layout(NamedTuple):
     unlike: Callable[[Any, Mapping[str, Any]], str] = lambda method, arrays: ""
     common: Mapping[str, str] = {}
     numbered: Mapping[str, str] = {}
+
+    def shaped(self, ours: str, array: np.ndarray, method: Method, there: bool) -> np.ndarray:
+        """An array in the shape that it has there, or here."""
+        if ours not in self.shapes:
+            return array
+        shape = self.shapes[ours][0 if there else 1]
+        return array.reshape(shape(method) if callable(shape) else shape)
 
     def writes(self, method: Method) -> bool:
         """Whether the method is this one."""
@@ -144,6 +153,8 @@ _BANK = {"r": "rank", "num_vectors": "bank", "vector_length": "length", "topk": 
 _PLACES = {"index_a": "unilora_indices_A", "index_b": "unilora_indices_B"}
 _DEALT = _PLACES | {"scale_a": "unilora_scales_A", "scale_b": "unilora_scales_B"}
 _TRIPLETS = {n: f"osf_svd_params.{n.upper()}_low" for n in "usv"}
+_SKILLS = {"r": "rank", "n_skills": "skills", "n_splits": "heads", "n_tasks": "tasks"}
+_ROUTED = {"a": "poly_lora_A", "b": "poly_lora_B", "logits": "poly_router.module_logits"}
 _VECTORS = {"r": "rank", "d_initial": "start"}
 _TURNED = {"oft_block_size": "block", "block_share": "share"}
 _SERIES = _TURNED | {"num_cayley_neumann_terms": "terms"}
@@ -270,6 +281,8 @@ LAYOUTS = (
            {"save_only_topk_weights": False}, input_first=True, common={"vectors": "vblora_vector_bank"}),
     Layout(UniLoRA, "UNILORA", _DEALT, {"r": "rank", "theta_d_length": "length", "proj_seed": "seed"}, input_first=True,
            said={"save_indices": True}, common={"theta": "unilora_theta_d"}, stored=dict.fromkeys(_PLACES, "int64")),
+    Layout(Poly, "POLY", _ROUTED, _SKILLS, {"poly_type": "poly"}, {},
+           {"logits": (lambda m: (m.tasks, m.heads * m.skills), lambda m: (m.tasks, m.heads, m.skills))}),
     Layout(OSF, "OSF", _TRIPLETS, {"effective_rank": "preserved"}, absent={"effective_rank": lambda config: 0.5},
            unlike=_own_part),
     Layout(TinyLoRA, "TINYLORA", _MIXED, {"r": "rank", "u": "numbers"}, {"weight_tying": 0.0}, said={"save_projection": True},

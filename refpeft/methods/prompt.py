@@ -61,9 +61,12 @@ class CPT(Method):
     ----------
     tokens : int
         Tokens of the context.
+    epsilon : float
+        How far each may move, times sqrt(width / 2048).
     """
 
     tokens: int = 20
+    epsilon: float = 0.1
 
     operation = "cpt.embed"
     trainable = ("delta",)
@@ -76,6 +79,7 @@ class CPT(Method):
     def validate(self):
         super().validate()
         self.require("tokens", self.tokens >= 1, "at least 1")
+        self.require("epsilon", self.epsilon > 0, "above 0")
 
     def init(self, random, weight):
         context = prompt.sampled(random, weight, self.tokens)

@@ -39,7 +39,7 @@ from refpeft.ops import prompt
 class LanguageModel(Transformer):
     """A decoder: what follows each token, from those before it."""
 
-    def logits(self, ids: np.ndarray, cache: list | None = None, last: bool = False):
+    def logits(self, ids: np.ndarray, cache: list | None = None, last: bool = False, tasks: np.ndarray | None = None):
         """Logits (n, s, v) of token ids (n, s), as the backend's array.
 
         Parameters
@@ -49,11 +49,14 @@ class LanguageModel(Transformer):
             Keys and values of the tokens before, empty at first; those of ``ids`` are put behind them.
         last : bool
             Whether only those behind the last token are wanted, (n, 1, v).
+        tasks : (n,) int64, optional
+            Of each text, where a method takes it.
         """
         ids = self.checked(ids)
         self._encode(keep=False)
-        x, _ = self._read(ids, keep=False, cache=cache, last=last)
-        return at(self, "head", x, keep=False)[0][:, -ids.shape[1] :]
+        model = self.told(tasks, len(ids))
+        x, _ = model._read(ids, keep=False, cache=cache, last=last)
+        return at(model, "head", x, keep=False)[0][:, -ids.shape[1] :]
 
     def loss(
         self,
@@ -61,6 +64,7 @@ class LanguageModel(Transformer):
         mask: np.ndarray | None = None,
         checkpointing: bool = False,
         dropout: Dropout | None = None,
+        tasks: np.ndarray | None = None,
     ):
         """The mean cross-entropy of each next token, and its gradients.
 
@@ -73,6 +77,8 @@ class LanguageModel(Transformer):
             Whether only the inputs of blocks are kept, and each block computed again on the way back: equal bits.
         dropout : Dropout, optional
             Of what enters those adapters that have it.
+        tasks : (n,) int64, optional
+            Of each text, where a method takes it.
 
         Returns
         -------
@@ -81,11 +87,11 @@ class LanguageModel(Transformer):
             By ``SITE.ARRAY``, of what is trained.
         """
         ids = self.checked(ids)
-        encoding = self._encode(keep=True)
+        encoding, told = self._encode(keep=True), self.told(tasks, len(ids))
 
         def task(first, ids, mask, share):
             gradients: dict[str, Any] = {}
-            model = copy.copy(self)
+            model = copy.copy(told.told(_of(told.tasks, first, ids), len(ids)))
             model.dropout = None if dropout is None else replace(dropout, first=first)
             x, x_vjp = model._read(ids[:, :-1], keep=True, checkpointing=checkpointing)
             loss, loss_vjp = model._loss(x, ids[:, 1:], mask, keep=True)
@@ -95,14 +101,16 @@ class LanguageModel(Transformer):
         losses, gradients = zip(*shards.each(self.backend, self.shape.width, task, ids, mask))
         return sum(losses), self._encode_vjp(encoding, shards.summed(gradients))
 
-    def score(self, ids: np.ndarray, mask: np.ndarray | None = None) -> float:
+    def score(self, ids: np.ndarray, mask: np.ndarray | None = None, tasks: np.ndarray | None = None) -> float:
         """The loss alone; as for `loss`, without what its gradients would take."""
         ids = self.checked(ids)
         self._encode(keep=False)
+        told = self.told(tasks, len(ids))
 
         def task(first, ids, mask, share):
-            x, _ = self._read(ids[:, :-1], keep=False)
-            return share * float(self.host(self._loss(x, ids[:, 1:], mask, keep=False)[0]))
+            model = told.told(_of(told.tasks, first, ids), len(ids))
+            x, _ = model._read(ids[:, :-1], keep=False)
+            return share * float(self.host(model._loss(x, ids[:, 1:], mask, keep=False)[0]))
 
         return sum(shards.each(self.backend, self.shape.width, task, ids, mask))
 
@@ -177,6 +185,11 @@ class LanguageModel(Transformer):
         query, key = np.arange(before, stop)[:, None], np.arange(stop)
         seen = {w: self.asarray(np.broadcast_to(key > query - w, (n, count, stop))) for w in sliding}
         return {f"layers.{i}": seen[w] for i, w in enumerate(self.windows) if w in seen}
+
+
+def _of(tasks: np.ndarray | None, first: int, ids: np.ndarray) -> np.ndarray | None:
+    """Those of a shard's texts."""
+    return None if tasks is None else tasks[first : first + len(ids)]
 
 
 def pattern(shape: Decoder, targets: str) -> str:

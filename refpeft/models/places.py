@@ -24,6 +24,8 @@ import numpy as np
 from refpeft.errors import CapabilityError, ShapeError
 from refpeft.memory.decoder import ATTENTION_INPUT
 from refpeft.methods import Method
+from refpeft.models import tasks
+from refpeft.models.balls import PROJECTED
 from refpeft.models.encoders import ENCODED
 from refpeft.operation import find
 
@@ -32,7 +34,7 @@ KINDS = {
     "norm": ("x", "weight"),
     "attention": ("q", "k", "v"),
     "sublayer": ("x", "down", "up"),
-    "prompt": ("x", "prompt"),
+    "prompt": ("x",),
     "table": ("ids", "weight"),
 }
 """Kind of a site, and the first inputs of an operation that can stand there."""
@@ -125,12 +127,14 @@ def standing(method: Method) -> str:
 def operations(method: Method) -> set[str]:
     """All that a model calls for a method."""
     cutting = {"prefix.cut"} if method.operation == "prefix.encode" else set()
-    return {standing(method)} | ({method.operation} & set(ENCODED)) | cutting
+    projecting = PROJECTED.get(method.operation, set())
+    return {standing(method)} | ({method.operation} & set(ENCODED)) | cutting | projecting
 
 
 def kind_of(operation: str) -> str | None:
     """Of the sites at which an operation can stand; None if there are none."""
-    ends, inputs = {"linear": ".linear", "norm": "_norm"}, inputs_of(operation)
+    ends = {"linear": ".linear", "norm": "_norm", "prompt": ".embed"}
+    inputs = tuple(name for name in inputs_of(operation) if name != tasks.INPUT)
     fitting = (kind for kind, first in KINDS.items() if inputs[: len(first)] == first)
     return next((kind for kind in fitting if operation.endswith(ends.get(kind, ""))), None)
 
@@ -152,7 +156,7 @@ def require_fitting(site: str, place: Place, layer: Layer) -> None:
         raise ShapeError(f"{site}: {layer.operation} needs {', '.join(missing)}, but {came} came.")
     if strange := [n for n in layer.arrays if n not in inputs]:
         raise ShapeError(f"{site}: {layer.operation} has no input {', '.join(strange)}.")
-    known = (*KINDS[place.kind], *layer.arrays)
+    known = (*KINDS[place.kind], tasks.INPUT, *layer.arrays)
     if missing := [a.name for a in operation.signature.inputs if not a.optional and a.name not in known]:
         raise CapabilityError(f"{layer.operation} also takes {', '.join(missing)}, which a model does not give it.")
     if layer.reads not in place.reads:
@@ -160,6 +164,8 @@ def require_fitting(site: str, place: Place, layer: Layer) -> None:
             f"{site}: what reads the {layer.reads} stands in a model that has its norms in front only."
         )
     shapes = {n: shape for n, shape in place.below.items() if n in inputs}
+    if tasks.takes(layer.operation):
+        shapes[tasks.INPUT] = shapes["x"][:-2]
     shapes |= {n: tuple(a.shape) for n, a in layer.arrays.items()}
     try:
         operation.check_shapes(shapes, operation.check_attributes(layer.attributes))

@@ -41,6 +41,7 @@ def started(model: LanguageModel, sites: Sequence[str], method: Method, drawn: A
     """
     known: dict[str, Callable] = {
         "prompt.embed": _prompt,
+        "cpt.embed": _context,
         "prefix.attention": _prefix,
         "prefix.encode": _perceptron,
     }
@@ -52,6 +53,12 @@ def started(model: LanguageModel, sites: Sequence[str], method: Method, drawn: A
 def _prompt(model, sites, method, drawn, text) -> Arrays:
     """The text's rows of the table."""
     return {site: {"prompt": prompt.from_text(model.weight(site), text, method.tokens)} for site in sites}
+
+
+def _context(model, sites, method, drawn, text) -> Arrays:
+    """The same, frozen, and what they are moved by."""
+    rows = _prompt(model, sites, method, drawn, text)
+    return {site: {"tokens": rows[site]["prompt"], "delta": drawn[site]["delta"]} for site in sites}
 
 
 def _prefix(model, sites, method, drawn, text) -> Arrays:

@@ -13,7 +13,7 @@ from refpeft.backend import Backend
 from refpeft.errors import CapabilityError, ShapeError
 from refpeft.formats.four_bit import Quantised
 from refpeft.methods import Arrays, Method
-from refpeft.models import common, encoders, read_text, starts
+from refpeft.models import balls, common, encoders, read_text, starts, tasks
 from refpeft.models.calls import Call, Calls
 from refpeft.models.dropout import Dropout, drops
 from refpeft.models.encoders import ENCODED, GIVEN, Encoder
@@ -45,6 +45,8 @@ class Sites:
         Told each site and its input x before what stands there is called.
     dropout : Dropout or None
         Of the pass that is under way.
+    tasks : (n,) int64 or None
+        Of the texts of that pass.
     """
 
     def __init__(self, run: Calls, device: str, dtype: np.dtype):
@@ -54,6 +56,7 @@ class Sites:
         self.encoder: Encoder | None = None
         self.watch: Callable[[str, Any], None] | None = None
         self.dropout: Dropout | None = None
+        self.tasks: np.ndarray | None = None
 
     @property
     def backend(self) -> Backend:
@@ -75,6 +78,14 @@ class Sites:
         twin = copy(self)
         twin.sites = dict(self.sites)
         return twin
+
+    def told(self, given: np.ndarray | None, count: int) -> Self:
+        """The same model in a pass over so many texts, of the tasks that are given."""
+        if given is None:
+            return self
+        told = copy(self)
+        told.tasks = tasks.checked(given, count)
+        return told
 
     def asarray(self, array: np.ndarray):
         """An array of the model's backend; numbers as the model's dtype."""
@@ -276,7 +287,8 @@ class Sites:
             self.sites[site] = Layer(operation, {}, GIVEN[operation], brought=GIVEN[operation])
 
     def _encode(self, keep: bool) -> list[Call]:
-        """Give the encoder's sites what it computes now; its calls."""
+        """Give the encoder's sites what it computes now; its calls. What has left its ball goes back."""
+        balls.settle(self)
         if self.encoder is None:
             return []
         given, calls = self.encoder.forward(self.run, keep)
@@ -296,6 +308,9 @@ class Sites:
         layer = self.sites[site]
         if self.watch:
             self.watch(site, inputs.get("x"))
+        if tasks.takes(layer.operation):
+            given = tasks.required(site, layer.operation, layer.method, self.tasks)
+            inputs = {**inputs, tasks.INPUT: self.asarray(given)}
         called = layer.operation, layer.arrays, layer.attributes
         if self.dropout is not None and drops(layer.operation):
             mask = self.asarray(self.dropout.mask(site, inputs["x"].shape))
@@ -307,7 +322,7 @@ class Sites:
         if isinstance(base := layer.arrays.get("weight"), Base):
             called = base.under(*called)
         operation, arrays, stated = called
-        wanted = keep and (*(name for name in inputs if name != "ids"), *layer.trained)
+        wanted = keep and (*(name for name in inputs if name not in ("ids", tasks.INPUT)), *layer.trained)
         return self.run.forward(operation, {**inputs, **arrays}, wanted, **stated, **attributes)
 
     def vjp(self, site: str, call: Call, dy, gradients: dict, wanted: Sequence[str]) -> dict[str, Any]:

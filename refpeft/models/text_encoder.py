@@ -25,7 +25,13 @@ from refpeft.ops.prompt import extend_mask
 class TextEncoder(Transformer):
     """A vector for each token, from all tokens around it."""
 
-    def hidden(self, ids: np.ndarray, mask: np.ndarray | None = None, segments: np.ndarray | None = None):
+    def hidden(
+        self,
+        ids: np.ndarray,
+        mask: np.ndarray | None = None,
+        segments: np.ndarray | None = None,
+        tasks: np.ndarray | None = None,
+    ):
         """Hidden states (n, s, w) of token ids (n, s), as the backend's array.
 
         Parameters
@@ -35,9 +41,11 @@ class TextEncoder(Transformer):
             False where a token is padding, which none sees; all are tokens where it is not given.
         segments : (n, s) int64, optional
             Of which text each token is; of the first where it is not given.
+        tasks : (n,) int64, optional
+            Of each row, where a method takes it.
         """
         self._encode(keep=False)
-        return self._forward(ids, mask, segments, keep=False)[0]
+        return self.told(tasks, len(ids))._forward(ids, mask, segments, keep=False)[0]
 
     def with_vjp(
         self,
@@ -45,12 +53,14 @@ class TextEncoder(Transformer):
         mask: np.ndarray | None = None,
         segments: np.ndarray | None = None,
         checkpointing: bool = False,
+        tasks: np.ndarray | None = None,
     ) -> tuple[Any, Callable[[Any], dict[str, Any]]]:
         """Hidden states, and a function that is to be called once: from the gradient of a loss to them to those of what is
         trained, by ``SITE.ARRAY``. With ``checkpointing`` only the inputs of blocks are kept between the two.
         """
         encoding = self._encode(keep=True)
-        hidden, hidden_vjp = self._forward(ids, mask, segments, keep=True, checkpointing=checkpointing)
+        model = self.told(tasks, len(ids))
+        hidden, hidden_vjp = model._forward(ids, mask, segments, keep=True, checkpointing=checkpointing)
 
         def vjp(dhidden) -> dict[str, Any]:
             gradients: dict[str, Any] = {}

@@ -24,6 +24,7 @@ from refpeft.methods import Method, needs_of
 from refpeft.models import LanguageModel
 from refpeft.models.dropout import Dropout, drops
 from refpeft.models.places import operations, standing
+from refpeft.models.tasks import takes
 from refpeft.ops import schedule
 from refpeft.training import optimizers
 from refpeft.training.folder import enter
@@ -194,6 +195,10 @@ def begin(model: LanguageModel, method: Method, pattern: str, ids: np.ndarray, s
     if settings.dropout and not drops(standing(method)):
         raise CapabilityError(
             f"{type(method).__name__} has no way that dropout lies on: {standing(method)} takes none."
+        )
+    if takes(standing(method)):
+        raise CapabilityError(
+            f"{type(method).__name__} needs the task of each text, which a file of text does not say."
         )
     if settings.decay and getattr(method, "frozen", 0):
         raise CapabilityError(f"{type(method).__name__} has frozen tokens, which would decay: decay must be 0.")

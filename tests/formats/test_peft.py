@@ -15,6 +15,7 @@ from refpeft.methods import (
     BEFT,
     BOFT,
     C3A,
+    CPT,
     DEFT,
     HRA,
     IA3,
@@ -36,8 +37,10 @@ from refpeft.methods import (
     LoRA,
     LowRankLoKr,
     MiSS,
+    MultitaskPromptTuning,
     PaRa,
     PEANuT,
+    Poly,
     PromptTuning,
     PTuningV2,
     PVeRA,
@@ -98,6 +101,8 @@ METHODS = [
     TinyLoRA(rank=3, numbers=5),
     VBLoRA(rank=2, bank=6, length=8, chosen=3),
     UniLoRA(rank=2, length=50, seed=5),
+    Poly(rank=2, skills=3, heads=4, tasks=2),
+    MultitaskPromptTuning(tokens=3, tasks=2, rank=2),
     OSF(preserved=0.7),
     OSF(preserved=9),
     PromptTuning(tokens=3),
@@ -105,7 +110,7 @@ METHODS = [
     Cartridge(tokens=3, size=8, frozen=2),
 ]
 SITES = ("layers.0.attn.q", "layers.1.attn.v", "layers.1.mlp.down")
-IDS = np.random.default_rng(0).integers(0, 97, (2, 9))
+IDS, TASKS = np.random.default_rng(0).integers(0, 97, (2, 9)), np.array([1, 0])
 
 
 @pytest.fixture(scope="module")
@@ -130,13 +135,14 @@ def drawn(base, method) -> files.Adapter:
 def ours(base, adapter) -> np.ndarray:
     model = load(base)
     model.attach(adapter.pattern, adapter.method, arrays=adapter.arrays)
-    return model.logits(IDS).numpy()
+    return model.logits(IDS, tasks=TASKS).numpy()
 
 
 def theirs(base, folder):
     torch, peft, transformers = (pytest.importorskip(n) for n in ("torch", "peft", "transformers"))
     model = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(base), folder)
-    return model, model(torch.from_numpy(IDS)).logits.detach().numpy()[:, -IDS.shape[1] :]
+    ids, tasks = torch.from_numpy(IDS), torch.from_numpy(TASKS)
+    return model, model(ids, task_ids=tasks).logits.detach().numpy()[:, -IDS.shape[1] :]
 
 
 @pytest.mark.filterwarnings(
@@ -158,6 +164,47 @@ def test_peft_and_refpeft_load_what_the_other_wrote(base, method, tmp_path):
     for site, arrays in adapter.arrays.items():
         for name, array in arrays.items():
             np.testing.assert_array_equal(again.arrays[site][name], array)
+
+
+def test_of_cpt_the_moved_context_is_exchanged(base, tmp_path):
+    """peft's file has no more; ids and types are kept, what was moved is within its ball, and another number is refused."""
+    torch, peft, transformers = (pytest.importorskip(n) for n in ("torch", "peft", "transformers"))
+    adapter = drawn(base, CPT(tokens=3, epsilon=2.0))
+    its = adapter.arrays["prompt"]
+    np.testing.assert_allclose(np.linalg.norm(its["delta"], axis=1), 2.0 * (32 / 2048) ** 0.5, rtol=2.0**-20)
+    files.save(tmp_path / "ours", adapter, base=str(base))
+    model, logits = theirs(base, tmp_path / "ours")
+    bound = 2.0**-15 * np.abs(logits).max()
+    np.testing.assert_allclose(ours(base, adapter), logits, rtol=0, atol=bound)
+    model.save_pretrained(tmp_path / "again")
+    again = files.load(tmp_path / "again")
+    assert again.method == adapter.method
+    np.testing.assert_array_equal(again.arrays["prompt"]["tokens"], its["tokens"] + its["delta"])
+    assert not again.arrays["prompt"]["delta"].any()
+    encoder = files.Adapter(adapter.method, adapter.arrays, family="bert")
+    assert not files.is_written(encoder)
+    with pytest.raises(CapabilityError, match="peft has CPT in causal language models only"):
+        files.save(tmp_path / "bert", encoder)
+    fields = {"cpt_token_ids": [5, 3, 96, 8], "cpt_tokens_type_mask": [1, 2, 3, 4], "task_type": "CAUSAL_LM"}
+    plain = transformers.AutoModelForCausalLM.from_pretrained(base)
+    model = peft.get_peft_model(plain, peft.CPTConfig(**fields)).eval()
+    model.prompt_encoder["default"].delta_embedding.weight.data += torch.randn(4, 32)
+    logits = model(torch.from_numpy(IDS)).logits.detach().numpy()[:, 4:]
+    model.save_pretrained(tmp_path / "theirs")
+    adapter = files.load(tmp_path / "theirs")
+    assert adapter.config.items() >= fields.items()
+    files.save(tmp_path / "kept", adapter)
+    np.testing.assert_allclose(theirs(base, tmp_path / "kept")[1], logits, rtol=0, atol=bound)
+    np.testing.assert_allclose(ours(base, adapter), logits, rtol=0, atol=bound)
+    config = json.loads((tmp_path / "kept" / files.CONFIG).read_text())
+    assert config.items() >= fields.items()
+    for change, said in (
+        ({"cpt_token_ids": [5]}, r"prompt_embeddings has 4 tokens, but cpt_token_ids is \[5\]"),
+        ({"opt_projection_format_epsilon": 0}, "opt_projection_format_epsilon must be a positive number, but 0 came"),
+    ):
+        (tmp_path / "kept" / files.CONFIG).write_text(json.dumps(config | change))
+        with pytest.raises(FormatError, match=said):
+            files.load(tmp_path / "kept")
 
 
 @pytest.mark.parametrize(
@@ -308,4 +355,44 @@ def test_a_prefix_of_another_shape_is_refused(tmp_path, change, shape, message):
         files.load(tmp_path)
     safetensors.save(tmp_path / files.TENSORS, {"other": np.ones(shape, np.float32)})
     with pytest.raises(FormatError, match="the tensor prompt_embeddings is expected, alone, but other came"):
+        files.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "shapes", "message"),
+    [
+        (
+            {},
+            {"prefix_task_cols": (2, 3, 2)},
+            r"shapes \(2, 3, 2\) and \(2, 1, 16\) are not of num_tasks 2, num_ranks 1",
+        ),
+        ({"num_tasks": 3}, {}, "are not of num_tasks 3, num_ranks 1 and prompt_embeddings of shape"),
+        ({"num_ranks": None}, {}, "num_ranks must be a positive integer, but None came"),
+        (
+            {},
+            {"prefix_task_rows": None},
+            "the tensors prompt_embeddings, prefix_task_cols, prefix_task_rows are expected",
+        ),
+    ],
+)
+def test_a_prompt_of_other_tasks_is_refused(tmp_path, change, shapes, message):
+    """By what the fields say of it."""
+    arrays = {"prompt": np.ones((3, 16)), "u": np.ones((2, 3, 1)), "v": np.ones((2, 1, 16))}
+    files.save(tmp_path, files.Adapter(MultitaskPromptTuning(tokens=3, tasks=2), {"prompt": arrays}))
+    config = json.loads((tmp_path / files.CONFIG).read_text()) | change
+    (tmp_path / files.CONFIG).write_text(json.dumps(config))
+    tensors = dict(safetensors.load(tmp_path / files.TENSORS).tensors)
+    tensors |= {name: np.ones(shape or (1,)) for name, shape in shapes.items()}
+    safetensors.save(tmp_path / files.TENSORS, {n: a for n, a in tensors.items() if shapes.get(n, ()) is not None})
+    with pytest.raises(FormatError, match=message):
+        files.load(tmp_path)
+
+
+def test_a_router_of_another_size_is_refused(tmp_path):
+    """By the method that the fields make it."""
+    arrays = {"a": np.ones((1, 2, 4, 3)), "b": np.ones((1, 2, 3, 4)), "logits": np.ones((2, 1, 2))}
+    files.save(tmp_path, files.Adapter(Poly(rank=3, skills=2, tasks=2), {"layers.0.attn.q": arrays}))
+    config = json.loads((tmp_path / files.CONFIG).read_text()) | {"n_tasks": 3}
+    (tmp_path / files.CONFIG).write_text(json.dumps(config))
+    with pytest.raises(FormatError, match=r"module_logits' of shape \(2, 2\) is no logits of Poly\(.*tasks=3\)"):
         files.load(tmp_path)

@@ -20,6 +20,7 @@ TINY = Decoder(name="tiny", width=16, layers=3, heads=4, kv_heads=2, head_size=4
 IDS = np.random.default_rng(0).integers(0, 19, (2, 7))
 KINDS = {
     "prompt": ("prompt", {"tokens": 3}),
+    "cpt": ("prompt", {"tokens": 3, "epsilon": 900.0}),
     "ptuning": ("prompt", {"tokens": 3, "hidden": 5}),
     "ptuning_lstm": ("prompt", {"tokens": 3, "hidden": 4}),
     "ptuning_v2": ("layers.*.attention", {"tokens": 3, "size": 4}),
@@ -244,13 +245,11 @@ def test_what_cannot_stand_at_a_site_is_said(saved_folder, tmp_path):
     for name, said in (
         ("adaption_prompt", "adaption_prompt.attention stands at no site of a model: it takes base, q, prompt"),
         ("ln_tuning", "nn.layer_norm stands at no site of a model"),
-        ("cpt", "cpt.embed stands at no site of a model"),
+        ("shadow", "shadow.inject stands at no site of a model"),
         ("gated_lora", "GatedLoRA has a gate that looks at all tokens of a sequence"),
     ):
         with pytest.raises(CapabilityError, match=said):
             model.attach("*", known[name]())
-    with pytest.raises(CapabilityError, match=r"poly\.linear also takes task, which a model does not give it"):
-        model.attach("layers.0.attn.q", known["poly"](rank=2))
     pair = {"a": np.ones((2, 16)), "b": np.ones((16, 2))}
     prefix = dict.fromkeys(("prefix_k", "prefix_v"), np.ones((2, 3, 5)))
     bottleneck = {"down": np.ones((4, 15)), "up": np.ones((16, 4)), "down_bias": np.ones(4), "up_bias": np.ones(16)}

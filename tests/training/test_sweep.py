@@ -173,7 +173,7 @@ def test_wrong_sweeps_are_refused_in_a_sentence(model, whole, tmp_path, monkeypa
         ({"rank": "0"}, "LoRA: rank must be at least 1, but 0 came."),
         ({"rank": "1,1"}, "ranks must be one or more, each once, but [1, 1] came."),
         ({"method": "lora,none"}, "there is no method 'none': 'refpeft methods' lists them."),
-        ({"method": "lora,cpt"}, "cpt.embed stands at no site of a model"),
+        ({"method": "lora,shadow"}, "shadow.inject stands at no site of a model"),
         ({"backend": "cpu", "method": "c3a"}, "backend 'cpu' does not implement c3a.linear"),
         ({"held-out": 1}, "a share held out between 0 and 1 are needed, but 24 and 1.0 came."),
         ({"held-out": 0.999}, "has 0 tokens to train on, expected at least the 25 of a row."),
