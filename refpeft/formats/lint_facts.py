@@ -51,14 +51,14 @@ DRAWN = {
     "PSOFT": ("", "the factors are the SVD of the base weight, which libraries of linear algebra turn differently", ""),
     "OSF": (
         "",
-        "the frozen part is of the SVD of the base weight, which libraries of linear algebra turn differently",
+        "the frozen part is of the base weight's larger singular triplets, as refpeft takes it too",
         "",
     ),
 }
 """Of peft's types: an array that says all is in the file, what happens otherwise, and what peft has against it."""
 
-FOLLOWED = ("FOURIERFT", "WAVEFT")
-"""Those of them that refpeft draws as peft does, so that nothing is lost between the two."""
+FOLLOWED = ("FOURIERFT", "WAVEFT", "OSF")
+"""Those of them that refpeft draws or computes as peft does, so that nothing is lost between the two."""
 
 STARTS = {
     "pissa": ("warning", "peft decomposes the weight again when it loads, others do not"),

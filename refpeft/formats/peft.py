@@ -20,6 +20,7 @@ from refpeft.errors import CapabilityError, FormatError
 from refpeft.files import atomic_write
 from refpeft.formats import (
     peft_lengths,
+    peft_neighbours,
     peft_numbered,
     peft_preserved,
     peft_prompts,
@@ -101,6 +102,8 @@ def load(folder: str | os.PathLike[str]) -> Adapter:
     for site, given in arrays.items():
         if why := layout.unlike(method, given):
             raise CapabilityError(f"{folder / CONFIG}: at {site} peft {why}, unlike {method!r}.")
+    if why := peft_neighbours.apart(method, arrays):
+        raise CapabilityError(f"{where}: {why}.")
     own = peft_numbered.decode(where, layout, arrays, family, archive) if layout.numbered else {}
     arrays = {site: given | own.get(site, {}) | common for site, given in arrays.items()}
     return Adapter(method, arrays, config, family)
@@ -176,7 +179,7 @@ def is_written(adapter: Adapter) -> bool:
         return type(adapter.method) in peft_prompts.KINDS.values() and not peft_prompts.unlike(adapter.method, task)
     if any(layout.unlike(adapter.method, arrays) for arrays in adapter.arrays.values()):
         return False
-    if peft_shared.apart(layout, adapter.arrays):
+    if peft_shared.apart(layout, adapter.arrays) or _ungrouped(adapter):
         return False
     at_matrices = adapter.method.operation.endswith(".linear")
     return layout.input_first or not (at_matrices and FAMILIES[adapter.family].input_first)
@@ -214,6 +217,10 @@ def _encode(adapter: Adapter) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     flags |= {"peft_version": ".".join(map(str, layout.since))} if layout.since else {}
     flags |= {"fan_in_fan_out": True} if layout.input_first and FAMILIES[adapter.family].input_first else {}
     fields |= flags
+    if adapter.method.neighbours():
+        if why := _ungrouped(adapter):
+            raise CapabilityError(f"{why}, so that peft's files have no place for it.")
+        fields |= peft_neighbours.fields(adapter.arrays, adapter.family)
     if layout.kind == "LORA":
         fields |= peft_ranks.patterns(_by_module(adapter.arrays, "a", adapter.family), fields)
     if peft_lengths.OTHERS in layout.fields:
@@ -221,6 +228,14 @@ def _encode(adapter: Adapter) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if peft_preserved.FIELD in layout.fields:
         fields |= peft_preserved.fields(dict(zip(modules, adapter.arrays.values())), adapter.method.preserved)  # type: ignore[attr-defined]
     return {"peft_type": layout.kind, "target_modules": modules} | fields, tensors
+
+
+def _ungrouped(adapter: Adapter) -> str:
+    """Why peft would have other arrays in common, or name other modules; "" where it would not."""
+    if not adapter.method.neighbours():
+        return ""
+    named = peft_neighbours.unnamed(adapter.arrays, adapter.family)
+    return named or peft_neighbours.apart(adapter.method, adapter.arrays)
 
 
 def _place(key: str, family: str) -> tuple[str, str]:

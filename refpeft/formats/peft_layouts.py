@@ -23,6 +23,7 @@ from refpeft.methods.hira import HiRA
 from refpeft.methods.hra import HRA, HRAGramSchmidt
 from refpeft.methods.ia3 import IA3
 from refpeft.methods.layer_norm import LayerNormTuning
+from refpeft.methods.lily import Lily
 from refpeft.methods.loha import LoHa
 from refpeft.methods.lokr import DenseLoKr, LoKr, LowRankLoKr
 from refpeft.methods.lora import LoRA, RsLoRA
@@ -153,6 +154,7 @@ _BANK = {"r": "rank", "num_vectors": "bank", "vector_length": "length", "topk": 
 _PLACES = {"index_a": "unilora_indices_A", "index_b": "unilora_indices_B"}
 _DEALT = _PLACES | {"scale_a": "unilora_scales_A", "scale_b": "unilora_scales_B"}
 _TRIPLETS = {n: f"osf_svd_params.{n.upper()}_low" for n in "usv"}
+_INTERCONNECTED = {"a": "lily_A.weight", "b": "lily_B.weight", "router": "lily_router.weight"}
 _SKILLS = {"r": "rank", "n_skills": "skills", "n_splits": "heads", "n_tasks": "tasks"}
 _ROUTED = {"a": "poly_lora_A", "b": "poly_lora_B", "logits": "poly_router.module_logits"}
 _VECTORS = {"r": "rank", "d_initial": "start"}
@@ -206,6 +208,10 @@ def _fewer_elements(method: SHiRA, arrays: Mapping[str, Any]) -> str:
         return "keeps a row and a column for each value"
     o, i = 1 + indices.max(axis=1, initial=-1)
     return f"refuses rank {method.rank} for {o} by {i} elements" if k == o * i < method.rank * (o + i) else ""
+
+
+def _single(method: Lily, arrays: Mapping[str, Any]) -> str:
+    return "refuses a single B" if method.experts == 1 else ""
 
 
 def _own_part(method: OSF, arrays: Mapping[str, Any]) -> str:
@@ -281,6 +287,8 @@ LAYOUTS = (
            {"save_only_topk_weights": False}, input_first=True, common={"vectors": "vblora_vector_bank"}),
     Layout(UniLoRA, "UNILORA", _DEALT, {"r": "rank", "theta_d_length": "length", "proj_seed": "seed"}, input_first=True,
            said={"save_indices": True}, common={"theta": "unilora_theta_d"}, stored=dict.fromkeys(_PLACES, "int64")),
+    Layout(Lily, "LILY", _INTERCONNECTED, {"r": "rank", "num_B": "experts", "stride_A": "stride", "scaling": "scaling"}, {}, {},
+           {"b": (lambda m: (m.experts * m.rank, -1), lambda m: (m.experts, m.rank, -1))}, unlike=_single),
     Layout(Poly, "POLY", _ROUTED, _SKILLS, {"poly_type": "poly"}, {},
            {"logits": (lambda m: (m.tasks, m.heads * m.skills), lambda m: (m.tasks, m.heads, m.skills))}),
     Layout(OSF, "OSF", _TRIPLETS, {"effective_rank": "preserved"}, absent={"effective_rank": lambda config: 0.5},

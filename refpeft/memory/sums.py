@@ -20,11 +20,13 @@ def _vblora(decoder: Decoder, method: Method, chosen: Sequence[Matrix]) -> Sum:
 
 
 def _lily(decoder: Decoder, method: Method, chosen: Sequence[Matrix]) -> Sum:
-    """Layers share the B of a site; A and router are each layer's own."""
-    shared = {f"{m.site}'s B": method.experts * m.o * method.rank for m in chosen}  # type: ignore[attr-defined]
-    own = {m.site: method.count(o=m.o, i=m.i) - b for m, b in zip(chosen, shared.values())}
-    together = sum(shared.values()) + decoder.layers * sum(own.values())
-    return together, f"{_terms(shared)} + {_layers(decoder, own)}"
+    """Layers share the B of a site, those next to each other its A; the router is each layer's own."""
+    rank, experts, groups = method.rank, method.experts, -(-decoder.layers // method.stride)  # type: ignore[attr-defined]
+    shared = {f"{m.site}'s B": experts * m.o * rank for m in chosen}
+    near = {f"{m.site}'s A": m.i * rank for m in chosen}
+    own = {m.site: experts * rank for m in chosen}
+    together = sum(shared.values()) + groups * sum(near.values()) + decoder.layers * sum(own.values())
+    return together, f"{_terms(shared)} + {groups} x ({_terms(near)}) + {_layers(decoder, own)}"
 
 
 def _tinylora(decoder: Decoder, method: Method, chosen: Sequence[Matrix]) -> Sum:

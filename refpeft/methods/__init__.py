@@ -11,7 +11,8 @@ import importlib
 import inspect
 import math
 import pkgutil
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
@@ -138,6 +139,25 @@ class Method:
     def own(self, random: np.random.Generator, weight: np.ndarray) -> dict[str, np.ndarray]:
         """The rest of `init` where layers share arrays."""
         raise NotImplementedError
+
+    def neighbours(self) -> Mapping[str, int]:
+        """The trained arrays that a matrix has in common with those of its kind in other layers, and in how many layers next to
+        each other; 0 for all.
+        """
+        return {}
+
+    def in_common(self, sites: Iterable[str]) -> list[tuple[str, list[str]]]:
+        """Which of the sites have which array in common, by `neighbours`; they are counted in the model's order."""
+        found = (re.fullmatch(r"layers\.(\d+)\.(.+)", site) for site in sites)
+        kinds: dict[str, list[int]] = {}
+        for layer, kind in sorted((int(place[1]), place[2]) for place in found if place):
+            kinds.setdefault(kind, []).append(layer)
+        return [
+            (name, [f"layers.{layer}.{kind}" for layer in layers[at : at + (count or len(layers))]])
+            for name, count in self.neighbours().items()
+            for kind, layers in kinds.items()
+            for at in range(0, len(layers), count or len(layers))
+        ]
 
     def dealt(self, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Mapping[str, np.ndarray]]:
         """The arrays of each of several sites that only all of them together give, in the place of those of `own`.

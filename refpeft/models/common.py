@@ -1,4 +1,5 @@
-"""Arrays that all layers of a method share: drawn once, for the largest weight, and cut to size where a layer stands.
+"""Arrays that layers of a method share: all of them, drawn once for the largest weight and cut to size where a layer stands, or
+those of the same kind of matrix, as they are.
 
 On the model's backend is one array for all sites of a shape; of frozen ones the whole, which is what is kept of an adapter, stays
 on the host. One that is trained has one shape for all sites, and its gradient is the sum of theirs.
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from refpeft.errors import ShapeError
 from refpeft.methods import Arrays, Method
 
 if TYPE_CHECKING:
@@ -27,6 +29,23 @@ def drawn(
     dealt = method.dealt(shapes)
     own = {site: method.own(random, model.weight(site)) for site in sites} if whole else {}
     return {site: {**whole, **its, **dealt.get(site, {})} for site, its in own.items()}
+
+
+def joined(method: Method, arrays: Arrays, drawn: bool) -> Arrays:
+    """The arrays, one object where layers have one in common: the first one's where they were drawn.
+
+    Raises
+    ------
+    ShapeError
+        If they were not drawn, and differ.
+    """
+    found = {site: dict(its) for site, its in arrays.items()}
+    for name, (first, *others) in method.in_common(arrays):
+        for site in (site for site in others if {name} <= found[site].keys() & found[first].keys()):
+            if not drawn and not np.array_equal(found[site][name], found[first][name]):
+                raise ShapeError(f"{first} and {site} have one {name} under {method!r}, but two came.")
+            found[site][name] = found[first][name]
+    return found
 
 
 def corners(model: Sites, method: Method, arrays: Arrays) -> dict[str, dict[str, Any]]:

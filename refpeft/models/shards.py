@@ -1,4 +1,4 @@
-"""A batch in shards, which a backend computes at the same time: rows of a batch have nothing to do with each other.
+"""A batch in shards, which a backend computes at the same time: rows of a batch have nothing to do with each other, as a rule.
 
 The loss is the mean over all predicted tokens, so that each shard's counts by its share of them; gradients are added up in the
 order of the shards, whichever ended first.
@@ -7,7 +7,7 @@ order of the shards, whichever ended first.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,9 +19,18 @@ LEAST = 2**16
 """Numbers of what enters a block, tokens times width, that a shard must have: smaller ones cost more than they gain."""
 
 
-def each(backend: Backend, width: int, task: Callable, ids: np.ndarray, mask: np.ndarray | None) -> list[Any]:
-    """What ``task(first, ids, mask, share)`` gives for each shard of a batch: its first row, and its share of what counts."""
-    count = max(1, min(backend.shards, len(ids), ids[:, 1:].size * width // LEAST))
+MIXED = ("lily.linear",)
+"""Operations that compute a row from all rows: the batch stays whole where one stands."""
+
+
+def each(
+    backend: Backend, width: int, task: Callable, ids: np.ndarray, mask: np.ndarray | None, standing: Iterable[str] = ()
+) -> list[Any]:
+    """What ``task(first, ids, mask, share)`` gives for each shard of a batch: its first row, and its share of what counts.
+
+    ``standing`` are the operations that the model calls.
+    """
+    count = 1 if set(MIXED) & set(standing) else max(1, min(backend.shards, len(ids), ids[:, 1:].size * width // LEAST))
     ends = [len(ids) * k // count for k in range(count + 1)]
     counted = np.ones(ids[:, 1:].shape, bool) if mask is None else np.asarray(mask, bool)
     total = max(int(np.count_nonzero(counted)), 1)

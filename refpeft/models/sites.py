@@ -73,6 +73,11 @@ class Sites:
         array = array.decoded() if isinstance(array, Base) else array
         return np.asarray(self.run.backend.to_numpy(array))
 
+    @property
+    def operations(self) -> set[str]:
+        """The operations that stand at its sites."""
+        return {layer.operation for layer in self.sites.values()}
+
     def twin(self) -> Self:
         """The same model over the same arrays, to which a method can be attached without this one's knowing."""
         twin = copy(self)
@@ -157,6 +162,7 @@ class Sites:
             arrays = {site: {**drawn, **self._own(site, operation, drawn)} for site, drawn in arrays.items()}
             arrays = read_text.started(self, chosen, method, arrays, text) if len(text) else arrays  # type: ignore[arg-type]
         require_for(chosen, arrays)
+        arrays = common.joined(method, arrays, drawn=not came)
         kept, corners = arrays, common.corners(self, method, arrays)
         arrays = {site: method.unpacked(tuple(self.places[site].weight.shape), its) for site, its in arrays.items()}
         attributes = {n: v for n, v in method.attributes().items() if n in find(operation).attributes}

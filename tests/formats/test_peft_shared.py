@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from small_models import shaken
 
-from refpeft.errors import CapabilityError, FormatError
+from refpeft.errors import CapabilityError, FormatError, ShapeError
 from refpeft.formats import adapters, peft, safetensors
 from refpeft.formats.lint import lint
-from refpeft.methods import DVoRA, PVeRA, RandLoRA, TinyLoRA, UniLoRA, VBLoRA, VeRA
-from refpeft.models import load
+from refpeft.methods import DVoRA, Lily, PVeRA, RandLoRA, TinyLoRA, UniLoRA, VBLoRA, VeRA
+from refpeft.models import load, shards
 from refpeft.training.costs import kept
 
 SITES = ("layers.0.attn.q", "layers.1.attn.q", "layers.1.attn.v", "layers.1.mlp.down")
@@ -181,3 +181,80 @@ def test_vectors_are_numbered_in_the_models_order(tiny_llama, tmp_path, fields, 
     (tmp_path / peft.CONFIG).write_text(json.dumps(config | fields))
     with pytest.raises(error, match=message):
         peft.load(tmp_path)
+
+
+BY_KIND = ("layers.0.attn.q", "layers.1.attn.q", "layers.0.mlp.down", "layers.1.mlp.down")
+
+
+@pytest.mark.parametrize(("stride", "trained"), [(1, 4 + 2 + 4), (2, 2 + 2 + 4)])
+def test_matrices_of_a_kind_have_arrays_in_common(tiny_llama, tmp_path, stride, trained):
+    """Lily's, each way: one array in the model and in peft's, which gets the gradient of all, also where it was read."""
+    torch, theirs, transformers = (pytest.importorskip(n) for n in ("torch", "peft", "transformers"))
+    method = Lily(rank=3, experts=4, stride=stride, scaling=2.0)
+    model, random = load(tiny_llama), np.random.default_rng(1)
+    model.attach(",".join(BY_KIND), method, random)
+    shaken(model, random)
+    assert len(model.trained) == trained
+    adapter = adapters.Adapter(method, model.arrays())
+    expected, (_, gradients) = model.logits(IDS).numpy(), model.loss(IDS)
+    peft.save(tmp_path / "ours", adapter)
+    plain = transformers.AutoModelForCausalLM.from_pretrained(tiny_llama)
+    other = theirs.PeftModel.from_pretrained(plain, tmp_path / "ours", is_trainable=True)
+    bound = 2.0**-15 * np.abs(expected).max()
+    np.testing.assert_allclose(other(torch.from_numpy(IDS)).logits.detach().numpy(), expected, rtol=0, atol=bound)
+    found = dict(other.named_parameters())
+    assert sum("lily_" in name for name in found) == trained
+    scores = other(torch.from_numpy(IDS[:, :-1])).logits.flatten(0, 1)
+    torch.nn.functional.cross_entropy(scores, torch.from_numpy(IDS[:, 1:]).flatten()).backward()
+    for name, gradient in gradients.items():
+        site, _, array = name.rpartition(".")
+        part = {"a": "lily_A", "b": "lily_B", "router": "lily_router"}[array]
+        grad = found[f"base_model.model.{peft.module_of(site, 'llama')}.{part}.default.weight"].grad.numpy()
+        ours = gradient.numpy().reshape(grad.shape)
+        np.testing.assert_allclose(ours, grad, rtol=0, atol=2.0**-14 * np.abs(grad).max())
+    other.save_pretrained(tmp_path / "theirs")
+    again, read = load(tiny_llama), peft.load(tmp_path / "theirs")
+    adapters.attach(again, read)
+    assert read.method == method
+    assert set(again.trained) == set(model.trained)
+    np.testing.assert_array_equal(again.logits(IDS), expected)
+
+
+def test_what_peft_would_have_in_common_otherwise_is_ours_alone(tiny_llama, tmp_path):
+    """Arrays of their own, layers with other matrices than others, a single B; and a batch with Lily is not cut."""
+    method, model = Lily(rank=3), load(tiny_llama)
+    model.attach(",".join(BY_KIND), method, np.random.default_rng(1))
+    arrays = model.arrays()
+    apart = arrays | {BY_KIND[1]: arrays[BY_KIND[1]] | {"b": np.ones((2, 3, 32))}}
+    with pytest.raises(
+        ShapeError, match=r"layers.0.attn.q and layers.1.attn.q have one b under Lily\(.*, but two came"
+    ):
+        load(tiny_llama).attach(",".join(BY_KIND), method, arrays=apart)
+    alone = load(tiny_llama)
+    alone.attach(BY_KIND[0], Lily(rank=3, experts=1), np.random.default_rng(1))
+    for folder, adapter, said in (
+        ("apart", adapters.Adapter(method, apart), "have one b under Lily"),
+        ("uneven", adapters.Adapter(method, {s: arrays[s] for s in BY_KIND[:3]}), "at other matrices than others"),
+        ("bert", adapters.Adapter(method, {s: arrays[s] for s in BY_KIND[2:]}, family="bert"), "names end alike"),
+        ("single", adapters.Adapter(Lily(rank=3, experts=1), alone.arrays()), "peft refuses a single B"),
+    ):
+        with pytest.raises(CapabilityError, match=said):
+            peft.save(tmp_path / folder, adapter)
+        adapters.save(tmp_path / folder, adapter)
+        assert (tmp_path / folder / adapters.CONFIG).exists()
+    adapters.attach(again := load(tiny_llama), adapters.load(tmp_path / "uneven"))
+    assert len(again.trained) == 3 + 2 + 3
+    peft.save(tmp_path / "theirs", adapters.Adapter(method, arrays))
+    tensors = dict(safetensors.load(tmp_path / "theirs" / peft.TENSORS).tensors)
+    tensors["base_model.model.model.layers.1.self_attn.q_proj.lily_B.weight"] = np.ones((6, 32), np.float32)
+    safetensors.save(tmp_path / "theirs" / peft.TENSORS, tensors)
+    with pytest.raises(CapabilityError, match=r"layers\.1\.attn\.q have one b under Lily"):
+        peft.load(tmp_path / "theirs")
+    assert len(shards.each(Threads, 64, lambda *_: 0, np.zeros((8, 1025)), None, model.operations)) == 1
+    assert len(shards.each(Threads, 64, lambda *_: 0, np.zeros((8, 1025)), None, {"lora.linear"})) == 4
+
+
+class Threads:
+    """A backend that cuts batches."""
+
+    shards, together = 4, staticmethod(lambda tasks: [task() for task in tasks])
