@@ -34,7 +34,8 @@ def unfitting(adapter: Folder, shapes: Shapes) -> Iterator[Finding]:
     names = FAMILIES[peft.model_family(adapter.tensors)]
     if any(names.owns(module) and module == names.headless(module) for module in modules):
         known = {names.headless(name): shape for name, shape in known.items()}
-    for module in sorted(modules - set(known)):
+    held = {module for module in modules if any(name.startswith(f"{module}.") for name in known)}
+    for module in sorted(modules - held - set(known)):
         yield Finding("error", module, "is not in the model", do)
     for module in sorted(set(known) - modules):
         if modules and config.get("target_modules") != "all-linear" and adapter.targets(module):

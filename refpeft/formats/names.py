@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class Names:
         Tables, the last norm and the head, by our name; those in the body begin with its name.
     norms, matrices : mapping of str to str
         Of a block.
+    sublayers : mapping of str to str
+        Of a block, modules that hold matrices.
     input_first : bool
         Whether matrices are stored as (i, o), as transformers' Conv1D has them; peft calls that ``fan_in_fan_out``.
     task : str
@@ -34,6 +36,7 @@ class Names:
     top: Mapping[str, str]
     norms: Mapping[str, str]
     matrices: Mapping[str, str]
+    sublayers: Mapping[str, str] = field(default_factory=dict)
     input_first: bool = False
     task: str = "CAUSAL_LM"
 
@@ -42,7 +45,7 @@ class Names:
         found = re.fullmatch(r"layers\.(\d+)\.(.+)", part)
         if not found:
             return self.top.get(part)
-        within = (self.norms | self.matrices).get(found[2])  # type: ignore[operator]
+        within = self._parts.get(found[2])
         return within and f"{self.body}.{self.blocks}.{found[1]}.{within}"
 
     def adapted(self, site: str) -> str | None:
@@ -57,21 +60,24 @@ class Names:
         return name.removeprefix(f"{self.body}.")
 
     def site(self, module: str) -> str | None:
-        """Our name of a matrix in a block, of a norm or of the table of tokens, if the module is one."""
+        """Our name of a site in a block, of a norm or of the table of tokens, if the module is one."""
         found = re.fullmatch(rf"{self._prefix}(\d+)\.(.+)", module)
         if not found:
             top = {
                 self.headless(theirs): ours for ours, theirs in self.top.items() if ours.endswith(("embedding", "norm"))
             }
             return top.get(self.headless(module))
-        ours = next(
-            (ours for ours, theirs in (*self.norms.items(), *self.matrices.items()) if theirs == found[2]), None
-        )
+        ours = next((ours for ours, theirs in self._parts.items() if theirs == found[2]), None)
         return ours and f"layers.{found[1]}.{ours}"
 
     def owns(self, name: str) -> bool:
         """Whether a module or tensor lies in a block of this family, or in its table of tokens."""
         return re.match(self._prefix, name) is not None or f"{name}.".startswith(f"{self.top['embedding']}.")
+
+    @property
+    def _parts(self) -> dict[str, str]:
+        """Of a block."""
+        return {**self.norms, **self.matrices, **self.sublayers}
 
     @property
     def _prefix(self) -> str:
@@ -92,6 +98,7 @@ LLAMA = Names(
         "mlp.up": "mlp.up_proj",
         "mlp.down": "mlp.down_proj",
     },
+    sublayers={"attn.prompt": "self_attn"},
 )
 GPT2 = Names(
     body="transformer",

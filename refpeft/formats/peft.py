@@ -99,6 +99,10 @@ def load(folder: str | os.PathLike[str]) -> Adapter:
         peft_lengths.require_equal(where, _by_module(arrays, "values", family), config)
     if peft_preserved.FIELD in layout.fields:
         peft_preserved.require_equal(where, {module_of(site, family): its for site, its in arrays.items()}, config)
+    if layout.kind == "ADAPTION_PROMPT" and len(arrays) != method.adapted:  # type: ignore[attr-defined]
+        raise FormatError(
+            f"{where}: adapter_layers is {config['adapter_layers']}, but {len(arrays)} layers have a prompt."
+        )
     for site, given in arrays.items():
         if why := layout.unlike(method, given):
             raise CapabilityError(f"{folder / CONFIG}: at {site} peft {why}, unlike {method!r}.")
@@ -217,6 +221,8 @@ def _encode(adapter: Adapter) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     flags |= {"peft_version": ".".join(map(str, layout.since))} if layout.since else {}
     flags |= {"fan_in_fan_out": True} if layout.input_first and FAMILIES[adapter.family].input_first else {}
     fields |= flags
+    if layout.kind == "ADAPTION_PROMPT":
+        fields["adapter_layers"] = len(adapter.arrays)
     if adapter.method.neighbours():
         if why := _ungrouped(adapter):
             raise CapabilityError(f"{why}, so that peft's files have no place for it.")
@@ -241,7 +247,9 @@ def _ungrouped(adapter: Adapter) -> str:
 def _place(key: str, family: str) -> tuple[str, str]:
     """A tensor's site and its name there; no site where it is at none."""
     parts = key.removeprefix(ROOT).split(".")
-    splits = ((".".join(parts[:i]), ".".join(parts[i:])) for i in range(1, len(parts)) if key.startswith(ROOT))
+    splits = (
+        (".".join(parts[:i]), ".".join(parts[i:])) for i in reversed(range(1, len(parts))) if key.startswith(ROOT)
+    )
     return next(((site, name) for module, name in splits if (site := FAMILIES[family].site(module))), ("", key))
 
 

@@ -32,6 +32,7 @@ from refpeft.methods.oft import OFT
 from refpeft.methods.osf import OSF
 from refpeft.methods.peanut import PEANuT
 from refpeft.methods.poly import Poly
+from refpeft.methods.prefix import AdaptionPrompt
 from refpeft.methods.randlora import RandLoRA
 from refpeft.methods.road import RoAd
 from refpeft.methods.shira import SHiRA
@@ -289,6 +290,10 @@ LAYOUTS = (
            said={"save_indices": True}, common={"theta": "unilora_theta_d"}, stored=dict.fromkeys(_PLACES, "int64")),
     Layout(Lily, "LILY", _INTERCONNECTED, {"r": "rank", "num_B": "experts", "stride_A": "stride", "scaling": "scaling"}, {}, {},
            {"b": (lambda m: (m.experts * m.rank, -1), lambda m: (m.experts, m.rank, -1))}, unlike=_single),
+    Layout(AdaptionPrompt, "ADAPTION_PROMPT", {"prompt": "adaption_prompt", "gate": "adaption_gate"},
+           {"adapter_len": "tokens", "adapter_layers": "adapted"}, {}, {"gates": "layer"},
+           {"prompt": (lambda m: (1, m.tokens, -1), lambda m: (m.tokens, -1)), "gate": ((1,), (1,))},
+           said={"target_modules": "self_attn"}),
     Layout(Poly, "POLY", _ROUTED, _SKILLS, {"poly_type": "poly"}, {},
            {"logits": (lambda m: (m.tasks, m.heads * m.skills), lambda m: (m.tasks, m.heads, m.skills))}),
     Layout(OSF, "OSF", _TRIPLETS, {"effective_rank": "preserved"}, absent={"effective_rank": lambda config: 0.5},

@@ -114,12 +114,15 @@ class AdaptionPrompt(Method):
     adapted : int
         How many of the uppermost layers have one.
     size : int
-        d, elements of a head.
+        d, elements of a head; used where each has a gate.
+    gates : str
+        ``heads``: a gate for each; ``layer``: one for all of a layer's heads, as in peft.
     """
 
     tokens: int = 10
     adapted: int = 30
     size: int = 128
+    gates: str = "heads"
 
     operation = "adaption_prompt.attention"
     trainable = ("prompt", "gate")
@@ -132,10 +135,17 @@ class AdaptionPrompt(Method):
         super().validate()
         for field in ("tokens", "adapted", "size"):
             self.require(field, getattr(self, field) >= 1, "at least 1")
+        self.require("gates", self.gates in ("heads", "layer"), "'heads' or 'layer'")
+
+    def shared(self, data):
+        """Nothing is left for the lower layers."""
+        return dict.fromkeys([*data][-self.adapted :], self)
 
     def init(self, random, weight):
         """One layer's prompt and gates, from its query projection (h d, width)."""
-        return adaption_prompt.init(random, self.tokens, weight.shape[1], weight.shape[0] // self.size)
+        gates = 1 if self.gates == "layer" else weight.shape[0] // self.size
+        return adaption_prompt.init(random, self.tokens, weight.shape[1], gates)
 
     def count(self, layers, width, heads):
-        return adaption_prompt.count(self.tokens, min(self.adapted, layers), width, heads)
+        gates = 1 if self.gates == "layer" else heads
+        return adaption_prompt.count(self.tokens, min(self.adapted, layers), width, gates)

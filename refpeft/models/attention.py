@@ -2,7 +2,8 @@
 
     y = O attention(turn(Q x), turn(K x), V x)
 
-Where positions are rotary, queries and keys are turned by their angles. Q, K and V may be one matrix, whose output is cut.
+Where positions are rotary, queries and keys are turned by their angles. Q, K and V may be one matrix, whose output is cut. What a
+gated prompt adds goes through O as well.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from operator import add
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from refpeft.models.gated import gated
 from refpeft.models.parts import Vjp, at
 
 if TYPE_CHECKING:
@@ -50,12 +52,14 @@ def attention(model: Transformer, layer: str, x, shared: Shared, keep: bool) -> 
     before = k.shape[-2] - q.shape[-2]
     inputs = {"q": q, "k": k, "v": v, "mask": shared.masks.get(layer)}
     y, call = model.call(f"{layer}.attention", inputs, keep, causal=shape.causal, offset=before)
+    y, gated_vjp = gated(model, layer, y, q, keep)
     y, output_vjp = at(model, f"{layer}.attn.o", _joined(y), keep)
 
     def vjp(dy, gradients, further=True):
-        dheads = _heads(output_vjp(dy, gradients), shape.heads)
+        dheads, dq = gated_vjp(_heads(output_vjp(dy, gradients), shape.heads), gradients)
         into = [n for n in "qkv" if further or model.sites[f"{layer}.attn.{'qkv' if shape.fused else n}"].trained]
         d = model.vjp(f"{layer}.attention", call, dheads, gradients, into)
+        d = {n: dn + dq if n == "q" and dq is not None else dn for n, dn in d.items()}
         d = {n: _joined(vjps[n](d[n]) if n in vjps else d[n]) for n in into}
         return projections_vjp(d, gradients, further) if into else None
 

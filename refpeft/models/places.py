@@ -1,16 +1,17 @@
 """Places in a model, and what fits there: what stands at one, the operation that a method has for it, what it may take.
 
-=====================  ==========  ==========================================================================
-site                   kind        what stands there in the plain model
-=====================  ==========  ==========================================================================
-``layers.0.attn.q``    linear      ``nn.linear``; likewise k, v, o, ``mlp.gate``, ``mlp.up``, ``mlp.down``, ``head``;
-                                   ``attn.qkv`` where q, k and v are one, as in GPT-2
-``layers.0.attn.norm`` norm        ``nn.layer_norm``; likewise ``mlp.norm``, ``norm``, ``embedding.norm``; no RMSNorm
-``layers.0.attention`` attention   ``nn.attention``
-``layers.0.attn.out``  sublayer    nothing; likewise ``mlp.out``: behind the last matrix of a sublayer
-``prompt``             prompt      nothing: in front of the embedded tokens
-``embedding``          table       ``nn.embedding``
-=====================  ==========  ==========================================================================
+========================  ==========  ========================================================================
+site                      kind        what stands there in the plain model
+========================  ==========  ========================================================================
+``layers.0.attn.q``       linear      ``nn.linear``; likewise k, v, o, ``mlp.gate``, ``mlp.up``, ``mlp.down``, ``head``;
+                                      ``attn.qkv`` where q, k and v are one, as in GPT-2
+``layers.0.attn.norm``    norm        ``nn.layer_norm``; likewise ``mlp.norm``, ``norm``, ``embedding.norm``; no RMSNorm
+``layers.0.attention``    attention   ``nn.attention``
+``layers.0.attn.out``     sublayer    nothing; likewise ``mlp.out``: behind the last matrix of a sublayer
+``layers.0.attn.prompt``  gated       nothing: beside attention, before its last matrix; where k and v have no bias
+``prompt``                prompt      nothing: in front of the embedded tokens
+``embedding``             table       ``nn.embedding``
+========================  ==========  ========================================================================
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ KINDS = {
     "linear": ("x", "weight"),
     "norm": ("x", "weight"),
     "attention": ("q", "k", "v"),
+    "gated": ("base", "q", "prompt"),
     "sublayer": ("x", "down", "up"),
     "prompt": ("x",),
     "table": ("ids", "weight"),
@@ -156,7 +158,7 @@ def require_fitting(site: str, place: Place, layer: Layer) -> None:
         raise ShapeError(f"{site}: {layer.operation} needs {', '.join(missing)}, but {came} came.")
     if strange := [n for n in layer.arrays if n not in inputs]:
         raise ShapeError(f"{site}: {layer.operation} has no input {', '.join(strange)}.")
-    known = (*KINDS[place.kind], tasks.INPUT, *layer.arrays)
+    known = (*KINDS[place.kind], *place.below, tasks.INPUT, *layer.arrays)
     if missing := [a.name for a in operation.signature.inputs if not a.optional and a.name not in known]:
         raise CapabilityError(f"{layer.operation} also takes {', '.join(missing)}, which a model does not give it.")
     if layer.reads not in place.reads:
@@ -167,6 +169,8 @@ def require_fitting(site: str, place: Place, layer: Layer) -> None:
     if tasks.takes(layer.operation):
         shapes[tasks.INPUT] = shapes["x"][:-2]
     shapes |= {n: tuple(a.shape) for n, a in layer.arrays.items()}
+    if place.kind == "gated" and getattr(layer.method, "gates", "") == "layer" and shapes["gate"] == (1,):
+        shapes["gate"] = (place.below["q"][1],)
     try:
         operation.check_shapes(shapes, operation.check_attributes(layer.attributes))
     except ShapeError as error:

@@ -13,13 +13,16 @@ from refpeft.backend import Backend
 from refpeft.errors import CapabilityError, ShapeError
 from refpeft.formats.four_bit import Quantised
 from refpeft.methods import Arrays, Method
-from refpeft.models import balls, common, encoders, read_text, starts, tasks
+from refpeft.models import balls, common, encoders, gated, read_text, starts, tasks
 from refpeft.models.calls import Call, Calls
 from refpeft.models.dropout import Dropout, drops
 from refpeft.models.encoders import ENCODED, GIVEN, Encoder
 from refpeft.models.four_bit import Base
 from refpeft.models.places import Layer, Place, inputs_of, kind_of, require_fitting, require_for, standing
 from refpeft.operation import find, matches
+
+FROZEN = ("ids", tasks.INPUT, "weight_k", "weight_v")
+"""What comes to a site from the model and gets no gradient."""
 
 
 class Sites:
@@ -162,6 +165,8 @@ class Sites:
             arrays = {site: {**drawn, **self._own(site, operation, drawn)} for site, drawn in arrays.items()}
             arrays = read_text.started(self, chosen, method, arrays, text) if len(text) else arrays  # type: ignore[arg-type]
         require_for(chosen, arrays)
+        if kind_of(operation) == "gated":
+            gated.require_uppermost(self, chosen)
         arrays = common.joined(method, arrays, drawn=not came)
         kept, corners = arrays, common.corners(self, method, arrays)
         arrays = {site: method.unpacked(tuple(self.places[site].weight.shape), its) for site, its in arrays.items()}
@@ -328,7 +333,8 @@ class Sites:
         if isinstance(base := layer.arrays.get("weight"), Base):
             called = base.under(*called)
         operation, arrays, stated = called
-        wanted = keep and (*(name for name in inputs if name not in ("ids", tasks.INPUT)), *layer.trained)
+        arrays = gated.spread(layer, arrays, inputs["q"].shape[1]) if gated.one_gate(layer) else arrays
+        wanted = keep and (*(name for name in inputs if name not in FROZEN), *layer.trained)
         return self.run.forward(operation, {**inputs, **arrays}, wanted, **stated, **attributes)
 
     def vjp(self, site: str, call: Call, dy, gradients: dict, wanted: Sequence[str]) -> dict[str, Any]:
@@ -339,5 +345,7 @@ class Sites:
             key, gradient = self._key(site, name), found[name]
             if frozen := getattr(layer.method, "frozen", 0):
                 gradient = gradient * self.asarray(np.arange(gradient.shape[-2])[:, None] >= frozen)
+            if gated.one_gate(layer) and name == gated.GATE:
+                gradient = gradient.sum().reshape(1)
             gradients[key] = gradients[key] + gradient if key in gradients else gradient
         return found

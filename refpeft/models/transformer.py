@@ -11,6 +11,7 @@ from refpeft import plugins
 from refpeft.backend import Backend
 from refpeft.errors import CapabilityError, DomainError, ShapeError
 from refpeft.memory.decoder import Decoder
+from refpeft.models import gated
 from refpeft.models.calls import Calls
 from refpeft.models.places import TIED, Layer, Place
 from refpeft.models.sites import Sites
@@ -104,7 +105,7 @@ class Transformer(Sites):
                 weight = places[f"{at}.{last}"].weight
                 reads = ("output", "input") if shape.post else ("output", "input", "sum")
                 places[f"{at}.{site}"] = Place("sublayer", weight, {"x": token, "residual": token}, reads=reads)
-        return places
+        return places | gated.places(self)
 
     def _place(self, site: str, layer: Layer) -> None:
         """A head that is the table trains what the table does.

@@ -29,6 +29,7 @@ KINDS = {
     "pfeiffer": ("layers.*.mlp.out", {"reduction": 4}),
     "adapter_plus": ("*", {"reduction": 4}),
     "scaled_parallel_adapter": ("*", {"reduction": 4}),
+    "adaption_prompt": ("*", {"tokens": 3, "adapted": 2, "size": 4}),
     "bitfit": ("layers.*.attn.q,layers.1.mlp.down", {}),
     "ia3": ("layers.*.attn.k,layers.*.attn.v", {}),
 }
@@ -243,7 +244,6 @@ def test_what_cannot_stand_at_a_site_is_said(saved_folder, tmp_path):
     with pytest.raises(ShapeError, match="arrays for encoder are needed, but for prompt they came"):
         model.attach("prompt", known["ptuning"](tokens=2), arrays={"prompt": {}})
     for name, said in (
-        ("adaption_prompt", "adaption_prompt.attention stands at no site of a model: it takes base, q, prompt"),
         ("ln_tuning", "nn.layer_norm stands at no site of a model"),
         ("shadow", "shadow.inject stands at no site of a model"),
         ("gated_lora", "GatedLoRA has a gate that looks at all tokens of a sequence"),

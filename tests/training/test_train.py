@@ -226,8 +226,8 @@ def test_wrong_runs_are_refused_in_a_sentence(model, tmp_path):
         (training(model, run, lr=0.1), "holds another run: lr is 0.02 there, but 0.1 is asked for"),
         (training(model, tmp_path / "full"), "holds something that is not a run"),
         (
-            training(model, tmp_path / "new", method="adaption_prompt", backend="reference"),
-            "adaption_prompt.attention stands at no site of a model: it takes base, q, prompt, weight_k, weight_v, gate.",
+            training(model, tmp_path / "new", method="shadow", backend="reference"),
+            "shadow.inject stands at no site of a model: it takes",
         ),
         (training(model, tmp_path / "new", method="hira"), "backend 'cpu' does not implement hira.linear"),
         (
