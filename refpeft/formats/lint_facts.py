@@ -34,11 +34,7 @@ DRAWN = {
     "PVERA": ("pvera_A", "the projections are drawn from projection_prng_key", "save_projection true"),
     "RANDLORA": ("randlora_A", "the bases are drawn from projection_prng_key", "save_projection true"),
     "TINYLORA": ("tinylora_P", "the projections are drawn from projection_seed", "save_projection true"),
-    "FROD": (
-        "frod_V",
-        "the bases are of the weight's SVD, their places drawn from projection_prng_key",
-        "save_projection true",
-    ),
+    "FROD": ("", "U is computed over a basis that peft decomposes the base for when it loads", ""),
     "UNILORA": (
         "unilora_indices",
         "the places are drawn by NumPy from proj_seed, in the order of modules",

@@ -19,6 +19,7 @@ import numpy as np
 from refpeft.errors import CapabilityError, FormatError
 from refpeft.files import atomic_write
 from refpeft.formats import (
+    peft_kinds,
     peft_lengths,
     peft_neighbours,
     peft_numbered,
@@ -109,6 +110,8 @@ def load(folder: str | os.PathLike[str]) -> Adapter:
     if why := peft_neighbours.apart(method, arrays):
         raise CapabilityError(f"{where}: {why}.")
     own = peft_numbered.decode(where, layout, arrays, family, archive) if layout.numbered else {}
+    if layout.kind == "FROD":
+        own = peft_kinds.decode(where, arrays, family, archive)
     arrays = {site: given | own.get(site, {}) | common for site, given in arrays.items()}
     return Adapter(method, arrays, config, family)
 
@@ -121,6 +124,8 @@ def _decode(
     arrays: dict[str, dict[str, np.ndarray]] = {}
     for key, (site, theirs) in places.items():
         if peft_shared.is_shared(layout, key) or peft_numbered.is_numbered(layout, key):
+            continue
+        if layout.kind == "FROD" and peft_kinds.is_common(key):
             continue
         array = np.array(archive[key])
         if site and theirs in layout.zeros and not array.any():
@@ -181,7 +186,7 @@ def is_written(adapter: Adapter) -> bool:
     layout, task = written(adapter.method), FAMILIES[adapter.family].task
     if layout is None:
         return type(adapter.method) in peft_prompts.KINDS.values() and not peft_prompts.unlike(adapter.method, task)
-    if any(layout.unlike(adapter.method, arrays) for arrays in adapter.arrays.values()):
+    if layout.misread or any(layout.unlike(adapter.method, arrays) for arrays in adapter.arrays.values()):
         return False
     if peft_shared.apart(layout, adapter.arrays) or _ungrouped(adapter):
         return False
@@ -202,6 +207,8 @@ def _encode(adapter: Adapter) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             (f", of which peft {DECOMPOSED[kind]}" for kind in adapter.method.peft if kind in DECOMPOSED), " as it is"
         )
         raise CapabilityError(f"peft's files have no place for {adapter.method!r}{why}.")
+    if layout.misread:
+        raise CapabilityError(f"peft {layout.misread}, so that nothing is written for {adapter.method!r}.")
     tensors, modules = peft_shared.encode(layout, adapter.arrays), []
     for site, arrays in adapter.arrays.items():
         module = module_of(site, adapter.family)

@@ -18,13 +18,13 @@ CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 
 INERT = (
     "auto_mapping base_model_name_or_path beta1 beta2 boft_dropout corda_config deft_dropout deltaT "
-    "ensure_weight_tying eps eva_config exclude_modules generator_seed inference_mode init_ia3_weights "
+    "ensure_weight_tying eps eva_config exclude_modules frod_dropout generator_seed inference_mode init_ia3_weights "
     "init_logits_std init_lora_weights init_scale init_theta_d_bound init_v_bound init_vector_bank_bound init_weights "
     "layers_pattern layers_to_transform loftq_config lora_dropout lora_ga_config megatron_core mini_r module_dropout "
-    "num_cayley_neumann_terms orth_reg_weight peft_type peft_version projection_prng_key projection_seed "
-    "pvera_dropout qalora_group_size randlora_dropout random_seed rank_dropout revision sparse target_modules "
-    "target_r task_type tfinal tinit tinylora_dropout unilora_dropout use_effective_conv2d vblora_dropout "
-    "vera_dropout very_sparse"
+    "num_cayley_neumann_terms orth_reg_weight peft_type peft_version progressbar projection_prng_key projection_seed "
+    "pvera_dropout qalora_group_size randlora_dropout random_seed rank_dropout revision runtime_offload_base_weight "
+    "sparse target_modules target_r task_type tfinal tinit tinylora_dropout unilora_dropout use_effective_conv2d "
+    "vblora_dropout vera_dropout very_sparse"
 )
 """Fields that say where an adapter comes from, or how it was started and regularised: nothing of what it computes."""
 

@@ -17,6 +17,7 @@ from refpeft.methods.deft import DEFT, PaRa
 from refpeft.methods.delora import DeLoRA
 from refpeft.methods.dora import DoRA
 from refpeft.methods.fourierft import FourierFT
+from refpeft.methods.frod import FRoD
 from refpeft.methods.glora import GLoRA
 from refpeft.methods.gralora import GraLoRA
 from refpeft.methods.hira import HiRA
@@ -82,6 +83,8 @@ class Layout(NamedTuple):
         Our name of an array that all modules share, and peft's, see `refpeft.formats.peft_shared`.
     numbered : mapping of str to str
         Our name of a module's array, and peft's of those of all, see `refpeft.formats.peft_numbered`.
+    misread : str
+        Why peft computes something else than what it is given, so that nothing is written; "" where it does not.
     """
 
     method: type[Method]
@@ -100,6 +103,7 @@ class Layout(NamedTuple):
     unlike: Callable[[Any, Mapping[str, Any]], str] = lambda method, arrays: ""
     common: Mapping[str, str] = {}
     numbered: Mapping[str, str] = {}
+    misread: str = ""
 
     def shaped(self, ours: str, array: np.ndarray, method: Method, there: bool) -> np.ndarray:
         """An array in the shape that it has there, or here."""
@@ -294,6 +298,9 @@ LAYOUTS = (
            {"adapter_len": "tokens", "adapter_layers": "adapted"}, {}, {"gates": "layer"},
            {"prompt": (lambda m: (1, m.tokens, -1), lambda m: (m.tokens, -1)), "gate": ((1,), (1,))},
            said={"target_modules": "self_attn"}),
+    Layout(FRoD, "FROD", {"diagonal": "frod_lambda_l", "sparse": "frod_lambda_s_values"},
+           {"sparse_rate": "rate", "regularization_alpha": "ridge"}, said={"save_projection": True}, input_first=True,
+           misread="computes U over a basis of its own when it loads, whatever basis the file has"),
     Layout(Poly, "POLY", _ROUTED, _SKILLS, {"poly_type": "poly"}, {},
            {"logits": (lambda m: (m.tasks, m.heads * m.skills), lambda m: (m.tasks, m.heads, m.skills))}),
     Layout(OSF, "OSF", _TRIPLETS, {"effective_rank": "preserved"}, absent={"effective_rank": lambda config: 0.5},

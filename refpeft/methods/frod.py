@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from refpeft.methods import Method, method
 from refpeft.ops import frod
 
@@ -25,6 +27,7 @@ class FRoD(Method):
     operation = "frod.linear"
     trainable = ("diagonal", "sparse")
     fixed = ("u", "v")
+    following = ("u",)
     paper = "doi:10.1609/aaai.v40i31.39813"
     peft = ("FROD",)
     not_unmergeable = "the merged weight is made without the base weight; keep that, or the diagonal at the start."
@@ -36,6 +39,9 @@ class FRoD(Method):
 
     def init(self, random, weight):
         return frod.init(random, weight, rate=self.rate, basis=frod.basis([weight], ridge=self.ridge))
+
+    def derived(self, weight, arrays):
+        return {"u": frod.written(weight, np.asarray(arrays["v"], np.float64))[0]} if "v" in arrays else {}
 
     def count(self, i):
         return frod.count(i, rate=self.rate)

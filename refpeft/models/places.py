@@ -41,6 +41,9 @@ KINDS = {
 }
 """Kind of a site, and the first inputs of an operation that can stand there."""
 
+REPLACING = ("frod.linear",)
+"""Operations at matrices that do not take the matrix: they make it."""
+
 TIED = {"trainable_tokens.embedding": "trainable_tokens.linear"}
 """What stands at the head that is the table, too, for what stands at the table."""
 
@@ -135,6 +138,8 @@ def operations(method: Method) -> set[str]:
 
 def kind_of(operation: str) -> str | None:
     """Of the sites at which an operation can stand; None if there are none."""
+    if operation in REPLACING:
+        return "linear"
     ends = {"linear": ".linear", "norm": "_norm", "prompt": ".embed"}
     inputs = tuple(name for name in inputs_of(operation) if name != tasks.INPUT)
     fitting = (kind for kind, first in KINDS.items() if inputs[: len(first)] == first)

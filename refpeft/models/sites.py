@@ -18,7 +18,7 @@ from refpeft.models.calls import Call, Calls
 from refpeft.models.dropout import Dropout, drops
 from refpeft.models.encoders import ENCODED, GIVEN, Encoder
 from refpeft.models.four_bit import Base
-from refpeft.models.places import Layer, Place, inputs_of, kind_of, require_fitting, require_for, standing
+from refpeft.models.places import REPLACING, Layer, Place, inputs_of, kind_of, require_fitting, require_for, standing
 from refpeft.operation import find, matches
 
 FROZEN = ("ids", tasks.INPUT, "weight_k", "weight_v")
@@ -272,7 +272,8 @@ class Sites:
         plain = self.places[site].plain
         if plain is not None:
             same = plain.attributes if layer.operation == plain.operation else {}
-            layer = replace(layer, arrays=plain.arrays | layer.arrays, attributes=layer.attributes | same)
+            own = {n: a for n, a in plain.arrays.items() if n != "weight" or layer.operation not in REPLACING}
+            layer = replace(layer, arrays=own | layer.arrays, attributes=layer.attributes | same)
         require_fitting(site, self.places[site], layer)
         if self.encoder and site in self.encoder.sites:
             self.encoder = None

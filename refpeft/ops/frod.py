@@ -121,15 +121,20 @@ def init(random: np.random.Generator, weight: np.ndarray, *, rate: float, basis:
     dict of str to float64 array
     """
     i = weight.shape[1]
-    try:
-        written = np.linalg.solve(basis, np.asarray(weight, np.float64).T).T
-    except np.linalg.LinAlgError:
-        written = np.asarray(weight, np.float64) @ np.linalg.pinv(basis, rcond=1e-6).T
-    length = np.linalg.norm(written, axis=0)
+    u, length = written(weight, basis)
     beside = np.flatnonzero(~np.eye(i, dtype=bool))
     places = np.sort(random.permutation(beside)[: count(i, rate=rate) - i])
-    u = np.where(length > 1e-12, written / np.where(length > 1e-12, length, 1.0), 0.0)
     return {"u": u, "v": basis, "diagonal": length, "sparse": np.zeros(len(places)), "places": places}
+
+
+def written(weight: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """U (o, i) and l (i) of a weight in a basis."""
+    try:
+        both = np.linalg.solve(basis, np.asarray(weight, np.float64).T).T
+    except np.linalg.LinAlgError:
+        both = np.asarray(weight, np.float64) @ np.linalg.pinv(basis, rcond=1e-6).T
+    length = np.linalg.norm(both, axis=0)
+    return np.where(length > 1e-12, both / np.where(length > 1e-12, length, 1.0), 0.0), length
 
 
 def count(i: int, *, rate: float) -> int:

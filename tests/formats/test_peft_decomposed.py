@@ -14,7 +14,7 @@ from refpeft.convert.quantise import Settings
 from refpeft.errors import CapabilityError, FormatError, ShapeError
 from refpeft.formats import adapters, peft, safetensors
 from refpeft.formats.lint import lint
-from refpeft.methods import OSF, PSOFT
+from refpeft.methods import OSF, PSOFT, FRoD
 from refpeft.models import load
 
 IDS = np.random.default_rng(0).integers(0, 256, (2, 9))
@@ -102,6 +102,7 @@ def test_of_what_peft_does_not_make_again_ours_is_the_only_form(tiny_llama, tmp_
     for method, options, said in (
         (OSF(), {"quantise": Settings(kind="nf4")}, "peft takes the frozen part from the base weight and keeps none"),
         (OSF(preserved=0.0), {}, "peft freezes one singular triplet at least"),
+        (FRoD(rate=0.05), {}, "peft computes U over a basis of its own when it loads, whatever basis the file has"),
         (PSOFT(rank=3), {}, "of which peft keeps neither A nor B, which are of the weight's singular vectors"),
     ):
         folder, adapter = tmp_path / said[-9:], drawn(tiny_llama, method, **options)
@@ -127,3 +128,41 @@ def test_a_frozen_part_is_made_for_a_weight_that_has_it(tiny_llama):
     wide = {"u": np.ones((32, 33)), "s": np.ones(33), "v": np.ones((33, 32))}
     with pytest.raises(ShapeError, match=r"osf: a weight \(32, 32\) has 32 triplets, but 33 came"):
         load(tiny_llama).attach(SITES[0], OSF(), arrays={SITES[0]: wide})
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+def test_a_basis_and_places_of_each_kind_are_read(tiny_llama, tmp_path):
+    """What peft trained with FRoD: U follows from the file's basis and the weight, whose signs then do not matter."""
+    torch, theirs, transformers = (pytest.importorskip(n) for n in ("torch", "peft", "transformers"))
+    torch.manual_seed(0)
+    plain = transformers.AutoModelForCausalLM.from_pretrained(tiny_llama)
+    config = theirs.FrodConfig(
+        target_modules=["q_proj", "v_proj"], sparse_rate=0.05, init_weights=False, progressbar=False
+    )
+    model = theirs.get_peft_model(plain, config)
+    expected = model(torch.from_numpy(IDS)).logits.detach().numpy()
+    model.save_pretrained(tmp_path)
+    adapter = peft.load(tmp_path)
+    assert adapter.method == FRoD(rate=0.05)
+    bound = 2.0**-14 * np.abs(expected).max()
+    np.testing.assert_allclose(logits(tiny_llama, adapter), expected, rtol=0, atol=bound)
+    assert np.abs(expected - load(tiny_llama).logits(IDS).numpy()).max() > 64 * bound
+    merge = ["merge", tiny_llama, "--adapter", tmp_path, "--out", tmp_path / "merged"]
+    assert CliRunner().invoke(main, [*map(str, merge)]).exit_code == 0
+    np.testing.assert_allclose(load(tmp_path / "merged").logits(IDS).numpy(), expected, rtol=0, atol=2 * bound)
+    tensors, basis = dict(safetensors.load(tmp_path / peft.TENSORS).tensors), "base_model.frod_V.self_attn_q_proj"
+    for change, said in (
+        ({basis: None}, "there is no base_model.frod_V.self_attn_q_proj, which matrices of a kind have in common"),
+        (
+            {basis: np.ones((31, 31), np.float32)},
+            r"of self_attn_q_proj do not fit: \(31, 31\), \(2, 51\) and \[32, 32\]",
+        ),
+        (
+            {"base_model.frod_V.mlp_up_proj": np.ones((2, 2))},
+            "frod_V.mlp_up_proj' belongs to no matrix that has an adapter",
+        ),
+        ({"base_model.frod_s_indices.self_attn_v_proj": np.full((2, 51), 32)}, "of self_attn_v_proj do not fit"),
+    ):
+        safetensors.save(tmp_path / peft.TENSORS, {n: a for n, a in (tensors | change).items() if a is not None})
+        with pytest.raises(FormatError, match=said):
+            peft.load(tmp_path)
