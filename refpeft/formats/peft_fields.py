@@ -33,6 +33,7 @@ CONVERTED = (
     "as it was, and is read"
 )
 DECOMPOSED = {
+    "ADAMSS": "keeps no clusters of rows, which scikit-learn finds again in singular vectors from a random projection",
     "PSOFT": "keeps neither A nor B, which are of the weight's singular vectors, whose signs differ between libraries",
 }
 """Types whose files do not say what they compute, and why."""

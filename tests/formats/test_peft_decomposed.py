@@ -14,7 +14,7 @@ from refpeft.convert.quantise import Settings
 from refpeft.errors import CapabilityError, FormatError, ShapeError
 from refpeft.formats import adapters, peft, safetensors
 from refpeft.formats.lint import lint
-from refpeft.methods import OSF, PSOFT, FRoD
+from refpeft.methods import OSF, PSOFT, AdaMSS, FRoD
 from refpeft.models import load
 
 IDS = np.random.default_rng(0).integers(0, 256, (2, 9))
@@ -98,11 +98,14 @@ def test_what_contradicts_the_tensors_is_refused(tiny_llama, tmp_path, fields, t
 
 
 def test_of_what_peft_does_not_make_again_ours_is_the_only_form(tiny_llama, tmp_path):
-    """A frozen part that was quantised again, nothing frozen, and PSOFT's A and B, whose signs are a library's own."""
+    """A frozen part that was quantised again, nothing frozen, a basis of FRoD's, clusters, and PSOFT's A and B, whose signs are a
+    library's own.
+    """
     for method, options, said in (
         (OSF(), {"quantise": Settings(kind="nf4")}, "peft takes the frozen part from the base weight and keeps none"),
         (OSF(preserved=0.0), {}, "peft freezes one singular triplet at least"),
         (FRoD(rate=0.05), {}, "peft computes U over a basis of its own when it loads, whatever basis the file has"),
+        (AdaMSS(rank=3, groups=2), {}, "of which peft keeps no clusters of rows, which scikit-learn finds again"),
         (PSOFT(rank=3), {}, "of which peft keeps neither A nor B, which are of the weight's singular vectors"),
     ):
         folder, adapter = tmp_path / said[-9:], drawn(tiny_llama, method, **options)
