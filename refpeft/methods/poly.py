@@ -10,6 +10,8 @@ from refpeft.ops import poly
 class Poly(Method):
     """LoRA mixed from an inventory of skills, by task; the task is an input of the layer.
 
+    In a model its gates have no noise, also in training.
+
     Attributes
     ----------
     rank : int

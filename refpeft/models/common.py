@@ -1,19 +1,21 @@
-"""Arrays that layers of a method share: all of them, drawn once for the largest weight and cut to size where a layer stands, or
-those of the same kind of matrix, as they are.
+"""Arrays that layers of a method share, and those that nobody needs to keep.
 
-On the model's backend is one array for all sites of a shape; of frozen ones the whole, which is what is kept of an adapter, stays
-on the host. One that is trained has one shape for all sites, and its gradient is the sum of theirs.
+All layers share what is drawn once for the largest weight and cut to size where a layer stands, those of one kind of matrix in
+several layers what is one array for them. On the model's backend is one array for all sites of a shape; of frozen ones the
+whole, which is what is kept of an adapter, stays on the host. One that is trained has one shape for all its sites, and its
+gradient is the sum of theirs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from refpeft.errors import ShapeError
 from refpeft.methods import Arrays, Method
+from refpeft.models.four_bit import Base
 
 if TYPE_CHECKING:
     from refpeft.models.sites import Sites
@@ -62,3 +64,18 @@ def corners(model: Sites, method: Method, arrays: Arrays) -> dict[str, dict[str,
                 put[key] = model.asarray(corner)
             found[site][name] = put[key]
     return found
+
+
+def parted(model: Sites, site: str, method: Method, arrays: Mapping[str, Any], drawn: bool) -> tuple[dict, dict]:
+    """What a method brings to a site, and what is not kept, since it follows from that or from the weight.
+
+    What would follow from a weight in 4 bits is kept: it is quantised again.
+    """
+    base = model.places[site].weight
+    implied = method.implied(tuple(base.shape), arrays)
+    brought = {n: a for n, a in arrays.items() if n not in implied or not np.array_equal(a, implied[n])}
+    if drawn and not isinstance(base, Base):
+        implied |= {n: brought.pop(n) for n in method.following}
+    elif not set(method.following) & set(brought):
+        implied |= method.derived(model.weight(site), brought) if method.following else {}
+    return brought, implied

@@ -173,7 +173,7 @@ class Sites:
         attributes = {n: v for n, v in method.attributes().items() if n in find(operation).attributes}
         for site in chosen:
             shared, base = corners[site], self.places[site].weight
-            brought, implied = self._parted(site, method, arrays[site], drawn=not came)
+            brought, implied = common.parted(self, site, method, arrays[site], drawn=not came)
             given = {n: shared[n] if n in shared else self.asarray(a) for n, a in (implied | brought).items()}
             if "weight" in given and isinstance(base, Base):
                 given["weight"] = base.again((implied | brought)["weight"])
@@ -240,20 +240,6 @@ class Sites:
         plain = self.places[site].plain
         assert plain is not None, f"nothing stands at {site} in the plain model"
         return plain
-
-    def _parted(self, site: str, method: Method, arrays: Mapping[str, Any], drawn: bool) -> tuple[dict, dict]:
-        """What a method brings to a site, and what is not kept, since it follows from that or from the weight.
-
-        What would follow from a weight in 4 bits is kept: it is quantised again.
-        """
-        base = self.places[site].weight
-        implied = method.implied(tuple(base.shape), arrays)
-        brought = {n: a for n, a in arrays.items() if n not in implied or not np.array_equal(a, implied[n])}
-        if drawn and not isinstance(base, Base):
-            implied |= {n: brought.pop(n) for n in method.following}
-        elif not set(method.following) & set(brought):
-            implied |= method.derived(self.weight(site), brought) if method.following else {}
-        return brought, implied
 
     def _matching(self, pattern: str, operation: str) -> list[str]:
         """The sites that match, of those at which the operation can stand."""

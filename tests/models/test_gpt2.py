@@ -29,6 +29,7 @@ from refpeft.methods import (
     RandLoRA,
     RsLoRA,
     TinyLoRA,
+    UniLoRA,
     VeRA,
     WaveFT,
     methods,
@@ -49,6 +50,7 @@ EXCHANGED = [
     VeRA(rank=3),
     PVeRA(rank=3),
     RandLoRA(rank=5, alpha=5, variant="peft"),
+    UniLoRA(rank=2, length=40),
     TinyLoRA(rank=3, numbers=2),
 ]
 
