@@ -37,8 +37,8 @@ for alpha, bias in ((2, 0.0), (8, 0.0), (2, 1.0)):
     layer.merge_adapter("dora")
     merged = layer(x)
     layer.reset_adapter()
-    offs = [f"{what} off by {(a - b).abs().max():.1g}" for what, a, b in
-            (("y", y, right), ("merged", merged, right), ("after reset the weight", layer.weight, before))]  # fmt: skip
+    pairs = (("y", y, right), ("merged", merged, right), ("after reset the weight", layer.weight, before))
+    offs = [f"{what} off by {round(float((a - b).abs().max()), 3)}" for what, a, b in pairs]
     print(f"alpha / r = {alpha // 2}, bias {bias:g}: {', '.join(offs)}")
 
 layer = layer_of(model(2, 0.0))
