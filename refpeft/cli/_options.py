@@ -23,6 +23,15 @@ def pairs(option: str, texts) -> dict[str, str]:
     return found
 
 
+options_of_method = click.option(
+    "--option",
+    "options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Any of the method's options: tokens=3,17; repeatable.",
+)
+
+
 def as_bytes(option: str, text: str) -> int:
     """Bytes from 48GB (10**9 bytes each), 47.5GiB (2**30) or a number alone."""
     found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?) ?([A-Za-z]*)", text.strip(), re.ASCII)

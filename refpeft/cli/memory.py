@@ -7,7 +7,7 @@ from functools import partial
 
 import click
 
-from refpeft.cli._options import as_bytes, pairs
+from refpeft.cli._options import as_bytes, options_of_method, pairs
 from refpeft.cli._output import as_json, report
 
 
@@ -20,13 +20,7 @@ from refpeft.cli._output import as_json, report
     help="full, lora, qlora, adapter, prefix, or any of 'refpeft methods'.",
 )
 @click.option("--rank", type=int, help="Rank of the method, or the width of a bottleneck adapter.")
-@click.option(
-    "--option",
-    "options",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Another option of the method: tokens=30; repeatable.",
-)
+@options_of_method
 @click.option(
     "--targets",
     default="all-linear",

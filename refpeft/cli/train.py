@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import click
 
-from refpeft.cli._options import training
+from refpeft.cli._options import options_of_method, pairs, training
 from refpeft.cli._output import as_json, report
 
 
@@ -18,6 +18,7 @@ from refpeft.cli._output import as_json, report
     "--method", default="lora", show_default=True, help="Any that 'refpeft methods' lists and that stands in a model."
 )
 @click.option("--rank", type=int, default=8, show_default=True)
+@options_of_method
 @click.option("--plot", metavar="FILE.png", help="Draw the loss of each step.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @training
@@ -28,6 +29,7 @@ def command(
     out,
     method,
     rank,
+    options,
     plot,
     alpha,
     tokens,
@@ -55,7 +57,8 @@ def command(
     from refpeft.models.tokens import tokenizer
     from refpeft.training import choice, curve, loop, text
 
-    chosen = choice.configured(method, rank=rank, alpha=alpha, tokens=tokens, reduction=reduction)
+    numbers = {"rank": rank, "alpha": alpha, "tokens": tokens, "reduction": reduction}
+    chosen = choice.configured(method, pairs("--option", options), **numbers)
     if sequence < 1:
         raise AttributeValueError(f"--sequence must be at least 1, but {sequence} came.")
     tokens_of = tokenizer(model)

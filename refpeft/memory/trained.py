@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from typing import Any
 
 from refpeft.errors import AttributeValueError, CapabilityError
 from refpeft.memory.decoder import Decoder
 from refpeft.memory.sums import SUMS
 from refpeft.methods import Method, dims_of, methods
+from refpeft.options import listed, parsed
 
 ALIASES = {"qlora": "lora", "adapter": "houlsby"}
 """``qlora`` is LoRA over a base in NF4 with double quantisation."""
@@ -79,23 +79,23 @@ def configured(name: str, rank: int | None, options: Mapping[str, str], decoder:
         raise CapabilityError(f"There is no method {name!r}: {hint}")
     if name in _NO_SUM:
         raise CapabilityError(f"{name}: what it trains in a whole model is not known here, because {_NO_SUM[name]}.")
-    defaults = {field.name: field.default for field in fields(known[name])}
+    own = {field.name for field in fields(known[name])}
     given = dict(options)
     if rank is not None:
-        if "rank" in defaults:
+        if "rank" in own:
             given["rank"] = str(rank)
-        elif "reduction" in defaults and rank >= 1 and decoder.width // max(1, decoder.width // rank) == rank:
+        elif "reduction" in own and rank >= 1 and decoder.width // max(1, decoder.width // rank) == rank:
             given["reduction"] = str(decoder.width // rank)
-        elif "reduction" in defaults:
+        elif "reduction" in own:
             raise AttributeValueError(
                 f"{name}: rank {rank} must be the width {decoder.width} over an integer, because the adapter's width is "
                 "a reduction of it."
             )
         else:
-            raise AttributeValueError(f"{name} has no rank, but {rank} came; its options are {_options(defaults)}.")
-    if "size" in defaults:
+            raise AttributeValueError(f"{name} has no rank, but {rank} came; its options are {listed(known[name])}.")
+    if "size" in own:
         given.setdefault("size", str(decoder.head_size))
-    return known[name](**{option: _value(name, option, text, defaults) for option, text in given.items()})
+    return known[name](**parsed(name, known[name], given))
 
 
 def by_method(decoder: Decoder, name: str, method: Method, targets: str) -> Trained:
@@ -135,23 +135,3 @@ def by_method(decoder: Decoder, name: str, method: Method, targets: str) -> Trai
         prompt=tokens if name in _PROMPTS else 0,
         keys=tokens if name in _PREFIXES else 0,
     )
-
-
-def _options(defaults: Mapping[str, Any]) -> str:
-    return ", ".join(defaults) or "none"
-
-
-def _value(name: str, option: str, text: str, defaults: Mapping[str, Any]) -> Any:
-    """An option's text as the type of its default."""
-    if option not in defaults:
-        raise AttributeValueError(f"{name} has no option {option!r}; its options are {_options(defaults)}.")
-    kind = type(defaults[option])
-    try:
-        if kind is tuple:
-            return tuple(int(number) for number in text.split(","))
-        return {"true": True, "false": False}[text] if kind is bool else kind(text)
-    except (ValueError, KeyError):
-        wanted = {int: "an integer", float: "a number", bool: "true or false", tuple: "integers, as 1,2"}.get(
-            kind, "text"
-        )
-        raise AttributeValueError(f"{name}: {option} must be {wanted}, but {text!r} came.") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 
 from refpeft.convert.quantise import Settings
@@ -11,6 +12,7 @@ from refpeft.memory.trained import ALIASES
 from refpeft.methods import Method, methods
 from refpeft.models.language import pattern
 from refpeft.models.places import standing
+from refpeft.options import parsed
 
 
 def named(name: str) -> type[Method]:
@@ -31,11 +33,11 @@ def base(name: str, quantise: Settings | None) -> Settings | None:
     return Settings(double=True) if name == "qlora" and quantise is None else quantise
 
 
-def configured(name: str, **numbers) -> Method:
-    """The method with those of the numbers that it has, as rank or tokens."""
+def configured(name: str, options: Mapping[str, str] = {}, **numbers) -> Method:
+    """The method with those of the numbers that it has, as rank or tokens, and with its options, which come as texts."""
     method = named(name)
     own = {field.name for field in fields(method)}
-    return method(**{number: value for number, value in numbers.items() if number in own})
+    return method(**({n: value for n, value in numbers.items() if n in own} | parsed(name, method, options)))
 
 
 def at(shape: Decoder, method: Method, targets: str) -> tuple[Method, str]:

@@ -77,6 +77,7 @@ def test_training_lowers_the_loss_and_peft_loads_what_was_learned(model, tmp_pat
         ("loftq", {"rank": 3}, "refpeft_adapter.json"),
         ("houlsby", {"reduction": 4}, "adapter.safetensors"),
         ("vera", {"rank": 4, "lr": 0.1}, "adapter_config.json"),
+        ("trainable_tokens", {"option": f"tokens={','.join(map(str, range(40)))}"}, "adapter_config.json"),
     ],
 )
 def test_methods_of_every_kind_are_trained_and_read_back(model, tmp_path, method, more, kept):
