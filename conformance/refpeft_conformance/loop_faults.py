@@ -93,7 +93,7 @@ def _late(*names: str) -> Callable:
 mistake("gradients of the step before")(_late("grad"))
 mistake("moments of the step before")(_late("m", "v"))
 mistake("learning rate of the step before")(_late("lr"))
-mistake("text of the step before", "nn.[ec]*")(_late("ids", "target"))
+mistake("text of the step before", "nn.*")(_late("ids", "target"))
 
 
 @mistake("gradients not zeroed between steps")
