@@ -39,6 +39,14 @@ while (request := read_message(sys.stdin.buffer)) is not None:
 """
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """A shell's command in the background ignores interrupts, and so does all that it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def note(tmp_path):
     """The file in which a misbehaving backend notes its processes."""
