@@ -42,8 +42,8 @@ def attention(q, k, v, mask=None, *, scale, causal=False, offset=0, residuals=Tr
         if residuals:
             e *= inverse
             kept.append((n, seen, stop, e))
-    outputs = (narrow(y.reshape(*q.shape[:-1], v.shape[-1]), (*q.shape[:-1], v.shape[-1]), q.dtype),)
-    return outputs, (queries, k, values, y, kept, scale) if residuals else None
+    output = narrow(y, (*q.shape[:-1], v.shape[-1]), q.dtype)
+    return (output,), (queries, k, values, y, kept, scale) if residuals else None
 
 
 def attention_vjp(residuals, cotangents, wanted):
@@ -67,8 +67,7 @@ def attention_vjp(residuals, cotangents, wanted):
         if dk is not None:
             dk[n, :, :stop] += ds.swapaxes(-1, -2) @ _grouped(queries[n, :, seen], keys)
     found = {"q": dq, "k": dk, "v": dv}
-    shapes = {n: (*k.shape[:-3], *g.shape[1:]) for n, g in found.items() if g is not None}
-    return tuple(narrow(found[name].reshape(shapes[name]), shapes[name], k.dtype) for name in wanted)
+    return tuple(narrow(found[name], (*k.shape[:-3], *found[name].shape[1:]), k.dtype) for name in wanted)
 
 
 def _blocks(q, k, causal, offset) -> Iterator[tuple[slice, slice, int]]:

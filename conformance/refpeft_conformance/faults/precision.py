@@ -71,26 +71,15 @@ def _(problem, run):
     return {n: truncated(a) if a.dtype.kind not in "iub" else a for n, a in run(problem).items()}
 
 
+_SUMS = (
+    *("nn", "lora", "adalora", "adamss", "alora", "deft", "glora", "hira", "loha", "mtl_lora", "osf", "peanut", "road"),
+    *("trainable_tokens", "unilora", "vera", "xlora"),
+)
+"""Families whose ``linear`` gives a sum over columns of x, each with its column of every input that has one."""
+
+
 def _adds_up(operation: Operation) -> bool:
-    """Whether y is a sum over columns of x, each with its column of every input that has one."""
-    return operation.name.removesuffix(".linear") in (
-        *(
-            "nn",
-            "lora",
-            "adalora",
-            "adamss",
-            "alora",
-            "deft",
-            "glora",
-            "hira",
-            "loha",
-            "mtl_lora",
-            "osf",
-            "peanut",
-            "road",
-        ),
-        *("trainable_tokens", "unilora", "vera", "xlora"),
-    )
+    return operation.name.removesuffix(".linear") in _SUMS
 
 
 def _summed_in(format, name, dtypes):
