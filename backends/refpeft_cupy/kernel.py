@@ -11,7 +11,10 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from refpeft.errors import CapabilityError
+from refpeft.numerics.formats import BFLOAT16
 
 FOLDER = Path(__file__).parent / "kernels"
 NUMBERS = {"int": "int32", "long long": "int64", "float": "float32", "double": "float64"}
@@ -25,14 +28,14 @@ class Parameter:
     Attributes
     ----------
     name : str
-    dtype : str
-        NumPy's name: of the elements of an array, or of a number.
+    dtype : numpy.dtype
+        Of the elements of an array, or of a number.
     kind : str
         ``"input"``, ``"output"`` or ``"number"``.
     """
 
     name: str
-    dtype: str
+    dtype: np.dtype
     kind: str
 
 
@@ -53,10 +56,14 @@ class Kernel:
     storage: str
     source: str
 
-    @property
+    @functools.cached_property
     def parameters(self) -> tuple[Parameter, ...]:
         """In the order of the signature."""
-        return _parameters(self.name, self.storage, self.source)
+        found = re.search(rf"__global__ void {self.name}\(([^)]*)\)", self.source)
+        if not found:
+            defined = ", ".join(defined_in(self.source))
+            raise CapabilityError(f"the source defines no kernel {self.name}, only {defined}.")
+        return tuple(_parameter(text.strip(), self.storage) for text in found[1].split(","))
 
     def changed(self, old: str, new: str) -> Kernel:
         """The kernel with one piece of its source replaced: a fault to be found.
@@ -102,19 +109,15 @@ def defined_in(source: str) -> list[str]:
     return re.findall(r"__global__ void (\w+)\(", source)
 
 
-@functools.cache
-def _parameters(name: str, storage: str, source: str) -> tuple[Parameter, ...]:
-    found = re.search(rf"__global__ void {name}\(([^)]*)\)", source)
-    if not found:
-        raise CapabilityError(f"the source defines no kernel {name}, only {', '.join(defined_in(source))}.")
-    return tuple(_parameter(text.strip(), storage) for text in found[1].split(","))
-
-
 def _parameter(text: str, storage: str) -> Parameter:
     pointer = re.fullmatch(r"(const )?([\w ]+)\* (\w+)", text)
     if pointer:
         own = {"STORAGE": storage, "wide": "float64" if storage == "float64" else "float32"}
         element = own.get(pointer[2]) or ELEMENTS[pointer[2]]
-        return Parameter(pointer[3], element, "input" if pointer[1] else "output")
+        return Parameter(pointer[3], _dtype(element), "input" if pointer[1] else "output")
     type, _, name = text.rpartition(" ")
-    return Parameter(name, NUMBERS[type], "number")
+    return Parameter(name, _dtype(NUMBERS[type]), "number")
+
+
+def _dtype(name: str) -> np.dtype:
+    return BFLOAT16.dtype if name == BFLOAT16.name else np.dtype(name)

@@ -64,12 +64,13 @@ def launch(kernel: Kernel, grid: Sequence[int], block: Sequence[int], arguments:
     """
     if 0 in (*grid, *block):
         return
-    if len(arguments) != len(kernel.parameters):
-        raise ShapeError(f"kernel {kernel.name} takes {len(kernel.parameters)} arguments, but {len(arguments)} came.")
-    passed = [_passed(kernel, parameter, x) for parameter, x in zip(kernel.parameters, arguments)]
+    parameters = kernel.parameters
+    if len(arguments) != len(parameters):
+        raise ShapeError(f"kernel {kernel.name} takes {len(parameters)} arguments, but {len(arguments)} came.")
+    passed = [_passed(kernel, parameter, x) for parameter, x in zip(parameters, arguments)]
     grid, block = (tuple([*sizes, 1, 1][:3]) for sizes in (grid, block))
     LAUNCHES[_operation.get(), kernel.name] += 1
-    arrays = [x for p, x in zip(kernel.parameters, passed) if p.kind != "number" and x is not None]
+    arrays = [x for p, x in zip(parameters, passed) if p.kind != "number" and x is not None]
     if all(isinstance(x, np.ndarray) for x in arrays):
         run(kernel, grid, block, passed, shared)
     else:
@@ -78,23 +79,31 @@ def launch(kernel: Kernel, grid: Sequence[int], block: Sequence[int], arguments:
 
 def _passed(kernel: Kernel, parameter: Parameter, argument):
     """A number as the scalar that the signature declares; an array as it is."""
-    what = f"kernel {kernel.name}: {parameter.name}"
     if parameter.kind == "number":
-        return np.dtype(parameter.dtype).type(argument)
+        return parameter.dtype.type(argument)
     if argument is None:
         return None
-    if argument.dtype.name != parameter.dtype:
-        raise DtypeError(f"{what} must be {parameter.dtype}, but is {argument.dtype.name}.")
+    if argument.dtype != parameter.dtype:
+        raise DtypeError(
+            f"kernel {kernel.name}: {parameter.name} must be {parameter.dtype}, but is {argument.dtype.name}."
+        )
     if not argument.flags.c_contiguous:
-        raise ShapeError(f"{what} must be contiguous, but has strides {argument.strides}.")
+        raise ShapeError(
+            f"kernel {kernel.name}: {parameter.name} must be contiguous, but has strides {argument.strides}."
+        )
     return argument
 
 
 def _run_on_gpu(kernel, grid, block, arguments, shared, device) -> None:
     pointers = [np.uint64(0) if x is None else x for x in arguments]
     with device:
-        module = _module(kernel.source, kernel.storage, device.id)
-        module.get_function(kernel.name)(grid, block, tuple(pointers), shared_mem=shared)
+        _function(kernel, device.id)(grid, block, tuple(pointers), shared_mem=shared)
+
+
+@functools.cache
+def _function(kernel: Kernel, device: int):
+    """On the current device, which it is told by."""
+    return _module(kernel.source, kernel.storage, device).get_function(kernel.name)
 
 
 @functools.cache

@@ -26,8 +26,10 @@ def backend():
         patch.setattr(primitives, "_FOREIGN", {})
         for name in ("backend", "primitives", "shared", "cublas", "paging"):
             patch.delitem(sys.modules, f"refpeft_cupy.{name}", raising=False)
+        launch._function.cache_clear()
         launch._module.cache_clear()
         yield importlib.import_module("refpeft_cupy.backend").CupyBackend()
+        launch._function.cache_clear()
         launch._module.cache_clear()
         for name in ("backend", "primitives", "shared", "cublas", "paging"):
             sys.modules.pop(f"refpeft_cupy.{name}", None)

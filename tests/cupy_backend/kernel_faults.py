@@ -89,7 +89,7 @@ FAULTS = {
             "largest_of_block(second, of_warp_v)", "largest_of_block(second, of_warp_m)"
         ),
         "a thread of the last block does not come": replaced("block * 256 >= n", "k >= n"),
-        "one turn less": replaced("turn < TURNS", "turn < TURNS - 1"),
+        "one turn": replaced("turn < TURNS", "turn < 1"),
         "unguarded reads": replaced("if (k < n) {", "{"),
         "one map": replaced("dynamic_codeword(threadIdx.x, false)", "dynamic_codeword(threadIdx.x, true)"),
         "unsigned decades one off": replaced("with_sign ? log2_parts : log2_parts - 1", "log2_parts"),
@@ -110,14 +110,19 @@ FAULTS = {
         ),
         "one row short": replaced("if (row + n >= rows) continue;", "if (row + n + 1 >= rows) continue;"),
         "unguarded rows": replaced("if (row + n >= rows) continue;", ""),
-        "unguarded columns": replaced("if (k >= o) return;", ""),
+        "unguarded columns": replaced("row + n >= rows || column + c >= o", "row + n >= rows"),
+        "columns are read behind the last": replaced("column + c < columns ? column + c : columns - 1", "column + c"),
+        "no barrier before the warps' parts are added": replaced(
+            "= sum[n][c];\n    __syncthreads();", "= sum[n][c];"
+        ),
+        "one warp's part": replaced("warp < WARPS", "warp < 1"),
         "unguarded tile": replaced("row + r < rows && column + c < columns ?", "row + r < rows ?"),
-        "unwritten last row": replaced("lane != n || row + n >= rows", "lane != n || row + n + 1 >= rows"),
+        "unwritten last row": replaced("+ c || row + n >= rows", "+ c || row + n + 1 >= rows"),
         "half a warp in the mask": replaced("0xffffffff", "0x0000ffff"),
         "half a warp is summed": replaced("int distance = 16", "int distance = 1"),
         "scaling lost": replaced("(wide)scaling * inner", "inner"),
         "the bias of the update is not scaled": replaced(
-            "(wide)scaling * inner", "(wide)scaling * update[n] + (inner - update[n])"
+            "(wide)scaling * inner", "(wide)scaling * update[n][c] + (inner - update[n][c])"
         ),
         "mask lost on the way back": replaced("if (kept) total = kept[at] ? total / (wide)keep : (wide)0;", ""),
         "the mask multiplies": replaced("kept[at + e] ? into[e] / (wide)keep : (wide)0", "kept[at + e] * into[e]"),
@@ -129,9 +134,11 @@ FAULTS = {
         "unguarded columns": replaced("if (m >= columns) return;", ""),
         "unwritten last column": replaced("if (m >= columns) return;", "if (m >= columns - 1) return;"),
         "unguarded rows": replaced("rows - row < DOWN ? (int)(rows - row) : DOWN", "DOWN"),
-        "the last rank is left out": replaced("l < r; l++", "l < r - 1; l++"),
+        "the last rank is left out": replaced("l + e < r ? widen(left", "l + e < r - 1 ? widen(left"),
+        "no barrier before the sums": replaced("__syncthreads();\n        if (m < columns)", "if (m < columns)"),
+        "no barrier after the sums": replaced("}\n        __syncthreads();\n    }", "}\n    }"),
         "scaling twice": replaced("total *= (wide)scaling", "total *= (wide)scaling * (wide)scaling"),
-        "left transposed": replaced("left[(row + n) * r + l]", "left[l * rows + row + n]"),
+        "left transposed": replaced("left[(row + n) * r + l + e]", "left[(l + e) * rows + row + n]"),
     },
     "qlora.linear": {
         "missing barrier": replaced(
@@ -140,7 +147,7 @@ FAULTS = {
         ),
         "halves swapped": replaced("element % 2 ? 0 : 4", "element % 2 ? 4 : 0"),
         "words across the ends of rows": replaced("first % 8 == 0 && ", ""),
-        "unguarded rows": replaced("lane != n || row + n >= rows", "lane != n"),
+        "unguarded rows": replaced("+ c || row + n >= rows", "+ c"),
         "half a warp in the mask": replaced("0xffffffff", "0xffff0000"),
         "the weight keeps float32": replaced(
             "into[e] = e < count ? widen(weights[e])",

@@ -8,22 +8,26 @@
 // The numbers come from the host, in float64: left = 1 - lr decay, rate = lr / (1 - b1ᵗ), root = sqrt(1 - b2ᵗ).
 //
 // A block of 256 threads takes a block of elements, a thread each, so that everything is read and written once and the moments of
-// 32 bits never leave the registers. It takes TURNS of them, one after the other, for one pair of tables: a thread computes a
-// codeword of each map, in shared memory. The barrier in which one moment's maximum is found also parts the other's from its next.
+// 32 bits never leave the registers. It takes TURNS of them, one after the other, for one set of tables: a thread computes a
+// codeword of each map and a midpoint, in shared memory. The barriers in which the maxima are found also part the midpoints
+// from where they are asked for, and one moment's maxima from its next.
 
 #include "dynamic_code.cuh"
 
-const int TURNS = 2;
+const int TURNS = 16;
 
 extern "C" __global__ void adam8bit_step(
     const float* p, const float* grad, const unsigned char* m, const unsigned char* v, const float* m_absmax, const float* v_absmax,
     float* next_p, unsigned char* next_m, unsigned char* next_v, float* next_m_absmax, float* next_v_absmax, long long n,
     double left, double rate, double root, double beta1, double beta2, double eps, int by_bins
 ) {
-    __shared__ float with_sign[256], without_sign[256], of_warp_m[8], of_warp_v[8];
+    __shared__ float with_sign[256], without_sign[256], midpoint_m[256], midpoint_v[256], of_warp_m[8], of_warp_v[8];
+    const int next = threadIdx.x < 255 ? threadIdx.x + 1 : 255;
     with_sign[threadIdx.x] = dynamic_codeword(threadIdx.x, true);
     without_sign[threadIdx.x] = dynamic_codeword(threadIdx.x, false);
     __syncthreads();
+    midpoint_m[threadIdx.x] = midpoint_of(with_sign[threadIdx.x], with_sign[next]);
+    midpoint_v[threadIdx.x] = midpoint_of(without_sign[threadIdx.x], without_sign[next]);
 
     for (int turn = 0; turn < TURNS; turn++) {
         const long long block = blockIdx.x * (long long)TURNS + turn, k = block * 256 + threadIdx.x;
@@ -37,7 +41,7 @@ extern "C" __global__ void adam8bit_step(
         }
         const float largest_m = largest_of_block(first, of_warp_m), largest_v = largest_of_block(second, of_warp_v);
         if (threadIdx.x == 0) next_m_absmax[block] = largest_m, next_v_absmax[block] = largest_v;
-        if (k < n) next_m[k] = dynamic_code(with_sign, first, largest_m, by_bins);
-        if (k < n) next_v[k] = dynamic_code(without_sign, second, largest_v, by_bins);
+        if (k < n) next_m[k] = dynamic_code(midpoint_m, first, largest_m, by_bins);
+        if (k < n) next_v[k] = dynamic_code(midpoint_v, second, largest_v, by_bins);
     }
 }

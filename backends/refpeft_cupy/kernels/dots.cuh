@@ -1,19 +1,19 @@
-// A warp's share of a product with few rows: for one column, the dot products of ROWS rows with it.
+// A warp's share of a product with few rows: the dot products of ROWS rows of one operand with COLUMNS rows of the other.
 //
-// The lanes stride over the inner dimension, eight elements each, so that both operands are read along memory, and each element of
-// the column (the large operand, a row of a weight) is read once for all ROWS rows. The lanes' sums then go round the warp: every
-// lane has them all.
+// The lanes stride over the inner dimension, eight elements each, so that both operands are read along memory. Each element of the
+// right operand (the large one, a weight) is read once for all ROWS rows, and each of the left, once it is in the wide format, is
+// used for all COLUMNS. As many loads of the weight are on their way at a time: one would leave the memory idle.
 //
-// An operand is a function that fills in eight elements: left(row, j, count, into), column(j, count, into). It is given how many
-// there are up to the end; those beyond are zero.
+// An operand is a function that fills in eight elements: operand(row, j, count, into). It is given how many there are up to the end;
+// those beyond are zero.
 
 #pragma once
 
 #include "eight.cuh"
 
-const int ROWS = 4;
+const int ROWS = 4, COLUMNS = 4;
 
-// The rows of a matrix in memory.
+// A matrix in memory.
 struct Matrix {
     const STORAGE* data;
     long long width;
@@ -22,29 +22,35 @@ struct Matrix {
     }
 };
 
-// One row of a matrix.
-struct Row {
-    const STORAGE* data;
-    __device__ void operator()(long long j, long long count, wide (&into)[8]) const { load_eight(data + j, count, into); }
-};
-
-// sum[n] = the sum over j of left(row + n, j) column(j), for as many of the ROWS rows as there are.
-template <class Left, class Column>
-__device__ void dots(Left left, Column column, long long row, long long rows, long long inner, wide (&sum)[ROWS]) {
+// sum[n][c] = the sum over j of left(row + n, j) right(column + c, j), as far as there are rows; every lane of a warp has it. Of
+// columns that are not there it is what the last one gives. Where more than a warp's `lanes` share the inner dimension, it is the
+// warp's part of the sum.
+template <int lanes, class Left, class Right>
+__device__ void dots(
+    Left left, Right right, long long row, long long rows, long long column, long long columns, long long inner,
+    wide (&sum)[ROWS][COLUMNS]
+) {
     #pragma unroll
-    for (int n = 0; n < ROWS; n++) sum[n] = 0;
-    for (long long j = 8 * (threadIdx.x % 32); j < inner; j += 8 * 32) {
-        wide x[8], w[8];
-        column(j, inner - j, w);
+    for (int n = 0; n < ROWS; n++)
+        for (int c = 0; c < COLUMNS; c++) sum[n][c] = 0;
+    for (long long j = 8 * (threadIdx.x % lanes); j < inner; j += 8 * lanes) {
+        wide x[8], w[COLUMNS][8];
+        #pragma unroll
+        for (int c = 0; c < COLUMNS; c++) right(column + c < columns ? column + c : columns - 1, j, inner - j, w[c]);
         #pragma unroll
         for (int n = 0; n < ROWS; n++) {
             if (row + n >= rows) continue;
             left(row + n, j, inner - j, x);
             #pragma unroll
-            for (int e = 0; e < 8; e++) sum[n] = multiply_add(x[e], w[e], sum[n]);
+            for (int c = 0; c < COLUMNS; c++)
+                for (int e = 0; e < 8; e++) sum[n][c] = multiply_add(x[e], w[c][e], sum[n][c]);
         }
     }
     #pragma unroll
-    for (int n = 0; n < ROWS; n++)
-        for (int distance = 16; distance; distance /= 2) sum[n] += __shfl_xor_sync(0xffffffff, sum[n], distance);
+    for (int n = 0; n < ROWS; n++) {
+        if (row + n >= rows) continue;
+        #pragma unroll
+        for (int c = 0; c < COLUMNS; c++)
+            for (int distance = 16; distance; distance /= 2) sum[n][c] += __shfl_xor_sync(0xffffffff, sum[n][c], distance);
+    }
 }

@@ -22,17 +22,17 @@ __device__ inline float largest_of_block(float x, float* of_warp) {
     return largest;
 }
 
-// Halving the sum of neighbours is exact. Eight questions find the code.
-__device__ inline unsigned char dynamic_code(const float* codeword, float x, float largest, int by_bins) {
+// Between a codeword and the next; halving their sum is exact. Of the last there is none: the table has a place that nobody asks for.
+__device__ inline float midpoint_of(float codeword, float next) { return (codeword + next) * 0.5f; }
+
+// Eight questions find the code among the map's 255 midpoints.
+__device__ inline unsigned char dynamic_code(const float* midpoint, float x, float largest, int by_bins) {
     float v = x * (1.0f / (by_bins ? largest : fmaxf(largest, 1e-38f)));
     if (by_bins) {
         const float bin = floorf((float)((fminf(fmaxf(v, -1.0f), 1.0f) + 1.0f) * 0.5f * 65535.0 + 0.5));
         v = 2 * bin / 65535.0f - 1.0f;
     }
     int code = 0;
-    for (int step = 128; step; step /= 2) {
-        const float midpoint = (codeword[code + step - 1] + codeword[code + step]) * 0.5f;
-        code += v > midpoint ? step : 0;
-    }
+    for (int step = 128; step; step /= 2) code += v > midpoint[code + step - 1] ? step : 0;
     return (unsigned char)(by_bins && largest == 0.0f ? 0 : code);
 }

@@ -32,7 +32,7 @@ def empty(like, shape, dtype=None):
 
 def contiguous(array):
     """The array, copied where it has strides of its own; None stays None."""
-    return None if array is None else namespace(array).ascontiguousarray(array)
+    return array if array is None or array.flags.c_contiguous else namespace(array).ascontiguousarray(array)
 
 
 def blocks(count: int, size: int) -> int:

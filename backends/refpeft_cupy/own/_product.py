@@ -8,13 +8,16 @@ from refpeft_cupy.kernel import kernel
 from refpeft_cupy.launch import launch
 from refpeft_cupy.own._arrays import blocks, empty
 
-ROWS, DOWN, TILE, WARPS, THREADS = 4, 8, 16, 8, 256
-"""As in ``dots.cuh``, ``lora_update.cu`` and ``product.cu``: rows that a warp takes, and a thread; the side of a tile; warps and
-threads in a block."""
+ROWS, COLUMNS, DOWN, TILE, WARPS, THREADS = 4, 4, 16, 16, 8, 256
+"""As in ``dots.cuh``, ``lora_update.cu`` and ``product.cu``: rows and columns that a warp takes, and rows that a thread; the side of
+a tile; warps and threads in a block."""
 
-FEW = 16
-"""Up to so many rows a layer is one fused kernel, in which a weight is read once for every ``ROWS`` of them; beyond that it is a
-product by cuBLAS and an update."""
+FEW = ROWS
+"""Up to so many rows a layer is one fused kernel, in which a weight is read once; beyond that it is a product by cuBLAS and an
+update."""
+
+MANY = 64
+"""Where a side is longer than that, a product with a side of length r is cuBLAS' too."""
 
 
 def rows_of(x):
@@ -26,8 +29,8 @@ def rows_of(x):
 
 
 def warps(rows: int, columns: int) -> tuple[int, int]:
-    """The grid for a product with few rows: a warp for each column and ``ROWS`` rows."""
-    return blocks(rows, ROWS), blocks(columns, WARPS)
+    """The grid for a product with few rows: a warp for each ``ROWS`` by ``COLUMNS`` results."""
+    return blocks(rows, ROWS), blocks(columns, COLUMNS * WARPS)
 
 
 def wide(dtype) -> str:
@@ -58,6 +61,14 @@ def large_product(left, right, shape, inner, *, left_turned=False, right_turned=
     from refpeft_cupy.cublas import multiply
 
     return multiply(left, right, shape, inner, left_turned, right_turned)
+
+
+def thin_product(left, right, shape, inner, *, scale=1.0, kept=None, keep=1.0, **turned):
+    """`product` with a side of length r: by cuBLAS where another is long, unless some of right is dropped."""
+    if kept is not None or max(*shape, inner) <= MANY:
+        return product(left, right, shape, inner, scale=scale, kept=kept, keep=keep, **turned)
+    total = large_product(left, right, shape, inner, **turned)
+    return (total if scale == 1.0 else total * scale).astype(left.dtype, copy=False)
 
 
 def low_rank_update(

@@ -9,7 +9,7 @@ from refpeft_cupy.launch import launch
 from refpeft_cupy.own import implements
 from refpeft_cupy.own._arrays import blocks, contiguous, empty
 
-BLOCK, TURNS = 256, 2
+BLOCK, TURNS = 256, 16
 """As in ``adam8bit_step.cu``: elements under one maximum, and how many such blocks a block of threads takes."""
 
 

@@ -5,16 +5,31 @@ from __future__ import annotations
 from refpeft_cupy.kernel import kernel
 from refpeft_cupy.launch import launch
 from refpeft_cupy.own import implements, vjp_of
-from refpeft_cupy.own._arrays import contiguous, empty
-from refpeft_cupy.own._product import FEW, THREADS, large_product, low_rank_update, product, row_sum, rows_of, warps
+from refpeft_cupy.own._arrays import blocks, contiguous, empty
+from refpeft_cupy.own._product import (
+    COLUMNS,
+    FEW,
+    MANY,
+    ROWS,
+    THREADS,
+    large_product,
+    low_rank_update,
+    row_sum,
+    rows_of,
+    thin_product,
+    warps,
+)
 
 
 def down(x, a, mask=None, keep=1.0):
     """h = drop(x) Aᵀ, (rows, r)."""
     rows, (r, i) = rows_of(x), a.shape
+    if mask is None and rows > MANY:
+        return thin_product(x, a, (rows, r), i, right_turned=True)
     h = empty(x, (rows, r))
     arguments = (x, mask, a, h, rows, i, r, keep)
-    launch(kernel("lora_down", x.dtype.name, "lora_linear"), warps(rows, r), (THREADS,), arguments)
+    grid = blocks(rows, ROWS), blocks(r, COLUMNS)
+    launch(kernel("lora_down", x.dtype.name, "lora_linear"), grid, (THREADS,), arguments)
     return h
 
 
@@ -46,7 +61,7 @@ def _(residuals, cotangents, wanted):
     """With dh = s dy B: dx = dy W + drop(dh A), dW = dyᵀ x, dA = dhᵀ drop(x), dB = s dyᵀ h."""
     x, weight, a, b, mask, h, scaling, keep = residuals
     dy, rows, (o, i), r = contiguous(cotangents[0]), rows_of(x), weight.shape, a.shape[0]
-    dh = product(dy, b, (rows, r), o, scale=scaling) if {"x", "a"} & set(wanted) else None
+    dh = thin_product(dy, b, (rows, r), o, scale=scaling) if {"x", "a"} & set(wanted) else None
 
     def dx():
         base = large_product(dy, weight, (rows, i), o)
@@ -55,8 +70,8 @@ def _(residuals, cotangents, wanted):
     gradients = {
         "x": dx,
         "weight": lambda: large_product(dy, x, (o, i), rows, left_turned=True).astype(x.dtype, copy=False),
-        "a": lambda: product(dh, x, (r, i), rows, left_turned=True, kept=mask, keep=keep),
-        "b": lambda: product(dy, h, (o, r), rows, left_turned=True, scale=scaling),
+        "a": lambda: thin_product(dh, x, (r, i), rows, left_turned=True, kept=mask, keep=keep),
+        "b": lambda: thin_product(dy, h, (o, r), rows, left_turned=True, scale=scaling),
         "bias": lambda: row_sum(dy, o),
         "lora_bias": lambda: row_sum(dy, o, scaling),
     }

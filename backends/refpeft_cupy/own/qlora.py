@@ -7,7 +7,7 @@ from refpeft_cupy.launch import launch
 from refpeft_cupy.own import implements, vjp_of
 from refpeft_cupy.own._arrays import contiguous, empty
 from refpeft_cupy.own._four_bit import decoded, log2
-from refpeft_cupy.own._product import FEW, THREADS, large_product, low_rank_update, product, row_sum, rows_of, warps
+from refpeft_cupy.own._product import FEW, THREADS, large_product, low_rank_update, row_sum, rows_of, thin_product, warps
 from refpeft_cupy.own.lora import down, up
 
 
@@ -31,7 +31,7 @@ def _(residuals, cotangents, wanted):
     """As lora.linear's, but that W is frozen; it is decoded again rather than kept."""
     x, packed, absmax, a, b, h, scaling, blocksize, dtype = residuals
     dy, rows, (r, i), o = contiguous(cotangents[0]), rows_of(x), a.shape, b.shape[0]
-    dh = product(dy, b, (rows, r), o, scale=scaling) if {"x", "a"} & set(wanted) else None
+    dh = thin_product(dy, b, (rows, r), o, scale=scaling) if {"x", "a"} & set(wanted) else None
 
     def dx():
         base = large_product(dy, decoded("nf4", packed, absmax, (o, i), blocksize, dtype), (rows, i), o)
@@ -39,8 +39,8 @@ def _(residuals, cotangents, wanted):
 
     gradients = {
         "x": dx,
-        "a": lambda: product(dh, x, (r, i), rows, left_turned=True),
-        "b": lambda: product(dy, h, (o, r), rows, left_turned=True, scale=scaling),
+        "a": lambda: thin_product(dh, x, (r, i), rows, left_turned=True),
+        "b": lambda: thin_product(dy, h, (o, r), rows, left_turned=True, scale=scaling),
         "bias": lambda: row_sum(dy, o),
     }
     return tuple(gradients[name]() for name in wanted)
