@@ -112,9 +112,7 @@ FAULTS = {
         "unguarded rows": replaced("if (row + n >= rows) continue;", ""),
         "unguarded columns": replaced("row + n >= rows || column + c >= o", "row + n >= rows"),
         "columns are read behind the last": replaced("column + c < columns ? column + c : columns - 1", "column + c"),
-        "no barrier before the warps' parts are added": replaced(
-            "= sum[n][c];\n    __syncthreads();", "= sum[n][c];"
-        ),
+        "no barrier before the warps' parts are added": replaced("= sum[n][c];\n    __syncthreads();", "= sum[n][c];"),
         "one warp's part": replaced("warp < WARPS", "warp < 1"),
         "unguarded tile": replaced("row + r < rows && column + c < columns ?", "row + r < rows ?"),
         "unwritten last row": replaced("+ c || row + n >= rows", "+ c || row + n + 1 >= rows"),

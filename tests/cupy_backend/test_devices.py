@@ -80,6 +80,35 @@ def test_a_difference_would_be_seen():
     assert not differences(HostShim(), "host-shim", "lora.merge", "float32")
 
 
+SPIN = 'extern "C" __global__ void spin() { long long begin = clock64(); while (clock64() - begin < 1000000000); }'
+"""Half a second, in which a call that waits for the GPU would not come back."""
+
+
+@pytest.mark.skipif(GPU is not None, reason=str(GPU))
+@pytest.mark.parametrize("operation", own.implementations())
+def test_no_operation_waits_for_the_gpu(operation):
+    """Called behind a kernel that spins, its gradients included, it is back while that still does."""
+    cupy, library = importlib.import_module("cupy"), plugins.backend("cupy")
+    subject, spin = Subject(library, "cuda:0"), cupy.RawKernel(SPIN, "spin")
+    check, *_ = golden.checks(find(operation), "float32")
+    problem = max(check.problems(subject), key=lambda p: len(p.cotangents))
+    arrays, cotangents, wanted = subject.arrays(problem), subject.cotangents(problem), subject.wanted(problem)
+    implementation = library.implementation(operation)
+
+    def call():
+        _, residuals = implementation.forward(*arrays, **problem.attributes)
+        if cotangents:
+            implementation.vjp(residuals, cotangents, wanted)
+
+    call()
+    spin((1,), (1,), ())
+    cupy.cuda.Device().synchronize()
+    spin((1,), (1,), ())
+    spun = cupy.cuda.get_current_stream().record()
+    call()
+    assert not spun.done
+
+
 def used(library, operations, budget):
     """Every golden file of operations, gradients included, and a paged optimizer of so many bytes."""
     subject = Subject(library, "cuda:0")

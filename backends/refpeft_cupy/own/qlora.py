@@ -7,7 +7,16 @@ from refpeft_cupy.launch import launch
 from refpeft_cupy.own import implements, vjp_of
 from refpeft_cupy.own._arrays import contiguous, empty
 from refpeft_cupy.own._four_bit import decoded, log2
-from refpeft_cupy.own._product import FEW, THREADS, large_product, low_rank_update, row_sum, rows_of, thin_product, warps
+from refpeft_cupy.own._product import (
+    FEW,
+    THREADS,
+    large_product,
+    low_rank_update,
+    row_sum,
+    rows_of,
+    thin_product,
+    warps,
+)
 from refpeft_cupy.own.lora import down, up
 
 
