@@ -6,7 +6,7 @@ A problem is *minimal* when none of these leaves one that still fails:
 - one index, or a block of them, of a dim or an integer attribute removed, down to one, and what is computed from it with it
   (`refpeft_conformance.resize`);
 - one index of a batch axis removed, or the axis;
-- a number of a pair (stride, padding) made 0 or 1, an attribute 1 or 2;
+- a number of a tuple (stride, padding) made 0 or 1, an attribute 1 or 2;
 - one non-zero made zero, or, in small arrays, one or a power of two.
 
 Each is tried by itself: two that only together leave a failure are not found. Entries of arrays that pack several values go
@@ -54,7 +54,7 @@ def shrink(
     changed = True
     while changed:
         changed = False
-        for reductions in (_optional, _dimensions, _batches, _pairs, _elements, _simpler_values):
+        for reductions in (_optional, _dimensions, _batches, _tuples, _elements, _simpler_values):
             candidates = reductions(problem)
             while candidate := next(candidates, None):
                 if tries == 0 or time.monotonic() > deadline:
@@ -119,14 +119,14 @@ def _batches(problem: Problem) -> Candidates:
                 )
 
 
-def _pairs(problem: Problem) -> Candidates:
-    """Make one number of a pair of integers 0 or 1."""
-    for name, pair in problem.attributes.items():
-        if isinstance(pair, tuple):
-            for smaller in [(s, pair[1]) for s in (0, 1) if s < pair[0]] + [
-                (pair[0], s) for s in (0, 1) if s < pair[1]
-            ]:
-                yield lambda name=name, smaller=smaller: with_attribute(problem, name, smaller)
+def _tuples(problem: Problem) -> Candidates:
+    """Make one number of a tuple of integers 0 or 1."""
+    for name, numbers in problem.attributes.items():
+        if isinstance(numbers, tuple):
+            for k, number in enumerate(numbers):
+                for smaller in (s for s in (0, 1) if s < number):
+                    changed = (*numbers[:k], smaller, *numbers[k + 1 :])
+                    yield lambda name=name, changed=changed: with_attribute(problem, name, changed)
 
 
 def _elements(problem: Problem) -> Candidates:

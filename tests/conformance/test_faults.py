@@ -10,6 +10,7 @@ import pytest
 from refpeft import plugins
 from refpeft.golden import evaluate
 from refpeft.operation import catalogue, find
+from refpeft.problem import Problem
 from refpeft_conformance.certify import caught_by
 from refpeft_conformance.checks import KINDS, checks_of
 from refpeft_conformance.faults import HONEST, REFUSED, Faulty, faults, faults_of
@@ -101,3 +102,11 @@ def test_a_fault_is_made_without_an_exception(name):
 def test_every_operation_can_be_got_wrong_in_several_ways(operation):
     """An operation to which few faults apply would make the kill rate an empty figure."""
     assert len(faults_of(find(operation), "float32")) >= 5
+
+
+def test_strides_are_ignored_of_what_may_be_read_so():
+    """Between zeros a codebook no longer ascends, which the operation refuses: then the weights alone are read wrongly."""
+    fault, rng = faults()["non-contiguous input read as if contiguous"], np.random.default_rng(0)
+    weight, codebook = rng.normal(size=200).astype(np.float32)[::2], np.linspace(-1, 1, 64, dtype=np.float32)[::2]
+    problem = Problem.of("codebook.quantize", {"weight": weight, "codebook": codebook}, {"blocksize": 64})
+    assert not np.array_equal(fault.transform(problem, evaluate)["codes"], evaluate(problem)["codes"])

@@ -115,6 +115,21 @@ def test_a_convolution_shrinks_to_one_pixel_and_one_group():
     assert smallest.attributes["padding"] == (0, 0)
 
 
+def test_a_convolution_of_volumes_shrinks_too():
+    """Its stride and padding are three numbers."""
+    inputs = {
+        "x": normal(1, 2, 3, 3, 3),
+        "weight": normal(2, 2, 2, 2, 2),
+        "a": normal(1, 2, 2, 2, 2),
+        "b": normal(2, 1, 1, 1, 1),
+    }
+    attributes = {"scaling": 2.0, "stride": (2, 1, 2), "padding": (1, 0, 1), "dilation": (1, 1, 2), "groups": 1}
+    smallest, minimal = shrink(Problem.of("lora.conv3d", inputs, attributes), lambda p: bool(np.any(p.inputs["x"])))
+    assert minimal
+    assert {a.size for a in smallest.inputs.values()} == {1}
+    assert (smallest.attributes["stride"], smallest.attributes["padding"]) == ((1, 1, 1), (0, 0, 0))
+
+
 def test_channels_go_with_their_group():
     """Removing the second of three groups removes its channels of input and output."""
     problem = convolution()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import suppress
 
 import numpy as np
 
-from refpeft_conformance.faults import fault, wide
+from refpeft_conformance.faults import REFUSED, fault, wide
 
 _counter = itertools.count()
 
@@ -31,7 +32,12 @@ def _(problem, run):
     equivalent={"lora.scaling": "a number has no strides"},
 )
 def _(problem, run):
-    return run(problem.replace(inputs={n: _raw(a) for n, a in problem.inputs.items()}))
+    """All inputs, or where the operation refuses what comes of that (a codebook that falls), the first that it takes."""
+    raw = {n: r for n, a in problem.inputs.items() if (r := _raw(a)) is not a}
+    for read in (raw, *({n: r} for n, r in raw.items())):
+        with suppress(*REFUSED):
+            return run(problem.replace(inputs={**problem.inputs, **read}))
+    return run(problem)
 
 
 @fault(
