@@ -9,6 +9,7 @@ from cupy.lib.stride_tricks import sliding_window_view
 
 from refpeft.numerics.formats import FLOAT32, FORMATS, as_format
 from refpeft.numerics.primitives import register_array
+from refpeft_cupy.cast import narrowed, widened
 
 
 def register() -> None:
@@ -82,14 +83,19 @@ def circular_matmul(a, b):
 
 
 def round_to(x, format):
-    """To a dtype of the device; to a format without one in steps of its own, of which a log2 off by an ulp changes nothing."""
+    """To a dtype of the device; to a format without one in steps of its own, of which a log2 off by an ulp changes nothing.
+
+    What is in float64 stays there, its subnormals of float32 too.
+    """
     format = as_format(format)
     if format.name not in FORMATS:
         exponent = np.floor(np.log2(np.maximum(np.absolute(x), 2.0**format.emin)))
         step = 2.0 ** (exponent - format.precision + 1)
         return np.rint(x / step) * step
-    narrowed = x.astype(format.dtype)
-    return narrowed if format.precision >= FLOAT32.precision else narrowed.astype(cupy.float32)
+    if x.dtype == cupy.float64:
+        return widened(narrowed(x, format))
+    rounded = x.astype(format.dtype)
+    return rounded if format.precision >= FLOAT32.precision else rounded.astype(cupy.float32)
 
 
 def positions(x, axis):

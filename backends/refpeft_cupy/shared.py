@@ -2,6 +2,9 @@
 
 NumPy's dispatch brings each primitive to CuPy. Numbers of 16 bits are widened to float32 on the way in and rounded once where
 the signature stores them, as the reference does in float64.
+
+What is defined as steps, each rounded to a format, has no leeway for the subnormal numbers that CuPy flushes in float32. It is
+computed in float64, which flushes none, by the reference's very steps, and comes and goes by casts of our own.
 """
 
 from __future__ import annotations
@@ -9,8 +12,9 @@ from __future__ import annotations
 import cupy
 
 from refpeft.backend import Implementation
-from refpeft.numerics.formats import BFLOAT16, FLOAT16, as_format
+from refpeft.numerics.formats import BFLOAT16, FLOAT16, FORMATS, as_format
 from refpeft.operation import Operation
+from refpeft_cupy.cast import narrowed, widened
 
 NARROW = (FLOAT16.dtype, BFLOAT16.dtype)
 
@@ -19,23 +23,24 @@ def implementation(operation: Operation) -> Implementation:
     """The source as forward, the hand-derived gradient as vjp; residuals are the inputs."""
     names = [a.name for a in operation.signature.inputs]
     differentiable = [a.name for a in operation.differentiable]
+    wide = _widest if set(operation.kinds.values()) <= {"exact", "discrete"} else _wide
 
     def forward(*inputs, residuals=True, **attributes):
         shapes = {n: x.shape for n, x in zip(names, inputs) if x is not None}
         dims = operation.check_shapes(shapes, attributes)
         specs = operation.output_specs(dims, _storage(operation, inputs, attributes))
         with _device(inputs):
-            wide = [_wide(x) for x in inputs]
-            outputs = operation.forward(*wide, **attributes)
+            known = [wide(x) for x in inputs]
+            outputs = operation.forward(*known, **attributes)
             outputs = outputs if isinstance(outputs, tuple) else (outputs,)
             stored = tuple(_stored(y, *specs[o.name]) for o, y in zip(operation.outputs, outputs))
-        return stored, (inputs, wide, attributes) if residuals else None
+        return stored, (inputs, known, attributes) if residuals else None
 
     def vjp(residuals, cotangents, wanted):
-        inputs, wide, attributes = residuals
+        inputs, known, attributes = residuals
         named = dict(zip(names, inputs))
         with _device(inputs):
-            gradients = operation.backward(*map(_wide, cotangents), *wide, **attributes)
+            gradients = operation.backward(*map(wide, cotangents), *known, **attributes)
             gradients = dict(zip(differentiable, gradients))
             return tuple(_stored(gradients[n], named[n].shape, named[n].dtype.name) for n in wanted)
 
@@ -47,9 +52,16 @@ def _wide(array):
     return array.astype(cupy.float32) if array is not None and array.dtype in NARROW else array
 
 
+def _widest(array):
+    """Numbers of a floating-point format as float64; the rest as it is."""
+    return widened(array) if array is not None and array.dtype.name in FORMATS else array
+
+
 def _stored(array, shape, dtype: str):
     """An array of the storage dtype and shape; the source may have left a dim to broadcast, or given a number."""
-    return cupy.broadcast_to(cupy.asarray(array), shape).astype(_dtype(dtype))
+    array = cupy.broadcast_to(cupy.asarray(array), shape)
+    is_narrower = dtype in FORMATS and dtype != "float64"
+    return narrowed(array, dtype) if is_narrower and array.dtype == cupy.float64 else array.astype(_dtype(dtype))
 
 
 def _dtype(name: str):

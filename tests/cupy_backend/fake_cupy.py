@@ -1,6 +1,7 @@
 """A CuPy without a GPU: NumPy behind an array type that refuses what CuPy's refuses.
 
-Nothing converts it to NumPy but ``get``, and a NumPy array beside it is an error. Dtype promotion, shapes and values are NumPy's.
+Nothing converts it to NumPy but ``get``, and a NumPy array beside it is an error. Dtype promotion, shapes and values are NumPy's,
+but that what is computed and cast in float32 flushes subnormals, as code that was compiled with -ftz=true.
 What is computed is done at once; copies on a stream of their own are as late as a GPU may make them: not before somebody waits.
 """
 
@@ -108,7 +109,10 @@ class ndarray(NDArrayOperatorsMixin):
         raise TypeError("Implicit conversion to a NumPy array is not allowed.")
 
     def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
-        return _call(getattr(ufunc, method), inputs, kwargs)
+        return _flushed(_call(getattr(ufunc, method), _flushed(inputs), kwargs))
+
+    def astype(self, dtype, copy=True):
+        return _flushed(_call(_flushed(self)._value.astype, (dtype,), {"copy": copy}))
 
     def __array_function__(self, function, types, args, kwargs):
         return _call(function, args, kwargs)
@@ -135,6 +139,18 @@ class ndarray(NDArrayOperatorsMixin):
         if callable(found):
             return lambda *args, **kwargs: _call(found, args, kwargs)
         return _wrapped(found)
+
+
+def _flushed(value):
+    """float32 without subnormals."""
+    if isinstance(value, tuple):
+        return tuple(map(_flushed, value))
+    if isinstance(value, ndarray) and value._value.dtype == np.float32:
+        small = np.abs(value._value) < np.finfo(np.float32).smallest_normal
+        return (
+            ndarray(np.where(small, np.copysign(np.float32(0), value._value), value._value)) if small.any() else value
+        )
+    return value
 
 
 def _call(function, args, kwargs):

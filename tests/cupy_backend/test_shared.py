@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from refpeft.operation import catalogue
-from refpeft_conformance.checks import golden
+from refpeft_conformance.checks import checks_of, golden
+from refpeft_conformance.runner import run
 from refpeft_conformance.subject import Subject
-from refpeft_conformance.verdict import Observation
+from refpeft_conformance.verdict import PASS, Observation
 from refpeft_cupy import host, launch, own
 
 
@@ -27,6 +28,20 @@ def test_a_large_batch_is_cublas_product_and_an_update(backend, name, monkeypatc
     before = launch.launches(name).get("lora_update", 0)
     meets_its_golden_files(backend, name)
     assert launch.launches(name)["lora_update"] > before
+
+
+STEPS = [n for n, o in catalogue().items() if set(o.kinds.values()) <= {"exact", "discrete"}]
+SMALL = ("subnormal", "tiny_blocks", "zero_blocks", "cancelling")
+
+
+@pytest.mark.shim
+@pytest.mark.parametrize("name", STEPS)
+def test_what_is_defined_as_steps_keeps_subnormal_numbers(backend, name):
+    """In which CuPy flushes them: the H200 found 59 checks of these operations that failed for it."""
+    for check in checks_of(catalogue()[name], "float32"):
+        if check.kind in ("rounded", "discontinuities") and any(r in check.claim for r in SMALL):
+            verdict = run(check, Subject(backend, "cuda:0"), profile="quick", shrinking=False)
+            assert verdict.verdict == PASS, f"{check.id}: {verdict.message}"
 
 
 def meets_its_golden_files(backend, name):
