@@ -16,7 +16,7 @@ TORCH = plugins.backend("torch")
 @pytest.mark.parametrize("name", catalogue())
 def test_torch_meets_every_golden_file(name, device):
     """Values and gradients in every dtype lie within the stored budgets."""
-    operation, subject = catalogue()[name], Subject(TORCH, device)
+    operation, subject = catalogue()[name], Subject(TORCH.on(device), device)
     problems = [
         (check, problem)
         for dtype in operation.dtypes
@@ -26,3 +26,11 @@ def test_torch_meets_every_golden_file(name, device):
     assert problems
     for check, problem in problems:
         check.examine(subject, problem, Observation())
+
+
+def test_what_a_gpu_does_not_keep_is_not_promised():
+    """Atomic additions flush subnormals and come in any order; the CPU's promises are as they were."""
+    gpu = TORCH.on("cuda:0")
+    assert gpu.precision("float32").flush_to_zero and not gpu.deterministic
+    assert TORCH.on("cpu") is TORCH and TORCH.deterministic
+    assert not TORCH.precision("float32").flush_to_zero

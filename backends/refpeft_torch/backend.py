@@ -30,6 +30,10 @@ class TorchBackend(Backend):
         torch = importlib.import_module("torch")
         return ("cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count())))
 
+    def on(self, device):
+        """On CUDA with that device's promises."""
+        return TorchOnCuda() if device.startswith("cuda") else self
+
     def versions(self):
         return {"torch": importlib.metadata.version("torch")}
 
@@ -69,3 +73,18 @@ class TorchBackend(Backend):
         from refpeft.arrays import to_numpy
 
         return to_numpy(array)
+
+
+class TorchOnCuda(TorchBackend):
+    """torch as it computes on a GPU, where it adds rows, and gradients of padding, up by atomic additions, in any order."""
+
+    deterministic = False
+
+    def versions(self):
+        torch = importlib.import_module("torch")
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        return super().versions() | {"cuda": str(torch.version.cuda), "gpu": ", ".join(names)}
+
+    def precision(self, dtype):
+        """Atomic additions flush subnormals in float32."""
+        return standard_precision(dtype, flush_to_zero=dtype in ("bfloat16", "float32"))

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from refpeft_torch.autograd import implements
-from refpeft_torch.precision import wide
+from refpeft_torch.precision import divided, wide
 
 
 @implements("c3a.linear")
@@ -25,4 +25,4 @@ def _delta(kernel, normalised):
     first = wide(kernel)
     blocks = torch.stack([torch.roll(first, s, dims=2) for s in range(b)], dim=2)
     full = blocks.permute(0, 2, 1, 3).reshape(p * b, q * b)
-    return (full / (q * b) if normalised else full).to(kernel.dtype)
+    return (divided(full, q * b) if normalised else full).to(kernel.dtype)

@@ -4,6 +4,7 @@ import torch
 
 from refpeft_torch.autograd import implements
 from refpeft_torch.blocks import in_blocks
+from refpeft_torch.precision import divided
 
 MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 UP_FROM = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)
@@ -51,7 +52,7 @@ def mx_dequantize(packed, scales, *, n, dtype):
 @implements("nvfp4.scale")
 def nv_scale(weight):
     """The largest block gets the largest E4M3 scale."""
-    return (weight.float().abs().max() / (6 * 448)).clamp(min=2.0**-126)
+    return divided(weight.float().abs().max(), 6 * 448).clamp(min=2.0**-126)
 
 
 @implements("nvfp4.quantize")

@@ -11,11 +11,16 @@ def wide(tensor):
 
 
 def widened(*tensors):
-    """Tensors of 16 bits on the CPU as float32.
+    """Tensors of 16 bits as float32.
 
-    torch's kernels there accumulate gradients in float16, and let a NaN in bfloat16 reach outputs beside its window.
+    torch's kernels and autograd add gradients up in 16 bits, and a convolution in them lets a NaN reach outputs beside its window.
     """
-    return tuple(t if t is None or t.is_cuda else wide(t) for t in tensors)
+    return tuple(map(wide, tensors))
+
+
+def divided(tensor, number):
+    """tensor / number, correctly rounded: on CUDA torch multiplies by the reciprocal of what is a number of Python."""
+    return tensor / tensor.new_tensor(number)
 
 
 def keep_promises() -> None:

@@ -151,6 +151,21 @@ def test_no_memory_of_the_device_is_leaked():
     assert growth(work, outside, 3) < frames
 
 
+@pytest.mark.skipif(GPU is not None, reason=str(GPU))
+def test_paged_equals_unpaged_on_a_gpu():
+    """With pinned pages, more of them than frames."""
+    library, rng = plugins.backend("cupy"), np.random.default_rng(0)
+    start, *gradients = (rng.normal(size=10_007).astype(np.float32) for _ in range(6))
+    results = []
+    for budget in (2 * 2**13, 2**20):
+        p = library.asarray(start, "cuda:0")
+        optimizer = PagedAdamW({"p": p}, lr=0.01, budget=budget, page_size=2**13, backend=library, device="cuda:0")
+        for gradient in gradients:
+            optimizer.step({"p": library.asarray(gradient, "cuda:0")})
+        results.append(library.to_numpy(p))
+    np.testing.assert_array_equal(*results)
+
+
 def living():
     """Bytes of all arrays of the fake."""
     return sum(a.nbytes for a in gc.get_objects() if issubclass(type(a), fake_cupy.ndarray))
