@@ -13,7 +13,7 @@ def wide(tensor):
 def widened(*tensors):
     """Tensors of 16 bits as float32.
 
-    torch's kernels and autograd add gradients up in 16 bits, and a convolution in them lets a NaN reach outputs beside its window.
+    torch and its autograd add gradients up in 16 bits, and a convolution in them lets a NaN reach outputs beside its window.
     """
     return tuple(map(wide, tensors))
 
