@@ -9,8 +9,8 @@ from refpeft_cupy.launch import launch
 from refpeft_cupy.own._arrays import blocks, empty
 
 ROWS, COLUMNS, DOWN, TILE, WARPS, THREADS = 4, 4, 16, 16, 8, 256
-"""As in ``dots.cuh``, ``lora_update.cu`` and ``product.cu``: rows and columns of a warp; rows of a thread; the side of a tile; warps
-and threads in a block."""
+"""As in ``dots.cuh``, ``lora_update.cu`` and ``product.cu``: rows and columns of a warp; rows of a thread; the side of a tile;
+then warps and threads in a block."""
 
 FEW = ROWS
 """Up to so many rows a layer is one fused kernel, in which a weight is read once; beyond that it is a product by cuBLAS and an
