@@ -19,6 +19,7 @@ class CupyBackend(Backend):
 
     name = "cupy"
     summary = "CUDA kernels and the reference's sources on a GPU"
+    training = True
 
     def unavailable(self):
         if importlib.util.find_spec("cupy") is None:
