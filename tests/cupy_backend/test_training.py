@@ -8,7 +8,7 @@ from refpeft_conformance.plan import checks_on
 from refpeft_conformance.runner import run
 from refpeft_conformance.subject import Subject
 from refpeft_conformance.verdict import PASS
-from refpeft_spec.trajectory import DTYPE, trajectories
+from refpeft_spec.trajectory import DTYPE
 
 
 @pytest.mark.parametrize("name", ["train.lora", "train.adapter", "train.prefix"])
