@@ -44,6 +44,7 @@ LACKING = {
     "compacter.linear": {"adapters-compacter": HALVES},
     "compacter.phm": {"adapters-compacter": HALVES},
     "dvora.linear": {"adapters-vera": HALVES},
+    "mtl_lora.linear": {"adapters-mtl-lora": HALVES},
     "reft.edit": {"adapters-reft": HALVES},
     "vera.linear": {"adapters-vera": HALVES},
 }
