@@ -1,8 +1,9 @@
 """The CuPy backend's kernels against bitsandbytes and torch, and against what the card can do, in one run.
 
-    python benchmarks/gpu.py --certificate certificate-cupy/certificate.json --out benchmarks/results/gpu-h200.json
+    python benchmarks/gpu.py --out benchmarks/results/gpu-h200.json
 
-It refuses to time what the certificate does not say is right. Each row alternates the two, several rounds of several calls
+It certifies what is timed, at the quick profile, or takes a ``--certificate`` that there is, and refuses to time what that does not
+say is right. Each row alternates the two, several rounds of several calls
 between CUDA events, over buffers that together exceed the card's cache; medians with an interval that holds the median with 95 %.
 ``limit`` is the bytes that must be moved at the rate of a copy, or the products at the rate of a matrix product in bfloat16,
 whichever takes longer, both measured in the same run.
@@ -13,6 +14,9 @@ from __future__ import annotations
 import itertools
 import json
 import statistics
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,14 +65,15 @@ class Row:
 
 
 @click.command()
-@click.option("--certificate", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=True)
+@click.option("--certificate", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="One of before.")
 @click.option("--rounds", default=15, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True)
-def main(certificate: Path, rounds: int, out: Path) -> None:
-    """Time, print and write."""
+def main(certificate: Path | None, rounds: int, out: Path) -> None:
+    """Certify, time, print and write."""
     import torch
 
-    require_passed(certificate)
+    with tempfile.TemporaryDirectory() as folder:
+        require_passed(certificate or certified(Path(folder)))
     name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
     copy, product = copy_rate(rounds), product_rate(rounds, torch)
     click.echo(f"{name}: copies {copy / 1e12:.2f} TB/s, bfloat16 products {2 * product / 1e12:.0f} TFLOP/s")
@@ -88,6 +93,15 @@ def main(certificate: Path, rounds: int, out: Path) -> None:
     versions = {"cupy": cupy.__version__, "torch": torch.__version__, "bitsandbytes": _bitsandbytes_version()}
     content = {"card": name, "versions": versions, "copy": copy, "products": product, "rows": rows}
     atomic_write(out, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def certified(folder: Path) -> Path:
+    """The certificate of what is timed, made now; what it says is read by `require_passed`."""
+    asked = ["--operations", ",".join(OPERATIONS), "--profile", "quick", "--out", str(folder)]
+    subprocess.run([sys.executable, "-m", "refpeft", "certify", "cupy", *asked])
+    if not (made := folder / "certificate.json").is_file():
+        raise click.UsageError("cupy could not be certified here, as is said above: there is nothing to time.")
+    return made
 
 
 def require_passed(path: Path) -> None:
