@@ -2,9 +2,9 @@
 
     python benchmarks/gpu.py --out benchmarks/results/gpu-h200.json
 
-It certifies what is timed, at the quick profile, or takes a ``--certificate`` that there is, and refuses to time what that does not
-say is right. Each row alternates the two, several rounds of several calls
-between CUDA events, over buffers that together exceed the card's cache; medians with an interval that holds the median with 95 %.
+It certifies what is timed, at the quick profile, or takes a ``--certificate`` that there is, and refuses to time what that does
+not say is right. Each row alternates the two, several rounds of several calls between CUDA events, over buffers that together
+exceed the card's cache; medians with an interval that holds the median with 95 %.
 ``limit`` is the bytes that must be moved at the rate of a copy, or the products at the rate of a matrix product in bfloat16,
 whichever takes longer, both measured in the same run.
 """
