@@ -1,8 +1,9 @@
 """Adapters as Hugging Face peft saves them: ``adapter_config.json`` beside ``adapter_model.safetensors``.
 
-The methods of `refpeft.formats.peft_layouts` on the matrices of a model whose names are in `refpeft.formats.names`, and prompts
-and prefixes (`refpeft.formats.peft_prompts`). What is read is understood or refused: a tensor that belongs nowhere, or a field
-that changes the computation in a way not known here, is an error. Fields that change nothing are kept, and written again.
+The methods of `refpeft.formats.peft_layouts` on the matrices of a model whose names are in `refpeft.formats.names`, prompts and
+prefixes (`refpeft.formats.peft_prompts`), and X-LoRA (`refpeft.formats.peft_mixture`). What is read is understood or refused: a
+tensor that belongs nowhere, or a field that changes the computation in a way not known here, is an error. Fields that change
+nothing are kept, and written again.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from refpeft.files import atomic_write
 from refpeft.formats import (
     peft_kinds,
     peft_lengths,
+    peft_mixture,
     peft_neighbours,
     peft_numbered,
     peft_preserved,
@@ -41,6 +43,7 @@ from refpeft.formats.peft_fields import (
 )
 from refpeft.formats.peft_layouts import Layout, written
 from refpeft.methods import Arrays, Method
+from refpeft.methods.xlora import XLoRA
 
 ROOT = "base_model.model."
 """Before every module's name."""
@@ -88,6 +91,10 @@ def load(folder: str | os.PathLike[str]) -> Adapter:
         require_understood(folder, config)
         tensors = {name: np.array(archive[name]) for name in archive}
         return Adapter(*peft_prompts.decode(folder / TENSORS, config, tensors), config)
+    if config.get("peft_type") == peft_mixture.KIND:
+        experts = [load(where) for where in peft_mixture.folders(folder, config)]
+        mixed = peft_mixture.decode(folder / TENSORS, config, peft_mixture.classifier(folder, archive), experts)
+        return Adapter(*mixed, config, experts[0].family)
     family = model_family(archive)
     places = {key: _place(key, family) for key in archive}
     layout = layout_of(folder, config, family, {theirs for _, theirs in places.values()})
@@ -170,6 +177,10 @@ def save(folder: str | os.PathLike[str], adapter: Adapter, base: str = "") -> No
         if why := peft_prompts.unlike(adapter.method, task):
             raise CapabilityError(f"peft {why}, so that its files have no place for {adapter.method!r}.")
         own, tensors = peft_prompts.encode(adapter.method, adapter.arrays, adapter.config)
+    elif isinstance(adapter.method, XLoRA):
+        own, tensors = peft_mixture.encode(Path(folder), adapter)
+        for name, (method, arrays) in peft_mixture.apart(adapter).items():
+            save(Path(folder) / name, Adapter(method, arrays, family=adapter.family), base)
     else:
         own, tensors = _encode(adapter)
     config = {"task_type": task, "inference_mode": True} | dict(adapter.config) | own
@@ -184,6 +195,8 @@ def save(folder: str | os.PathLike[str], adapter: Adapter, base: str = "") -> No
 def is_written(adapter: Adapter) -> bool:
     """Whether peft's files hold the adapter's method, and peft puts it on matrices as the model's are stored."""
     layout, task = written(adapter.method), FAMILIES[adapter.family].task
+    if isinstance(adapter.method, XLoRA):
+        return True
     if layout is None:
         return type(adapter.method) in peft_prompts.KINDS.values() and not peft_prompts.unlike(adapter.method, task)
     if layout.misread or any(layout.unlike(adapter.method, arrays) for arrays in adapter.arrays.values()):

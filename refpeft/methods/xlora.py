@@ -5,10 +5,14 @@ from __future__ import annotations
 from refpeft.methods import Method, method
 from refpeft.ops import xlora
 
+GATES = "gates"
+"""Where the classifier stands in a model, and what it gives to the layers."""
+
 
 @method("xlora")
 class XLoRA(Method):
-    """Several LoRA under gates of each token's own. The layers are `xlora.linear`; the classifier has no layer below its head.
+    """Several LoRA under gates of each token's own. The layers are `xlora.linear`; the classifier has no layer below its head,
+    and all layers have the same gates.
 
     Attributes
     ----------
@@ -16,10 +20,13 @@ class XLoRA(Method):
         How many adapters there are.
     temperature : float
         Of the gates' softmax.
+    scaling : float
+        Of every LoRA: alpha over its rank, times the global weight of the gates.
     """
 
     experts: int = 4
     temperature: float = 1.0
+    scaling: float = 1.0
 
     operation = "xlora.gates"
     trainable = ("head", "head_bias")

@@ -25,13 +25,14 @@ import numpy as np
 
 from refpeft.errors import CapabilityError
 from refpeft.memory.decoder import Decoder
-from refpeft.models import shards
+from refpeft.methods.xlora import GATES
+from refpeft.models import mixture, shards
 from refpeft.models.attention import Shared, cached
 from refpeft.models.blocks import blocks
 from refpeft.models.dropout import Dropout
 from refpeft.models.four_bit import Base
 from refpeft.models.parts import Vjp, at, embedded
-from refpeft.models.places import place
+from refpeft.models.places import Place, place
 from refpeft.models.transformer import Transformer
 from refpeft.ops import prompt
 
@@ -46,7 +47,8 @@ class LanguageModel(Transformer):
         ----------
         ids : (n, s) int64
         cache : list, optional
-            Keys and values of the tokens before, empty at first; those of ``ids`` are put behind them.
+            Keys and values of the tokens before, empty at first; those of ``ids`` are put behind them. Of X-LoRA's first pass
+            too.
         last : bool
             Whether only those behind the last token are wanted, (n, 1, v).
         tasks : (n,) int64, optional
@@ -54,8 +56,11 @@ class LanguageModel(Transformer):
         """
         ids = self.checked(ids)
         self._encode(keep=False)
-        model = self.told(tasks, len(ids))
+        bare = None if cache is None else cache[self.shape.layers :]
+        model, _ = mixture.gated(self.told(tasks, len(ids)), ids, keep=False, cache=bare)
         x, _ = model._read(ids, keep=False, cache=cache, last=last)
+        if cache is not None and bare is not None:
+            cache[self.shape.layers :] = bare
         return at(model, "head", x, keep=False)[0][:, -ids.shape[1] :]
 
     def loss(
@@ -93,9 +98,11 @@ class LanguageModel(Transformer):
             gradients: dict[str, Any] = {}
             model = copy.copy(told.told(_of(told.tasks, first, ids), len(ids)))
             model.dropout = None if dropout is None else replace(dropout, first=first)
+            model, gated_vjp = mixture.gated(model, ids[:, :-1], keep=True)
             x, x_vjp = model._read(ids[:, :-1], keep=True, checkpointing=checkpointing)
             loss, loss_vjp = model._loss(x, ids[:, 1:], mask, keep=True)
             x_vjp(loss_vjp(self.asarray(np.array(share)), gradients), gradients)
+            gated_vjp(gradients)
             return share * float(self.host(loss)), gradients
 
         losses, gradients = zip(*shards.each(self.backend, self.shape.width, task, ids, mask, self.operations))
@@ -109,6 +116,7 @@ class LanguageModel(Transformer):
 
         def task(first, ids, mask, share):
             model = told.told(_of(told.tasks, first, ids), len(ids))
+            model, _ = mixture.gated(model, ids[:, :-1], keep=False)
             x, _ = model._read(ids[:, :-1], keep=False)
             return share * float(self.host(model._loss(x, ids[:, 1:], mask, keep=False)[0]))
 
@@ -116,6 +124,11 @@ class LanguageModel(Transformer):
 
     def through(self, ids: np.ndarray) -> None:
         self.logits(ids)
+
+    def _places(self) -> dict[str, Place]:
+        """Those of every transformer, and the classifier of X-LoRA's gates."""
+        hidden = (1, 1, self.shape.width)
+        return super()._places() | {GATES: Place("gates", self.tables["embedding"], {"hidden": hidden})}
 
     def _loss(self, x, target, mask, *, keep: bool) -> tuple[Any, Vjp]:
         """The loss of what the head reads, and its vjp: one operation where the backend has it whole and the head is plain."""

@@ -11,6 +11,7 @@ site                      kind        what stands there in the plain model
 ``layers.0.attn.prompt``  gated       nothing: beside attention, before its last matrix; where k and v have no bias
 ``prompt``                prompt      nothing: in front of the embedded tokens
 ``embedding``             table       ``nn.embedding``
+``gates``                 gates       nothing: above the last norm of a decoder's first pass, see `refpeft.models.mixture`
 ========================  ==========  ========================================================================
 """
 
@@ -25,6 +26,7 @@ import numpy as np
 from refpeft.errors import CapabilityError, ShapeError
 from refpeft.memory.decoder import ATTENTION_INPUT
 from refpeft.methods import Method
+from refpeft.methods.xlora import GATES
 from refpeft.models import tasks
 from refpeft.models.balls import PROJECTED
 from refpeft.models.encoders import ENCODED
@@ -38,11 +40,15 @@ KINDS = {
     "sublayer": ("x", "down", "up"),
     "prompt": ("x",),
     "table": ("ids", "weight"),
+    "gates": ("hidden", "head"),
 }
 """Kind of a site, and the first inputs of an operation that can stand there."""
 
 REPLACING = ("frod.linear",)
 """Operations at matrices that do not take the matrix: they make it."""
+
+MIXING = {"xlora.gates": "xlora.linear"}
+"""What makes gates, and what stands at the matrices that they are for."""
 
 TIED = {"trainable_tokens.embedding": "trainable_tokens.linear"}
 """What stands at the head that is the table, too, for what stands at the table."""
@@ -132,8 +138,8 @@ def standing(method: Method) -> str:
 def operations(method: Method) -> set[str]:
     """All that a model calls for a method."""
     cutting = {"prefix.cut"} if method.operation == "prefix.encode" else set()
-    projecting = PROJECTED.get(method.operation, set())
-    return {standing(method)} | ({method.operation} & set(ENCODED)) | cutting | projecting
+    beside = PROJECTED.get(method.operation, set()) | {MIXING[name] for name in {method.operation} & set(MIXING)}
+    return {standing(method)} | ({method.operation} & set(ENCODED)) | cutting | beside
 
 
 def kind_of(operation: str) -> str | None:
@@ -163,7 +169,8 @@ def require_fitting(site: str, place: Place, layer: Layer) -> None:
         raise ShapeError(f"{site}: {layer.operation} needs {', '.join(missing)}, but {came} came.")
     if strange := [n for n in layer.arrays if n not in inputs]:
         raise ShapeError(f"{site}: {layer.operation} has no input {', '.join(strange)}.")
-    known = (*KINDS[place.kind], *place.below, tasks.INPUT, *layer.arrays)
+    mixed = layer.operation in MIXING.values()
+    known = (*KINDS[place.kind], *place.below, tasks.INPUT, *layer.arrays, *([GATES] if mixed else []))
     if missing := [a.name for a in operation.signature.inputs if not a.optional and a.name not in known]:
         raise CapabilityError(f"{layer.operation} also takes {', '.join(missing)}, which a model does not give it.")
     if layer.reads not in place.reads:
@@ -174,6 +181,8 @@ def require_fitting(site: str, place: Place, layer: Layer) -> None:
     if tasks.takes(layer.operation):
         shapes[tasks.INPUT] = shapes["x"][:-2]
     shapes |= {n: tuple(a.shape) for n, a in layer.arrays.items()}
+    if mixed:
+        shapes[GATES] = (*shapes["x"][:-1], shapes["a"][0])
     if place.kind == "gated" and getattr(layer.method, "gates", "") == "layer" and shapes["gate"] == (1,):
         shapes["gate"] = (place.below["q"][1],)
     try:

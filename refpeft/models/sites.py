@@ -13,12 +13,22 @@ from refpeft.backend import Backend
 from refpeft.errors import CapabilityError, ShapeError
 from refpeft.formats.four_bit import Quantised
 from refpeft.methods import Arrays, Method
-from refpeft.models import balls, common, encoders, gated, read_text, starts, tasks
+from refpeft.models import balls, common, encoders, gated, mixture, read_text, starts, tasks
 from refpeft.models.calls import Call, Calls
 from refpeft.models.dropout import Dropout, drops
 from refpeft.models.encoders import ENCODED, GIVEN, Encoder
 from refpeft.models.four_bit import Base
-from refpeft.models.places import REPLACING, Layer, Place, inputs_of, kind_of, require_fitting, require_for, standing
+from refpeft.models.places import (
+    MIXING,
+    REPLACING,
+    Layer,
+    Place,
+    inputs_of,
+    kind_of,
+    require_fitting,
+    require_for,
+    standing,
+)
 from refpeft.operation import find, matches
 
 FROZEN = ("ids", tasks.INPUT, "weight_k", "weight_v")
@@ -150,8 +160,11 @@ class Sites:
             If no site matches, or the arrays are not those of the sites that do.
         """
         operation, came = standing(method), arrays is not None
-        chosen = self._matching(pattern, operation)
         random = np.random.default_rng() if random is None else random
+        if method.operation in MIXING:
+            mixture.attach(self, pattern, method, random, arrays)
+            return
+        chosen = self._matching(pattern, operation)
         if method.operation in ENCODED:
             self._encode_with(method, chosen, random, arrays, text)
             return

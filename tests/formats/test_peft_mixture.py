@@ -1,0 +1,171 @@
+"""X-LoRA, exchanged with peft: the classifier, and the adapters that it mixes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from small_models import shaken
+
+from refpeft.errors import CapabilityError, FormatError, ShapeError
+from refpeft.formats import adapters, peft, peft_mixture, safetensors
+from refpeft.formats.lint import lint
+from refpeft.methods import LoRA, RsLoRA, XLoRA
+from refpeft.models import load
+
+SITES = ("layers.0.attn.q", "layers.1.attn.v", "layers.1.mlp.down")
+IDS = np.random.default_rng(0).integers(0, 256, (2, 9))
+EXPERTS = (LoRA(rank=2, alpha=6), RsLoRA(rank=3, alpha=2))
+
+
+@pytest.fixture(scope="module")
+def experts(tiny_llama, tmp_path_factory):
+    """Two LoRA of other ranks and scalings, the second not at the first's first site, in folders."""
+    folder = tmp_path_factory.mktemp("experts")
+    for k, method in enumerate(EXPERTS):
+        model = load(tiny_llama)
+        model.attach(",".join(SITES[k:]), method, np.random.default_rng(k))
+        shaken(model, np.random.default_rng(k))
+        peft.save(folder / str(k), adapters.Adapter(method, model.arrays()), base=str(tiny_llama))
+    return folder
+
+
+@pytest.fixture
+def adapter(experts):
+    """Both under a classifier off its start."""
+    scaling, arrays = peft_mixture.together([peft.load(experts / str(k)) for k in range(2)])
+    random = np.random.default_rng(3)
+    head = {"head": random.normal(size=(2, 32)), "head_bias": random.normal(size=2)}
+    head = {name: array.astype(np.float32) for name, array in head.items()}
+    return adapters.Adapter(XLoRA(experts=2, temperature=0.7, scaling=scaling), {"gates": head, **arrays})
+
+
+def ours(folder, adapter, **options):
+    model = load(folder, **options)
+    adapters.attach(model, adapter)
+    return model
+
+
+def plain(folder):
+    transformers = pytest.importorskip("transformers")
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    model.config.use_cache = False
+    return model
+
+
+def test_peft_has_the_logits_and_gradients_of_what_is_written(tiny_llama, adapter, tmp_path):
+    """Through both passes; and read again it is what it was."""
+    torch, theirs = pytest.importorskip("torch"), pytest.importorskip("peft")
+    adapters.save(tmp_path, adapter)
+    model = ours(tiny_llama, adapter)
+    expected, (_, gradients) = model.logits(IDS).numpy(), model.loss(IDS)
+    assert np.abs(expected - load(tiny_llama).logits(IDS).numpy()).max() > 0.1
+    other = theirs.PeftModel.from_pretrained(plain(tiny_llama), tmp_path, is_trainable=True).eval()
+    got = other(input_ids=torch.from_numpy(IDS)).logits.detach().numpy()
+    np.testing.assert_allclose(got, expected, rtol=0, atol=2.0**-15 * np.abs(expected).max())
+    scores = other(input_ids=torch.from_numpy(IDS[:, :-1])).logits.flatten(0, 1)
+    torch.nn.functional.cross_entropy(scores, torch.from_numpy(IDS[:, 1:]).flatten()).backward()
+    head = other.base_model.internal_xlora_classifier.layers[0]
+    for name, grad in (("head", head.weight.grad.numpy()), ("head_bias", head.bias.grad.numpy())):
+        got = gradients[f"gates.{name}"].numpy()
+        np.testing.assert_allclose(got, grad, rtol=0, atol=2.0**-14 * np.abs(grad).max())
+    again = adapters.load(tmp_path)
+    assert again.method == adapter.method
+    for site, its in adapter.arrays.items():
+        for name, array in its.items():
+            np.testing.assert_array_equal(again.arrays[site][name], array)
+    assert {finding.severity for finding in lint(tmp_path)} == {"note"}
+
+
+def test_what_peft_trained_is_read(tiny_llama, experts, tmp_path):
+    """With the weight of all gates; the classifier from where peft puts it, or, as older versions had it, where it should be."""
+    torch, theirs = pytest.importorskip("torch"), pytest.importorskip("peft")
+    torch.manual_seed(0)
+    places = {str(k): str(experts / str(k)) for k in range(2)}
+    config = theirs.XLoraConfig(task_type="CAUSAL_LM", hidden_size=32, adapters=places, global_scaling_weight=0.5)
+    other = theirs.get_peft_model(plain(tiny_llama), config).eval()
+    classifier = other.base_model.internal_xlora_classifier
+    for parameter in classifier.parameters():
+        parameter.data.normal_()
+    expected = other(input_ids=torch.from_numpy(IDS)).logits.detach().numpy()
+    other.save_pretrained(tmp_path)
+    assert not len(safetensors.scan(tmp_path / peft.TENSORS).names())
+    got = ours(tiny_llama, peft.load(tmp_path)).logits(IDS).numpy()
+    np.testing.assert_allclose(got, expected, rtol=0, atol=2.0**-15 * np.abs(expected).max())
+    prefix = "base_model.internal_xlora_classifier."
+    tensors = {prefix + name: tensor.numpy() for name, tensor in classifier.state_dict().items()}
+    safetensors.save(tmp_path / peft.TENSORS, tensors)
+    for name in ("0", "1"):
+        shutil.rmtree(tmp_path / name)
+    np.testing.assert_array_equal(ours(tiny_llama, peft.load(tmp_path)).logits(IDS).numpy(), got)
+    safetensors.save(tmp_path / peft.TENSORS, {})
+    with pytest.raises(FormatError, match=r"there is no .*classifier\.layers\.0\.weight, expected X-LoRA's classifier"):
+        peft.load(tmp_path)
+
+
+def test_what_was_moved_is_found_beside(tiny_llama, adapter, tmp_path):
+    """The paths that peft needs are of the place where it was written."""
+    adapters.save(tmp_path / "here", adapter)
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    read = adapters.load(tmp_path / "there")
+    expected = ours(tiny_llama, adapter).logits(IDS).numpy()
+    np.testing.assert_array_equal(ours(tiny_llama, read).logits(IDS).numpy(), expected)
+
+
+def test_gradients_are_differences_and_a_cache_keeps_both_passes(tiny_llama, adapter):
+    """In float64; with checkpointing equal bits, token by token equal logits."""
+    model, random = ours(tiny_llama, adapter, dtype="float64", backend="reference"), np.random.default_rng(4)
+    _, gradients = model.loss(IDS)
+    again = model.loss(IDS, checkpointing=True)[1]
+    assert set(gradients) == set(model.trained) == {"gates.head", "gates.head_bias"}
+    for name, gradient in gradients.items():
+        np.testing.assert_array_equal(again[name], gradient)
+        along, h, losses = random.normal(size=gradient.shape), 2.0**-20, []
+        for step in (h, -2 * h):
+            model.trained[name][...] += step * along
+            losses.append(model.score(IDS))
+        model.trained[name][...] += h * along
+        slope = np.sum(gradient * along)
+        assert abs(slope - (losses[0] - losses[1]) / (2 * h)) < 1e-5 * abs(slope)
+    whole, cache = model.logits(IDS), []
+    parts = [model.logits(IDS[:, :4], cache), *(model.logits(IDS[:, i : i + 1], cache) for i in range(4, 9))]
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, rtol=0, atol=2.0**-40 * np.abs(whole).max())
+
+
+def test_a_classifier_is_drawn_over_adapters_that_are_given(tiny_llama, adapter):
+    """None were: refused, as are more or fewer than the method says, and an encoder."""
+    model, its = load(tiny_llama), {site: its for site, its in adapter.arrays.items() if site != "gates"}
+    model.attach(",".join(SITES), adapter.method, np.random.default_rng(0), arrays=its)
+    assert model.trained["gates.head"].shape == (2, 32)
+    with pytest.raises(CapabilityError, match="mixes adapters that were trained before, but none came"):
+        model.attach("*", XLoRA(), np.random.default_rng(0))
+    with pytest.raises(ShapeError, match=r"XLoRA\(experts=3.* as many adapters as it says, but \[2, 3\] came"):
+        model.attach(",".join(SITES), XLoRA(experts=3), np.random.default_rng(0), arrays=its)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"xlora_depth": 2}, CapabilityError, "xlora_depth is 2, which is not understood here"),
+        ({"layerwise_scalings": True}, CapabilityError, "layerwise_scalings is true"),
+        ({"enable_softmax": False}, CapabilityError, "enable_softmax is false"),
+        ({"top_k_lora": 1}, CapabilityError, "top_k_lora is 1"),
+        ({"scaling_pass_value": 0.5}, CapabilityError, "scaling_pass_value is 0.5"),
+        ({"other": 1}, CapabilityError, "other is 1, which is not understood here"),
+        ({"adapters": []}, FormatError, r"adapters must be folders by name, but \[\] came"),
+        ({"adapters": {"7": "/nowhere"}}, FormatError, "the adapter '7' lies neither at /nowhere nor beside"),
+        ({"adapters": {"0": "."}}, FormatError, r"\(1, 32\)"),
+        ({"adapters": {".": "."}}, CapabilityError, "X-LoRA mixes LoRA, but XLORA came"),
+        ({"hidden_size": 31}, FormatError, r"has shape \(2, 32\), but adapters and hidden_size say \(\(2, 31\)"),
+        ({"softmax_temperature": 0}, FormatError, r"softmax_temperature must be above 0 .*, but \[0, 1.0\] came"),
+    ],
+)
+def test_what_is_not_computed_is_refused(adapter, tmp_path, fields, error, message):
+    """In one sentence."""
+    adapters.save(tmp_path, adapter)
+    config = json.loads((tmp_path / peft.CONFIG).read_text())
+    (tmp_path / peft.CONFIG).write_text(json.dumps(config | fields))
+    with pytest.raises(error, match=message):
+        peft.load(tmp_path)
