@@ -7,7 +7,7 @@ import re
 RANKED = ("LORA", "LOHA", "HIRA", "DELORA")
 """Those whose factors' inner size is ``r``, or what ``rank_pattern`` says of the module."""
 
-WHOLE = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "MULTITASK_PROMPT_TUNING", "CPT", "CARTRIDGE", "XLORA")
+WHOLE = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "MULTITASK_PROMPT_TUNING", "CPT", "CARTRIDGE", "XLORA", "SHADOW")
 """Those whose tensors belong to no module."""
 
 PAIRS = (

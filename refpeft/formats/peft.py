@@ -1,9 +1,9 @@
 """Adapters as Hugging Face peft saves them: ``adapter_config.json`` beside ``adapter_model.safetensors``.
 
 The methods of `refpeft.formats.peft_layouts` on the matrices of a model whose names are in `refpeft.formats.names`, prompts and
-prefixes (`refpeft.formats.peft_prompts`), and X-LoRA (`refpeft.formats.peft_mixture`). What is read is understood or refused: a
-tensor that belongs nowhere, or a field that changes the computation in a way not known here, is an error. Fields that change
-nothing are kept, and written again.
+prefixes (`refpeft.formats.peft_prompts`), X-LoRA (`refpeft.formats.peft_mixture`) and Shadow (`refpeft.formats.peft_shadow`).
+What is read is understood or refused: a tensor that belongs nowhere, or a field that changes the computation in a way not known
+here, is an error. Fields that change nothing are kept, and written again.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from refpeft.formats import (
     peft_preserved,
     peft_prompts,
     peft_ranks,
+    peft_shadow,
     peft_shared,
     safetensors,
 )
@@ -43,6 +44,7 @@ from refpeft.formats.peft_fields import (
 )
 from refpeft.formats.peft_layouts import Layout, written
 from refpeft.methods import Arrays, Method
+from refpeft.methods.shadow import Shadow
 from refpeft.methods.xlora import XLoRA
 
 ROOT = "base_model.model."
@@ -95,6 +97,9 @@ def load(folder: str | os.PathLike[str]) -> Adapter:
         experts = [load(where) for where in peft_mixture.folders(folder, config)]
         mixed = peft_mixture.decode(folder / TENSORS, config, peft_mixture.classifier(folder, archive), experts)
         return Adapter(*mixed, config, experts[0].family)
+    if config.get("peft_type") == peft_shadow.KIND:
+        tensors = {name: np.array(archive[name]) for name in archive}
+        return Adapter(*peft_shadow.decode(folder, config, tensors), config)
     family = model_family(archive)
     places = {key: _place(key, family) for key in archive}
     layout = layout_of(folder, config, family, {theirs for _, theirs in places.values()})
@@ -181,6 +186,8 @@ def save(folder: str | os.PathLike[str], adapter: Adapter, base: str = "") -> No
         own, tensors = peft_mixture.encode(Path(folder), adapter)
         for name, (method, arrays) in peft_mixture.apart(adapter).items():
             save(Path(folder) / name, Adapter(method, arrays, family=adapter.family), base)
+    elif isinstance(adapter.method, Shadow):
+        own, tensors = peft_shadow.encode(adapter)
     else:
         own, tensors = _encode(adapter)
     config = {"task_type": task, "inference_mode": True} | dict(adapter.config) | own
@@ -195,7 +202,7 @@ def save(folder: str | os.PathLike[str], adapter: Adapter, base: str = "") -> No
 def is_written(adapter: Adapter) -> bool:
     """Whether peft's files hold the adapter's method, and peft puts it on matrices as the model's are stored."""
     layout, task = written(adapter.method), FAMILIES[adapter.family].task
-    if isinstance(adapter.method, XLoRA):
+    if isinstance(adapter.method, XLoRA | Shadow):
         return True
     if layout is None:
         return type(adapter.method) in peft_prompts.KINDS.values() and not peft_prompts.unlike(adapter.method, task)

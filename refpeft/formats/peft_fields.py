@@ -62,7 +62,7 @@ def layout_of(folder: Path, config: dict[str, Any], family: str, tensors: set[st
     layout = read(config, tensors)
     if why := DECOMPOSED.get(str(config.get("peft_type"))):
         raise CapabilityError(f"{folder / CONFIG}: of {config['peft_type']} peft {why}, so that it is not read.")
-    kinds = sorted({layout.kind for layout in LAYOUTS} | set(peft_prompts.KINDS) | {"XLORA"})
+    kinds = sorted({layout.kind for layout in LAYOUTS} | set(peft_prompts.KINDS) | {"XLORA", "SHADOW"})
     if config.get("peft_type") not in kinds:
         raise CapabilityError(
             f"{folder / CONFIG}: peft_type is {config.get('peft_type')!r}, but {', '.join(kinds)} are read."

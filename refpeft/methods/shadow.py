@@ -5,6 +5,11 @@ from __future__ import annotations
 from refpeft.methods import Method, method
 from refpeft.ops import shadow
 
+INJECT, UPDATE, BACKBONE = "shadow.inject", "shadow.update", "shadow"
+"""Where it stands in a model: in each block, behind it, and beside the whole."""
+NETWORKS = tuple(f"{net}_{part}" for net in ("candidate", "gate") for part in ("down", "down_bias", "up", "up_bias"))
+"""The arrays that move it."""
+
 
 @method("shadow")
 class Shadow(Method):
@@ -18,11 +23,14 @@ class Shadow(Method):
         Its strength; not divided by r.
     width : int
         m of the two networks that move the shadow; r where 0.
+    depth : int
+        How many blocks the small model has that the shadow begins as, in a model; they are like the first ones of it.
     """
 
     rank: int = 8
     alpha: float = 0.1
     width: int = 0
+    depth: int = 1
 
     operation = "shadow.inject"
     trainable = ("down", "up")
@@ -33,9 +41,13 @@ class Shadow(Method):
     def validate(self):
         super().validate()
         self.require("width", self.width >= 0, "at least 0")
+        self.require("depth", self.depth >= 1, "at least 1")
 
     def attributes(self):
         return {"scaling": self.alpha}
+
+    def learning_rates(self, rate):
+        return dict.fromkeys((*self.trainable, *NETWORKS, "weight", "bias"), rate)
 
     def init(self, random, weight):
         """What is trained at one block of a model as wide as ``weight`` (width, ...)."""

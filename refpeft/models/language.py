@@ -25,6 +25,7 @@ import numpy as np
 
 from refpeft.errors import CapabilityError
 from refpeft.memory.decoder import Decoder
+from refpeft.methods.shadow import BACKBONE
 from refpeft.methods.xlora import GATES
 from refpeft.models import mixture, shards
 from refpeft.models.attention import Shared, cached
@@ -33,6 +34,7 @@ from refpeft.models.dropout import Dropout
 from refpeft.models.four_bit import Base
 from refpeft.models.parts import Vjp, at, embedded
 from refpeft.models.places import Place, place
+from refpeft.models.shadow import shadowed
 from refpeft.models.transformer import Transformer
 from refpeft.ops import prompt
 
@@ -48,7 +50,7 @@ class LanguageModel(Transformer):
         ids : (n, s) int64
         cache : list, optional
             Keys and values of the tokens before, empty at first; those of ``ids`` are put behind them. Of X-LoRA's first pass
-            too.
+            and of a shadow's model too.
         last : bool
             Whether only those behind the last token are wanted, (n, 1, v).
         tasks : (n,) int64, optional
@@ -59,7 +61,7 @@ class LanguageModel(Transformer):
         bare = None if cache is None else cache[self.shape.layers :]
         model, _ = mixture.gated(self.told(tasks, len(ids)), ids, keep=False, cache=bare)
         x, _ = model._read(ids, keep=False, cache=cache, last=last)
-        if cache is not None and bare is not None:
+        if cache is not None and bare is not None and GATES in self.sites:
             cache[self.shape.layers :] = bare
         return at(model, "head", x, keep=False)[0][:, -ids.shape[1] :]
 
@@ -170,7 +172,7 @@ class LanguageModel(Transformer):
             x = self.positioned(x, start)
         turns = None if self.shape.positions else self.turns(start, x.shape[1])
         shared = Shared(turns, cache, self._windowed(len(ids), x.shape[1], before))
-        x, blocks_vjp = blocks(self, x, shared, keep, checkpointing)
+        x, blocks_vjp = (shadowed if f"{BACKBONE}.norm" in self.sites else blocks)(self, x, shared, keep, checkpointing)
         x = x[:, -1:] if last else x
         x, norm_vjp = at(self, "norm", x, keep)
 

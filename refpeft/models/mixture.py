@@ -21,6 +21,7 @@ import numpy as np
 
 from refpeft.errors import CapabilityError, ShapeError
 from refpeft.methods import Arrays, Method
+from refpeft.methods.shadow import BACKBONE
 from refpeft.methods.xlora import GATES
 from refpeft.models.parts import Vjp
 from refpeft.models.places import MIXING, Layer, require_for
@@ -41,12 +42,14 @@ def attach(model: Sites, pattern: str, method: Method, random: np.random.Generat
     Raises
     ------
     CapabilityError
-        If there are no adapters, or the model is no decoder.
+        If there are no adapters, or the model is no decoder, or has a shadow.
     ShapeError
         If they are not of as many as the method says.
     """
     if GATES not in model.places:
         raise CapabilityError("X-LoRA's gates stand above a decoder, but an encoder came.")
+    if f"{BACKBONE}.norm" in model.sites:
+        raise CapabilityError("X-LoRA and a shadow do not stand in one model, where each has a pass of its own.")
     if arrays is None or not arrays.keys() - {GATES}:
         raise CapabilityError("X-LoRA mixes adapters that were trained before, but none came: give their arrays.")
     chosen = model._matching(pattern, MIXING[method.operation])

@@ -11,6 +11,7 @@ site                      kind        what stands there in the plain model
 ``layers.0.attn.prompt``  gated       nothing: beside attention, before its last matrix; where k and v have no bias
 ``prompt``                prompt      nothing: in front of the embedded tokens
 ``embedding``             table       ``nn.embedding``
+``layers.0.shadow.inject``  shadow    nothing: in front of a block; ``update`` behind it, see `refpeft.models.shadow`
 ``gates``                 gates       nothing: above the last norm of a decoder's first pass, see `refpeft.models.mixture`
 ========================  ==========  ========================================================================
 """
@@ -41,6 +42,7 @@ KINDS = {
     "prompt": ("x",),
     "table": ("ids", "weight"),
     "gates": ("hidden", "head"),
+    "shadow": ("x", "shadow"),
 }
 """Kind of a site, and the first inputs of an operation that can stand there."""
 
@@ -138,7 +140,10 @@ def standing(method: Method) -> str:
 def operations(method: Method) -> set[str]:
     """All that a model calls for a method."""
     cutting = {"prefix.cut"} if method.operation == "prefix.encode" else set()
-    beside = PROJECTED.get(method.operation, set()) | {MIXING[name] for name in {method.operation} & set(MIXING)}
+    moving = {"shadow.update"} if method.operation == "shadow.inject" else set()
+    beside = (
+        moving | PROJECTED.get(method.operation, set()) | {MIXING[name] for name in {method.operation} & set(MIXING)}
+    )
     return {standing(method)} | ({method.operation} & set(ENCODED)) | cutting | beside
 
 

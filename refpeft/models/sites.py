@@ -13,7 +13,8 @@ from refpeft.backend import Backend
 from refpeft.errors import CapabilityError, ShapeError
 from refpeft.formats.four_bit import Quantised
 from refpeft.methods import Arrays, Method
-from refpeft.models import balls, common, encoders, gated, mixture, read_text, starts, tasks
+from refpeft.methods.shadow import Shadow
+from refpeft.models import balls, common, encoders, gated, mixture, read_text, shadow, starts, tasks
 from refpeft.models.calls import Call, Calls
 from refpeft.models.dropout import Dropout, drops
 from refpeft.models.encoders import ENCODED, GIVEN, Encoder
@@ -163,6 +164,9 @@ class Sites:
         random = np.random.default_rng() if random is None else random
         if method.operation in MIXING:
             mixture.attach(self, pattern, method, random, arrays)
+            return
+        if isinstance(method, Shadow):
+            shadow.attach(self, method, random, arrays)  # type: ignore[arg-type]
             return
         chosen = self._matching(pattern, operation)
         if method.operation in ENCODED:

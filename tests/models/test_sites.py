@@ -245,7 +245,6 @@ def test_what_cannot_stand_at_a_site_is_said(saved_folder, tmp_path):
         model.attach("prompt", known["ptuning"](tokens=2), arrays={"prompt": {}})
     for name, said in (
         ("ln_tuning", "nn.layer_norm stands at no site of a model"),
-        ("shadow", "shadow.inject stands at no site of a model"),
         ("gated_lora", "GatedLoRA has a gate that looks at all tokens of a sequence"),
     ):
         with pytest.raises(CapabilityError, match=said):

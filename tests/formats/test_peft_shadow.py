@@ -1,0 +1,140 @@
+"""Shadow, exchanged with peft: what moves it in each block, and the small model beside."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from small_models import by_site, save, shaken
+
+from refpeft.errors import CapabilityError, FormatError, ShapeError
+from refpeft.formats import adapters, peft, peft_shadow, safetensors
+from refpeft.formats.lint import lint
+from refpeft.methods import LoRA, Shadow
+from refpeft.models import load
+
+IDS = np.random.default_rng(0).integers(0, 97, (2, 9))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A random Llama with biases in attention, as Qwen2's."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.Qwen2Config(
+        vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, tie_word_embeddings=False,
+    )  # fmt: skip
+    return save(config, tmp_path_factory.mktemp("base"))
+
+
+DEEP = Shadow(rank=3, alpha=0.7, width=5, depth=2)
+
+
+def made(base, method=DEEP, **options):
+    """A model with a shadow off its start."""
+    model = load(base, **options)
+    model.attach("*", method, np.random.default_rng(1))
+    return shaken(model, np.random.default_rng(2), by=0.1)
+
+
+@pytest.mark.parametrize("method", [DEEP, Shadow(rank=2, alpha=0.5)], ids=repr)
+def test_peft_has_the_logits_and_gradients_of_what_is_written(base, method, tmp_path):
+    """Of every array; and what peft saves of it reads back equal."""
+    torch, theirs, transformers = (pytest.importorskip(n) for n in ("torch", "peft", "transformers"))
+    model = made(base, method)
+    adapter = adapters.Adapter(method, model.arrays())
+    adapters.save(tmp_path / "ours", adapter)
+    expected, (_, gradients) = model.logits(IDS).numpy(), model.loss(IDS)
+    assert np.abs(expected - load(base).logits(IDS).numpy()).max() > 0.1
+    plain = transformers.AutoModelForCausalLM.from_pretrained(base)
+    other = theirs.PeftModel.from_pretrained(plain, tmp_path / "ours", is_trainable=True).eval()
+    got = other(torch.from_numpy(IDS)).logits.detach().numpy()
+    np.testing.assert_allclose(got, expected, rtol=0, atol=2.0**-15 * np.abs(expected).max())
+    scores = other(torch.from_numpy(IDS[:, :-1])).logits.flatten(0, 1)
+    torch.nn.functional.cross_entropy(scores, torch.from_numpy(IDS[:, 1:]).flatten()).backward()
+    found = {name: p.grad for name, p in other.named_parameters() if p.requires_grad}
+    there = safetensors.load(tmp_path / "ours" / peft.TENSORS).tensors
+    assert set(there) == set(found)
+    ours = peft_shadow.encode(adapters.Adapter(method, by_site(gradients)))[1]
+    for name, grad in found.items():
+        grad = np.zeros(ours[name].shape) if grad is None else grad.numpy()
+        np.testing.assert_allclose(ours[name], grad, rtol=0, atol=2.0**-12 * max(np.abs(grad).max(), 1e-3))
+    other.save_pretrained(tmp_path / "theirs")
+    again = adapters.load(tmp_path / "theirs")
+    assert again.method == method
+    assert set(again.arrays) == set(adapter.arrays)
+    for site, its in adapter.arrays.items():
+        for name, array in its.items():
+            np.testing.assert_array_equal(again.arrays[site][name], array)
+    adapters.attach(read := load(base), again)
+    np.testing.assert_array_equal(read.logits(IDS).numpy(), expected)
+    assert {finding.severity for finding in lint(tmp_path / "theirs")} == {"note"}
+
+
+def test_gradients_are_differences_and_a_cache_keeps_the_small_model_too(base):
+    """In float64, along a direction in all arrays at once; with checkpointing equal bits, token by token equal logits."""
+    model, random = made(base, dtype="float64", backend="reference"), np.random.default_rng(4)
+    _, gradients = model.loss(IDS)
+    again = model.loss(IDS, checkpointing=True)[1]
+    assert set(gradients) == set(model.trained)
+    along, h, losses = {n: random.normal(size=g.shape) for n, g in gradients.items()}, 2.0**-20, []
+    for name, gradient in gradients.items():
+        np.testing.assert_array_equal(again[name], gradient)
+    for step in (h, -2 * h, h):
+        for name, array in model.trained.items():
+            array += step * along[name]
+        losses.append(model.score(IDS))
+    slope = sum(np.sum(g * along[n]) for n, g in gradients.items())
+    assert abs(slope - (losses[0] - losses[1]) / (2 * h)) < 1e-6 * abs(slope)
+    whole, cache = model.logits(IDS), []
+    parts = [model.logits(IDS[:, :4], cache), *(model.logits(IDS[:, i : i + 1], cache) for i in range(4, 9))]
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, rtol=0, atol=2.0**-40 * np.abs(whole).max())
+
+
+def test_blocks_that_lie_together_may_have_one(base, tmp_path):
+    """As peft has it; those that do not, a deeper one than the model, and another family are refused."""
+    torch, theirs, transformers = (pytest.importorskip(n) for n in ("torch", "peft", "transformers"))
+    method = Shadow(rank=3, alpha=0.7)
+    arrays = made(base, method).arrays()
+    some = {site: its for site, its in arrays.items() if not site.startswith("layers.2.")}
+    adapters.save(tmp_path, adapters.Adapter(method, some))
+    adapters.attach(model := load(base), adapters.load(tmp_path))
+    other = theirs.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(base), tmp_path)
+    expected = model.logits(IDS).numpy()
+    got = other(torch.from_numpy(IDS)).logits.detach().numpy()
+    np.testing.assert_allclose(got, expected, rtol=0, atol=2.0**-15 * np.abs(expected).max())
+    torn = {site: its for site, its in arrays.items() if not site.startswith("layers.1.")}
+    with pytest.raises(ShapeError, match=r"blocks that lie together, but through \[0, 2\] it was asked for"):
+        load(base).attach("*", method, arrays=torn)
+    with pytest.raises(ShapeError, match=r"mirrors from 1 to 3 blocks, but 4 were asked for"):
+        load(base).attach("*", Shadow(depth=4))
+    with pytest.raises(ShapeError, match=r"shadow\.norm mirrors a layer with the arrays .*\(32,\).*, but .*\(31,\)"):
+        load(base).attach("*", method, arrays=arrays | {"shadow.norm": {"weight": np.ones(31)}})
+    model.attach("layers.*.attn.q", LoRA(rank=2), np.random.default_rng(0))
+    assert np.isfinite(model.score(IDS))
+
+
+@pytest.mark.parametrize(
+    ("fields", "extra", "error", "message"),
+    [
+        ({"shadow_model": "other"}, {}, CapabilityError, 'shadow_model is "other", which is not understood here'),
+        ({"share_embeddings": False}, {}, CapabilityError, "share_embeddings is false"),
+        ({"shadow_hidden_size": 16}, {}, CapabilityError, "shadow_hidden_size is 16"),
+        ({"r": 0}, {}, FormatError, "rank must be at least 1, but 0 came"),
+        ({"update_hidden_size": "x"}, {}, FormatError, "width must be an integer, but 'x' came"),
+        ({}, {"base_model.shadow_head.default.weight": 1}, FormatError, "shadow_head.* belongs to nothing that SHADOW"),
+        ({}, {"base_model.model.model.layers.0.shadow_up.default.weight": None}, FormatError, "inject lacks up"),
+    ],
+)
+def test_what_is_not_computed_is_refused(base, tmp_path, fields, extra, error, message):
+    """In one sentence."""
+    method = Shadow(rank=2)
+    adapters.save(tmp_path, adapters.Adapter(method, made(base, method).arrays()))
+    config = json.loads((tmp_path / peft.CONFIG).read_text())
+    (tmp_path / peft.CONFIG).write_text(json.dumps(config | fields))
+    there = dict(safetensors.load(tmp_path / peft.TENSORS).tensors)
+    there |= {name: np.ones(1, np.float32) for name in extra}
+    safetensors.save(tmp_path / peft.TENSORS, {n: a for n, a in there.items() if extra.get(n, 0) is not None})
+    with pytest.raises(error, match=message):
+        peft.load(tmp_path)
