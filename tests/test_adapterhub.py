@@ -96,7 +96,7 @@ def test_as_many_numbers_are_trained_as_counted(name, fields, config, options, a
 @pytest.mark.parametrize(
     ("config", "options", "parts"),
     [
-        ("MAMConfig", {}, [("prefix", {"tokens": 30, "hidden": 800}, KEYS), ("parallel_adapter", {}, MODEL)]),
+        ("MAMConfig", {}, [("mam", {}, KEYS)]),
         (
             "UniPELTConfig",
             {"prefix_tuning": {"prefix_length": 10, "flat": True}},

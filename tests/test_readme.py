@@ -95,9 +95,9 @@ def test_the_paged_run_goes_on_where_it_was_killed(tmp_path):
     assert re.fullmatch(r"mean square 0\.\d+ after 100 steps\n", said[0])
 
 
-def test_two_methods_in_a_model_are_adapterhubs_mam(tiny_llama):
+def test_mam_in_a_model_is_two_methods(tiny_llama):
     """The lines run on a small model; all that both methods train gets a gradient, and as many numbers as they count."""
-    source = next(block for block in blocks("python") if "ParallelAdapter" in block)
+    source = next(block for block in blocks("python") if "import MAM" in block)
     exec(source.replace("SmolLM2-135M-Instruct.Q4_1.gguf", str(tiny_llama)), made := {})
     model, shape = made["model"], made["model"].shape
     assert made["gradients"].keys() == model.trained.keys()

@@ -178,7 +178,7 @@ def save(folder: str | os.PathLike[str], adapter: Adapter, base: str = "") -> No
         If a site has no module of that name.
     """
     task = FAMILIES[adapter.family].task
-    if isinstance(adapter.method, tuple(set(peft_prompts.KINDS.values()))):
+    if type(adapter.method) in peft_prompts.KINDS.values():
         if why := peft_prompts.unlike(adapter.method, task):
             raise CapabilityError(f"peft {why}, so that its files have no place for {adapter.method!r}.")
         own, tensors = peft_prompts.encode(adapter.method, adapter.arrays, adapter.config)

@@ -18,8 +18,9 @@ ALIASES = {"qlora": "lora", "adapter": "houlsby"}
 _NO_SUM = {
     "xlora": "the adapters that its gates weigh are trained before, and take memory of their own",
     "adapter_fusion": "the adapters that it attends to are trained before, and take memory of their own",
+    **dict.fromkeys(("mam", "mam_flat"), "it is two methods: ask for prefix or ptuning_v2, and for parallel_adapter"),
 }
-"""Methods that stand on others, of which the command line says nothing."""
+"""Methods that stand on others, of which the command line says nothing, or beside others."""
 
 _PROMPTS = ("prompt", "cpt", "multitask_prompt", "ptuning", "ptuning_lstm")
 _PREFIXES = ("prefix", "ptuning_v2", "cartridge")

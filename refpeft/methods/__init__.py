@@ -213,6 +213,10 @@ class Method:
         """
         return self, arrays
 
+    def beside(self) -> Mapping[str, Method]:
+        """Methods that stand in a model with it, by the pattern of their sites; none by default."""
+        return {}
+
     def learning_rates(self, rate: float) -> dict[str, float]:
         """The learning rate of each trained parameter, where that of the whole is given."""
         return dict.fromkeys(self.trainable, rate)

@@ -70,6 +70,10 @@ class PrefixTuning(PTuningV2):
         super().validate()
         self.require("hidden", self.hidden >= 1, "at least 1")
 
+    def flat(self) -> PTuningV2:
+        """What is left when the perceptron has gone and only what it gave is kept."""
+        return PTuningV2(tokens=self.tokens, size=self.size)
+
     def init(self, random, weight):
         """The perceptron for a single layer, over embeddings as wide as its keys."""
         width = weight.shape[0]

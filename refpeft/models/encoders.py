@@ -31,7 +31,7 @@ def init(method: Method, random: np.random.Generator, weight: np.ndarray, layers
 def dropped(method: Method) -> Method:
     """What is left of a method when its encoder has gone and only what it gave is kept."""
     if method.operation == "prefix.encode":
-        return PTuningV2(tokens=method.tokens, size=method.size)  # type: ignore[attr-defined]
+        return method.flat()  # type: ignore[attr-defined]
     return PromptTuning(tokens=method.tokens) if method.operation in ENCODED else method  # type: ignore[attr-defined]
 
 

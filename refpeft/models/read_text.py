@@ -39,15 +39,19 @@ def started(model: LanguageModel, sites: Sequence[str], method: Method, drawn: A
     CapabilityError
         If it starts from no text.
     """
-    known: dict[str, Callable] = {
-        "prompt.embed": _prompt,
-        "cpt.embed": _context,
-        "prefix.attention": _prefix,
-        "prefix.encode": _perceptron,
-    }
-    if method.operation not in known:
+    require_startable(method)
+    return _KNOWN[method.operation](model, sites, method, drawn, text)
+
+
+def require_startable(method: Method) -> None:
+    """Refuse a method that starts from no text.
+
+    Raises
+    ------
+    CapabilityError
+    """
+    if method.operation not in _KNOWN:
         raise CapabilityError(f"{type(method).__name__} starts from no text: prompts and prefixes do.")
-    return known[method.operation](model, sites, method, drawn, text)
 
 
 def _prompt(model, sites, method, drawn, text) -> Arrays:
@@ -94,3 +98,11 @@ def keys_and_values(model: LanguageModel, sites: Sequence[str], text: np.ndarray
     plain.logits(text[None], cache, last=True)
     each = {f"layers.{i}.attention": [model.host(array)[0] for array in both] for i, both in enumerate(cache)}
     return {site: dict(zip(("prefix_k", "prefix_v"), each[site])) for site in sites}
+
+
+_KNOWN: dict[str, Callable] = {
+    "prompt.embed": _prompt,
+    "cpt.embed": _context,
+    "prefix.attention": _prefix,
+    "prefix.encode": _perceptron,
+}

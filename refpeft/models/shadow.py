@@ -57,25 +57,20 @@ def attach(model: LanguageModel, method: Shadow, random: np.random.Generator, ar
     if not blocks or blocks != [*range(blocks[0], blocks[-1] + 1)]:
         raise ShapeError(f"a shadow goes through blocks that lie together, but through {blocks} it was asked for.")
     token = (1, 1, model.shape.width)
-    for site, operation, names, stated in (
-        (f"layers.{i}.{at_}", *rest)
-        for i in blocks
-        for at_, *rest in (
-            (INJECT, "shadow.inject", method.trainable, method.attributes()),
-            (UPDATE, "shadow.update", NETWORKS, {}),
-        )
-    ):
-        beside[site] = Layer(operation, {}, names, stated)
-        model.places = model.places | {site: Place("shadow", model.tables["embedding"], {"x": token, "shadow": token})}
+    for i in blocks:
+        beside[f"layers.{i}.{INJECT}"] = Layer("shadow.inject", {}, method.trainable, method.attributes())
+        beside[f"layers.{i}.{UPDATE}"] = Layer("shadow.update", {}, NETWORKS)
     require_for([*beside], arrays)
     for site, layer in beside.items():
         given = {name: model.asarray(array) for name, array in arrays[site].items()}
         made = Layer(layer.operation, given, layer.trained or (*given,), layer.attributes, (*given,), method=method)
         if layer.trained:
-            require_fitting(site, model.places[site], made)
+            place = Place("shadow", model.tables["embedding"], {"x": token, "shadow": token})
+            require_fitting(site, place, made)
         else:
+            place = Place("shadow", given["weight"], {})
             _require_mirrored(site, layer, given)
-            model.places = model.places | {site: Place("shadow", given["weight"], {})}
+        model.places = model.places | {site: place}
         model.sites[site] = made
     for j in range(method.depth):
         model.sites[f"{BACKBONE}.layers.{j}.attention"] = model.bare(f"layers.{j}.attention")

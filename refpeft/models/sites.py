@@ -162,6 +162,12 @@ class Sites:
         """
         operation, came = standing(method), arrays is not None
         random = np.random.default_rng() if random is None else random
+        if len(text):
+            read_text.require_startable(method)
+        for sites, other in method.beside().items():
+            its = None if arrays is None else {site: a for site, a in arrays.items() if matches(site, sites)}
+            self.attach(sites if its is None else ",".join(its), other, random, its)
+            arrays = None if arrays is None or its is None else {s: a for s, a in arrays.items() if s not in its}
         if method.operation in MIXING:
             mixture.attach(self, pattern, method, random, arrays)
             return

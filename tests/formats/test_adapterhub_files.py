@@ -96,6 +96,14 @@ def test_refpeft_computes_the_same_with_what_adapterhub_wrote(tiny_llama, tmp_pa
         assert json.dumps(one, sort_keys=True, default=str) == json.dumps(two, sort_keys=True, default=str)
 
 
+def test_adapterhub_cannot_save_a_prefix_so(tiny_llama, tmp_path):
+    """It has one tensor under several names, which safetensors refuses: MAM has no form in common."""
+    model = theirs(tiny_llama)
+    model.add_adapter("mine", config=pytest.importorskip("adapters").MAMConfig())
+    with pytest.raises(RuntimeError, match="share memory"):
+        model.save_adapter(str(tmp_path), "mine", use_safetensors=True)
+
+
 def test_what_the_form_cannot_say_is_kept_in_refpefts_own(tiny_llama, tmp_path):
     """Adapters at other sites in one layer than in the next, or not from the first layer on."""
     for pattern in ("layers.1.*", "layers.0.attn.out,layers.1.mlp.out"):

@@ -227,13 +227,17 @@ def test_wrong_runs_are_refused_in_a_sentence(model, tmp_path):
         (training(model, run, lr=0.1), "holds another run: lr is 0.02 there, but 0.1 is asked for"),
         (training(model, tmp_path / "full"), "holds something that is not a run"),
         (
-            training(model, tmp_path / "new", method="shadow", backend="reference"),
-            "shadow.inject stands at no site of a model: it takes",
+            training(model, tmp_path / "new", method="xlora", backend="reference"),
+            "X-LoRA mixes adapters that were trained before, but none came",
         ),
         (training(model, tmp_path / "new", method="hira"), "backend 'cpu' does not implement hira.linear"),
         (
             training(model, tmp_path / "new", **{"start-text": "a"}),
             "LoRA starts from no text: prompts and prefixes do.",
+        ),
+        (
+            training(model, tmp_path / "new", method="shadow", backend="torch", **{"start-text": "a"}),
+            "Shadow starts from no text: prompts and prefixes do.",
         ),
         (
             training(model, tmp_path / "new", method="multitask_prompt", backend="reference"),

@@ -1,0 +1,65 @@
+"""MAM: a prefix and adapters beside it, as one method."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from refpeft.errors import AttributeValueError, CapabilityError, ShapeError
+from refpeft.formats import adapters, peft
+from refpeft.methods import MAM, FlatMAM, LoRA, ParallelAdapter, PrefixTuning
+from refpeft.models import load
+
+IDS = np.random.default_rng(0).integers(0, 256, (2, 9))
+METHOD = MAM(tokens=3, size=8, hidden=5)
+
+
+def model_of(folder, *methods):
+    """A model with methods, each at its sites, drawn one after the other."""
+    model, random = load(folder, backend="reference"), np.random.default_rng(0)
+    for method in methods:
+        model.attach(getattr(method, "sites", "*"), method, random)
+    return model
+
+
+def test_it_is_what_the_two_are_beside_each_other(tiny_llama):
+    """The same logits, loss and gradients, to the bit, and what is trained has a learning rate."""
+    both = model_of(tiny_llama, ParallelAdapter(), PrefixTuning(tokens=3, size=8, hidden=5))
+    model = model_of(tiny_llama, METHOD)
+    np.testing.assert_array_equal(model.logits(IDS), both.logits(IDS))
+    (loss, gradients), (other, theirs) = model.loss(IDS), both.loss(IDS)
+    assert (loss, set(gradients)) == (other, set(theirs))
+    for name, gradient in gradients.items():
+        np.testing.assert_array_equal(gradient, theirs[name])
+    assert {name.rpartition(".")[2] for name in model.trained} == set(METHOD.learning_rates(1.0))
+
+
+def test_it_is_kept_and_read_as_one(tiny_llama, tmp_path):
+    """Flat, without its perceptron, to the bit; over what stood there before, and over a part of the layers."""
+    model = model_of(tiny_llama, METHOD)
+    flat, arrays = model.kept(METHOD)
+    assert flat == FlatMAM(tokens=3, size=8)
+    adapters.save(tmp_path, adapters.Adapter(flat, arrays))
+    read = adapters.load(tmp_path)
+    assert read.method == flat
+    again = model_of(tiny_llama, LoRA(rank=2))
+    for site in [site for site in again.sites if again.sites[site].trained]:
+        again.sites[site] = again.bare(site)
+    adapters.attach(again, read)
+    np.testing.assert_array_equal(again.logits(IDS), model.logits(IDS))
+    with pytest.raises(CapabilityError, match="peft's files have no place for FlatMAM"):
+        peft.save(tmp_path / "peft", read)
+
+
+def test_what_is_not_both_is_refused(tiny_llama):
+    """A part of the arrays, and numbers that the adapter does not take."""
+    flat, arrays = model_of(tiny_llama, METHOD).kept(METHOD)
+    model = load(tiny_llama)
+    with pytest.raises(
+        ShapeError, match=r"arrays for layers\.0\.attention, layers\.1.attention are needed, but for none they came"
+    ):
+        model.attach("*", flat, arrays={site: its for site, its in arrays.items() if "mlp" in site})
+    with pytest.raises(ShapeError, match=r"matches none of the sites for adapter\.bottleneck"):
+        model.attach("*", flat, arrays={site: its for site, its in arrays.items() if "mlp" not in site})
+    with pytest.raises(AttributeValueError, match="reduction must be at least 1, but 0 came"):
+        MAM(reduction=0)
