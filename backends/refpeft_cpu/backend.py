@@ -49,6 +49,7 @@ class CpuBackend(Backend):
             ptuning,
             qlora,
             swiglu,
+            tanh,
         )
 
         return {
@@ -59,6 +60,7 @@ class CpuBackend(Backend):
             "nn.rms_norm": Implementation(norms.rms_norm, norms.vjp),
             "nn.layer_norm": Implementation(norms.layer_norm, norms.vjp),
             "nn.gelu": Implementation(gelu.gelu, gelu.gelu_vjp),
+            "nn.tanh": Implementation(tanh.tanh, tanh.vjp),
             "nn.rope": Implementation(decoder.rope, decoder.rope_vjp),
             "nn.swiglu": Implementation(swiglu.swiglu, swiglu.vjp),
             "nn.embedding": Implementation(decoder.embedding, decoder.embedding_vjp),

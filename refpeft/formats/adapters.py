@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 CONFIG, TENSORS = "refpeft_adapter.json", "refpeft_adapter.safetensors"
 ALL = "*"
 """In the place of a site's name, where an array is that of all."""
+_HEAD = "head:"
+"""Before the name of a site of a classifier's head."""
 _VERSION = 1
 
 
@@ -63,6 +65,7 @@ def save(folder: str | os.PathLike[str], adapter: Adapter, base: str = "") -> No
         for site, arrays in adapter.arrays.items()
         for n, a in arrays.items()
     }
+    tensors |= {f"{_HEAD}{site}.{n}": np.asarray(a) for site, its in adapter.head.items() for n, a in its.items()}
     name = next(n for n, cls in methods().items() if cls is type(adapter.method))
     numbers = asdict(adapter.method)  # type: ignore[call-overload]
     config = {"version": _VERSION, "method": name, "settings": numbers, "base": base, "family": adapter.family}
@@ -82,14 +85,18 @@ def attach(model: Transformer, adapter: Adapter) -> None:
     Raises
     ------
     FormatError
-        If it is for matrices of a model of another family.
+        If it is for matrices of a model of another family, or has a head that the model has not.
     """
     family = model.shape.family
     if adapter.family != family and adapter.method.operation.endswith(".linear"):
         raise FormatError(
             f"the adapter is for a model of {adapter.family}'s family, but {model.shape.name} is of {family}'s."
         )
+    if adapter.head and not hasattr(model, "set_head"):
+        raise FormatError(f"the adapter has a classifier's head, but {model.shape.name} was read without a classifier.")
     model.attach(adapter.pattern, adapter.method, arrays=adapter.arrays)
+    if adapter.head:
+        model.set_head(adapter.head)  # type: ignore[attr-defined]
 
 
 def is_there(folder: Path) -> bool:
@@ -127,7 +134,8 @@ def load(folder: str | os.PathLike[str]) -> Adapter:
     for name in archive:
         site, _, array = name.rpartition(".")
         arrays.setdefault(site, {})[array] = np.array(archive[name])
-    common = arrays.pop(ALL, {})
+    common, heads = arrays.pop(ALL, {}), [site for site in arrays if site.startswith(_HEAD)]
+    head = {site.removeprefix(_HEAD): arrays.pop(site) for site in heads}
     if not arrays:
         raise FormatError(f"{folder / TENSORS}: there is no tensor, expected an adapter's.")
-    return Adapter(method, {site: its | common for site, its in arrays.items()}, config, family)
+    return Adapter(method, {site: its | common for site, its in arrays.items()}, config, family, head)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,9 @@ BERT = Names(
     },
     task="FEATURE_EXTRACTION",
 )
-FAMILIES = {"llama": LLAMA, "gpt2": GPT2, "bert": BERT}
+FAMILIES = {"llama": LLAMA, "gpt2": GPT2, "bert": BERT, "bert_classifier": replace(BERT, task="SEQ_CLS")}
+HEAD = {"pooler": "bert.pooler.dense", "classifier": "classifier"}
+"""What is above an encoder in a classifier, by our name."""
 
 
 def family_of(module: str) -> str | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from refpeft.formats import (
     peft_shared,
     safetensors,
 )
-from refpeft.formats.names import FAMILIES, family_of
+from refpeft.formats.names import FAMILIES, HEAD, family_of
 from refpeft.formats.peft_fields import (
     CONFIG,
     DECOMPOSED,
@@ -49,6 +49,8 @@ from refpeft.methods.xlora import XLoRA
 
 ROOT = "base_model.model."
 """Before every module's name."""
+CLASSIFIER = "bert_classifier"
+"""The family of an encoder with a classifier above it."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,15 @@ class Adapter:
         All fields of the file that it was read from.
     family : str
         Of the model that it is for, see `refpeft.formats.names`: what peft calls its sites.
+    head : dict of site to dict of str to array
+        What was trained whole beside it, of a `refpeft.models.TextClassifier`: peft's ``modules_to_save``.
     """
 
     method: Method
     arrays: Arrays
     config: Mapping[str, Any] = field(default_factory=dict)
     family: str = "llama"
+    head: Arrays = field(default_factory=dict)
 
     @property
     def pattern(self) -> str:
@@ -100,9 +105,11 @@ def load(folder: str | os.PathLike[str]) -> Adapter:
     if config.get("peft_type") == peft_shadow.KIND:
         tensors = {name: np.array(archive[name]) for name in archive}
         return Adapter(*peft_shadow.decode(folder, config, tensors), config)
-    family = model_family(archive)
-    places = {key: _place(key, family) for key in archive}
-    layout = layout_of(folder, config, family, {theirs for _, theirs in places.values()})
+    family, head = model_family(archive), _head(config, archive)
+    whole = {f"{ROOT}{HEAD[site]}.{name}" for site, its in head.items() for name in its}
+    places = {key: _place(key, family) for key in archive if key not in whole}
+    own = {name: value for name, value in config.items() if not (head and name == "modules_to_save")}
+    layout = layout_of(folder, own, family, {theirs for _, theirs in places.values()})
     method, where = method_of(folder, config, layout), folder / TENSORS
     common = peft_shared.decode(where, config, layout, method, archive)
     arrays = _decode(where, layout, method, places, archive)
@@ -121,11 +128,23 @@ def load(folder: str | os.PathLike[str]) -> Adapter:
             raise CapabilityError(f"{folder / CONFIG}: at {site} peft {why}, unlike {method!r}.")
     if why := peft_neighbours.apart(method, arrays):
         raise CapabilityError(f"{where}: {why}.")
-    own = peft_numbered.decode(where, layout, arrays, family, archive) if layout.numbered else {}
+    rest = peft_numbered.decode(where, layout, arrays, family, archive) if layout.numbered else {}
     if layout.kind == "FROD":
-        own = peft_kinds.decode(where, arrays, family, archive)
-    arrays = {site: given | own.get(site, {}) | common for site, given in arrays.items()}
-    return Adapter(method, arrays, config, family)
+        rest = peft_kinds.decode(where, arrays, family, archive)
+    arrays = {site: given | rest.get(site, {}) | common for site, given in arrays.items()}
+    return Adapter(method, arrays, config, family, head)
+
+
+def _head(config: Mapping[str, Any], archive: safetensors.Lazy) -> dict[str, dict[str, np.ndarray]]:
+    """What of a classifier's head is in the file."""
+    if config.get("task_type") != FAMILIES[CLASSIFIER].task:
+        return {}
+    keys = {site: {name: f"{ROOT}{module}.{name}" for name in ("weight", "bias")} for site, module in HEAD.items()}
+    return {
+        site: {name: np.array(archive[key]) for name, key in its.items()}
+        for site, its in keys.items()
+        if all(key in archive for key in its.values())
+    }
 
 
 def _decode(
@@ -177,7 +196,11 @@ def save(folder: str | os.PathLike[str], adapter: Adapter, base: str = "") -> No
     FormatError
         If a site has no module of that name.
     """
+    if adapter.head:
+        adapter = replace(adapter, family=CLASSIFIER)
     task = FAMILIES[adapter.family].task
+    if adapter.head and not is_written(adapter):
+        raise CapabilityError(f"peft's files have no place for {adapter.method!r} beside a classifier's head.")
     if type(adapter.method) in peft_prompts.KINDS.values():
         if why := peft_prompts.unlike(adapter.method, task):
             raise CapabilityError(f"peft {why}, so that its files have no place for {adapter.method!r}.")
@@ -190,6 +213,11 @@ def save(folder: str | os.PathLike[str], adapter: Adapter, base: str = "") -> No
         own, tensors = peft_shadow.encode(adapter)
     else:
         own, tensors = _encode(adapter)
+    if adapter.head:
+        own |= {"task_type": task, "modules_to_save": [*adapter.head]}
+        tensors |= {
+            f"{ROOT}{HEAD[site]}.{n}": np.asarray(a) for site, its in adapter.head.items() for n, a in its.items()
+        }
     config = {"task_type": task, "inference_mode": True} | dict(adapter.config) | own
     if base:
         config["base_model_name_or_path"] = base
@@ -205,7 +233,11 @@ def is_written(adapter: Adapter) -> bool:
     if isinstance(adapter.method, XLoRA | Shadow):
         return True
     if layout is None:
-        return type(adapter.method) in peft_prompts.KINDS.values() and not peft_prompts.unlike(adapter.method, task)
+        return (
+            not adapter.head
+            and type(adapter.method) in peft_prompts.KINDS.values()
+            and not peft_prompts.unlike(adapter.method, task)
+        )
     if layout.misread or any(layout.unlike(adapter.method, arrays) for arrays in adapter.arrays.values()):
         return False
     if peft_shared.apart(layout, adapter.arrays) or _ungrouped(adapter):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from refpeft.memory.models import from_config
 from refpeft.models.features import features
 from refpeft.models.language import LanguageModel
 from refpeft.models.places import place
+from refpeft.models.text_classifier import HEAD, TextClassifier, drawn
 from refpeft.models.text_encoder import TextEncoder
 from refpeft.numerics.formats import as_format
 
@@ -74,6 +75,54 @@ def load_encoder(
     if shape.causal:
         raise CapabilityError(f"{path} is a decoder, expected an encoder: refpeft.models.load reads it.")
     return TextEncoder(shape, weights, **stated, backend=backend, device=device)
+
+
+def load_classifier(
+    path: str | os.PathLike[str],
+    *,
+    labels: int = 0,
+    train: Sequence[str] = HEAD,
+    random: np.random.Generator | None = None,
+    dtype: str = "float32",
+    quantise: Settings | None = None,
+    backend: str = "torch",
+    device: str = "",
+) -> TextClassifier:
+    """The encoder of BERT's kind in a Hugging Face folder with a classifier above it; as for `load`.
+
+    Parameters
+    ----------
+    labels : int
+        How many there are; as many as the folder's classifier has where 0.
+    train : sequence of str
+        What of the head is trained, of ``pooler`` and ``classifier``; peft trains the classifier alone.
+    random : numpy.random.Generator, optional
+        What the pooler and the classifier are drawn from, where the folder has none.
+
+    Raises
+    ------
+    FormatError
+        If the folder's classifier has other labels, or there is none and nothing says how many.
+    """
+    shape, weights, stated = _read(path, dtype, quantise, plugins.backend(backend))
+    if shape.causal:
+        raise CapabilityError(f"{path} is a decoder, expected an encoder: refpeft.models.load reads it.")
+    random = np.random.default_rng() if random is None else random
+    tensors, wanted = open_model(path, four_bit=True).tensors, as_format(dtype).dtype
+    known = tensors["classifier.weight"].shape[0] if "classifier.weight" in tensors else 0
+    if labels < 0 or known not in (0, labels or known) or not (labels or known):
+        raise FormatError(f"{path}: its classifier has {known or 'no'} labels, but {labels or 'none'} are asked for.")
+    for name, theirs, outputs in (
+        ("pooler", "bert.pooler.dense", shape.width),
+        ("classifier", "classifier", labels or known),
+    ):
+        own = drawn(random, outputs, shape.width)
+        for end, drew in zip(("", ".bias"), own):
+            tensor = tensors.get(f"{theirs}{end or '.weight'}")
+            if tensor is not None and tensor.shape != drew.shape:
+                raise FormatError(f"{path}: {name}{end} has shape {tensor.shape}, expected {drew.shape}.")
+            weights[f"{name}{end}"] = drew.astype(wanted) if tensor is None else tensor.whole(wanted)
+    return TextClassifier(shape, weights, **stated, train=train, backend=backend, device=device)
 
 
 def _read(path: str | os.PathLike[str], dtype: str, quantise: Settings | None, backend: Backend):

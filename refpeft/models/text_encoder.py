@@ -4,7 +4,7 @@
     hidden = blocks(x), every token seeing all that are no padding
 
 What is made of the hidden states is the caller's affair: `hidden` gives them, `with_vjp` their gradients too. BERT's pooler is
-not computed, nor any head.
+computed where a classifier is read with it, see `refpeft.models.text_classifier`.
 """
 
 from __future__ import annotations

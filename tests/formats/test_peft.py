@@ -263,7 +263,7 @@ def test_fields_that_change_nothing_are_kept(tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"peft_type": "SHADOW"}, CapabilityError, r"peft_type is 'SHADOW', but .*C3A, .*, ROAD, .* are read"),
+        ({"peft_type": "OTHER"}, CapabilityError, r"peft_type is 'OTHER', but .*C3A, .*, ROAD, .* are read"),
         ({"rank_pattern": {"q_proj": 4}}, FormatError, "q_proj has rank 2, but r and rank_pattern say 4"),
         (
             {"alpha_pattern": {"q_proj": 4}},

@@ -47,3 +47,12 @@ def _(problem, run):
     x = wide(problem.inputs["x"])
     share = np.divide(wide(results["y"]), x, out=np.full(x.shape, 0.5), where=x != 0)
     return only("dx", {"dx": wide(problem.cotangents["dy"]) * share}, results)
+
+
+@fault("nonlinearity", "the slope of tanh without the square", "dx", operations="nn.tanh")
+def _(problem, run):
+    """dy (1 - y)."""
+    results = run(problem)
+    if "dx" not in results:
+        return results
+    return only("dx", {"dx": wide(problem.cotangents["dy"]) * (1 - wide(results["y"]))}, results)

@@ -1,0 +1,144 @@
+"""A classifier over an encoder of BERT's kind. Against transformers and peft, and differences of its own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from small_models import save, shaken
+
+from refpeft.errors import AttributeValueError, CapabilityError, DomainError, FormatError, ShapeError
+from refpeft.formats import adapters, peft
+from refpeft.methods import Houlsby, LoRA, PTuningV2
+from refpeft.models import load_classifier, load_encoder
+
+IDS = np.random.default_rng(0).integers(0, 97, (3, 9))
+SEGMENTS = (np.arange(9) > 4) * np.ones((3, 1), np.int64)
+MASK = np.arange(9) < np.array([[9], [6], [1]])
+LABELS = np.array([2, 0, 1])
+SITES = "layers.*.attn.q,layers.*.attn.v"
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    """A random one that transformers saved, with three labels."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=24, num_labels=3,
+    )  # fmt: skip
+    return save(config, tmp_path_factory.mktemp("bert"), "AutoModelForSequenceClassification")
+
+
+def theirs(folder):
+    transformers = pytest.importorskip("transformers")
+    return transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+
+
+def inputs(**more):
+    """The texts, as transformers takes them."""
+    torch = pytest.importorskip("torch")
+    found = {"input_ids": IDS, "token_type_ids": SEGMENTS, "attention_mask": MASK.astype(np.int64), **more}
+    return {name: torch.from_numpy(array) for name, array in found.items()}
+
+
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+def test_logits_loss_and_gradients_are_transformers(bert, backend):
+    """Of the whole head, to the rounding of float32."""
+    other, model = theirs(bert), load_classifier(bert, backend=backend)
+    out = other(**inputs(labels=LABELS))
+    expected = out.logits.detach().numpy()
+    got = model.host(model.logits(IDS, MASK, SEGMENTS))
+    np.testing.assert_allclose(got, expected, rtol=0, atol=2.0**-18 * np.abs(expected).max())
+    out.loss.backward()
+    loss, gradients = model.loss(IDS, LABELS, MASK, SEGMENTS)
+    assert abs(loss - out.loss.item()) < 2.0**-18 * loss
+    parts = {"pooler": other.bert.pooler.dense, "classifier": other.classifier}
+    assert set(gradients) == {f"{name}.{end}" for name in parts for end in ("weight", "bias")} == set(model.trained)
+    for name, part in parts.items():
+        for end in ("weight", "bias"):
+            grad = getattr(part, end).grad.numpy()
+            np.testing.assert_allclose(
+                model.host(gradients[f"{name}.{end}"]), grad, rtol=0, atol=2.0**-16 * np.abs(grad).max()
+            )
+
+
+@pytest.mark.parametrize("train", [("pooler", "classifier"), ("classifier",), ()])
+def test_gradients_are_differences(bert, train):
+    """With a method in the encoder, along a direction in all arrays at once; checkpointing gives equal bits."""
+    model, random = load_classifier(bert, train=train, dtype="float64", backend="reference"), np.random.default_rng(1)
+    model.attach(SITES, LoRA(rank=2), random)
+    shaken(model, random)
+    _, gradients = model.loss(IDS, LABELS, MASK, SEGMENTS)
+    again = model.loss(IDS, LABELS, MASK, SEGMENTS, checkpointing=True)[1]
+    assert set(gradients) == set(model.trained)
+    assert {name for name in gradients if "layers" not in name} == {
+        f"{n}.{e}" for n in train for e in ("weight", "bias")
+    }
+    along, h, losses = {n: random.normal(size=g.shape) for n, g in gradients.items()}, 2.0**-20, []
+    for name, gradient in gradients.items():
+        np.testing.assert_array_equal(again[name], gradient)
+    for step in (h, -2 * h, h):
+        for name, array in model.trained.items():
+            array += step * along[name]
+        losses.append(model.loss(IDS, LABELS, MASK, SEGMENTS)[0])
+    slope = sum(np.sum(g * along[n]) for n, g in gradients.items())
+    assert abs(slope - (losses[0] - losses[1]) / (2 * h)) < 1e-6 * abs(slope)
+
+
+@pytest.mark.parametrize("train", [("pooler", "classifier"), ("classifier",)])
+def test_head_and_adapter_are_exchanged_with_peft(bert, tmp_path, train):
+    """Both ways: peft keeps the head whole, as modules_to_save."""
+    torch, library = pytest.importorskip("torch"), pytest.importorskip("peft")
+    model, random, method = load_classifier(bert, train=train), np.random.default_rng(1), LoRA(rank=2, alpha=6)
+    model.attach(SITES, method, random)
+    shaken(model, random)
+    adapter = adapters.Adapter(method, model.arrays(), family="bert", head=model.head)
+    adapters.save(tmp_path / "ours", adapter)
+    expected = model.logits(IDS, MASK, SEGMENTS).numpy()
+    other = library.PeftModel.from_pretrained(theirs(bert), tmp_path / "ours").eval()
+    with torch.no_grad():
+        got = other(**inputs()).logits.numpy()
+    np.testing.assert_allclose(got, expected, rtol=0, atol=2.0**-16 * np.abs(expected).max())
+    other.save_pretrained(tmp_path / "theirs")
+    read = adapters.load(tmp_path / "theirs")
+    assert (read.method, set(read.head)) == (method, set(train))
+    again = load_classifier(bert)
+    adapters.attach(again, read)
+    np.testing.assert_array_equal(again.logits(IDS, MASK, SEGMENTS).numpy(), expected)
+    with pytest.raises(FormatError, match=r"has a classifier's head, but .*bert0? was read without a classifier"):
+        adapters.attach(load_encoder(bert), read)
+
+
+@pytest.mark.parametrize("method", [Houlsby(reduction=4), PTuningV2(tokens=3, size=8)], ids=repr)
+def test_a_head_beside_what_peft_has_not_is_kept_in_our_form(bert, tmp_path, method):
+    """To the bit."""
+    model, random = load_classifier(bert), np.random.default_rng(1)
+    model.attach("*", method, random)
+    shaken(model, random)
+    adapter = adapters.Adapter(method, model.arrays(), family="bert", head=model.head)
+    with pytest.raises(CapabilityError, match=r"have no place for .* beside a classifier's head"):
+        peft.save(tmp_path, adapter)
+    adapters.save(tmp_path, adapter)
+    again = load_classifier(bert)
+    adapters.attach(again, adapters.load(tmp_path))
+    np.testing.assert_array_equal(again.logits(IDS, MASK).numpy(), model.logits(IDS, MASK).numpy())
+
+
+def test_a_head_is_drawn_over_an_encoder_that_has_none(bert, tmp_path):
+    """Of as many labels as are asked for; whatever does not fit is refused in a sentence."""
+    theirs(bert).bert.save_pretrained(tmp_path)
+    model = load_classifier(tmp_path, labels=5, random=np.random.default_rng(0))
+    assert model.logits(IDS).shape == (3, 5)
+    np.testing.assert_array_equal(model.head["pooler"]["weight"], load_classifier(bert).head["pooler"]["weight"])
+    with pytest.raises(FormatError, match="its classifier has no labels, but none are asked for"):
+        load_classifier(tmp_path)
+    with pytest.raises(FormatError, match="its classifier has 3 labels, but 4 are asked for"):
+        load_classifier(bert, labels=4)
+    with pytest.raises(AttributeValueError, match="train must be of pooler, classifier, but 'head' came"):
+        load_classifier(bert, train=("head",))
+    with pytest.raises(DomainError, match="labels lie from 0 to 4, but 0 to 5 came"):
+        model.loss(IDS, np.array([0, 5, 1]))
+    with pytest.raises(ShapeError, match=r"labels are integers of shape \(3,\), but float64 of shape \(2,\) came"):
+        model.loss(IDS, np.ones(2))
+    with pytest.raises(ShapeError, match=r"classifier has the arrays .*\(5, 32\).*, but .*\(3, 32\).* came"):
+        model.set_head(load_classifier(bert).head)
