@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 from refpeft.errors import CapabilityError
@@ -26,7 +27,7 @@ def figure(width: float, height: float) -> Any:
 
 
 def require_png(path: str) -> None:
-    """Refuse a name that is not a PNG's, or that nothing could be drawn for.
+    """Refuse a name that is not a PNG's, or in no folder, or that nothing could be drawn for.
 
     Raises
     ------
@@ -34,6 +35,8 @@ def require_png(path: str) -> None:
     """
     if not path.lower().endswith(".png"):
         raise CapabilityError(f"--plot writes a PNG, so its name must end in .png, but {path!r} came.")
+    if not (folder := Path(path).absolute().parent).is_dir():
+        raise CapabilityError(f"--plot {path} cannot be written because the folder {folder} does not exist.")
     figure(1, 1)
 
 

@@ -56,9 +56,17 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         if replaces:
             shutil.copymode(target, temporary)
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            named(error, path)
         raise
+
+
+def named(error: OSError, path: str | os.PathLike[str]) -> None:
+    """Have an error say which file it is of, where it does not: a full disk, say."""
+    if error.filename is None:
+        error.filename = os.fspath(path)
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:

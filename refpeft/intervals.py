@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 
 
 def mean(values: Sequence[float]) -> tuple[float, float, float]:
-    """Student's interval: the mean ± t s / sqrt(n), with t of n - 1 degrees of freedom; infinite for one value.
+    """Student's interval: the mean ± t s / sqrt(n), with t of n - 1 degrees of freedom; infinite for one value, and where one is.
 
     It holds for values drawn from a normal distribution.
     """
     n, middle = len(values), statistics.fmean(values)
-    if n < 2:
+    if n < 2 or not math.isfinite(middle):
         return -math.inf, middle, math.inf
     from scipy.special import stdtrit
 

@@ -41,6 +41,13 @@ def as_bytes(option: str, text: str) -> int:
     return bytes
 
 
+def _given(option: str, text: str | None) -> str:
+    """A text that is not empty, or an empty one where none was asked for."""
+    if text == "":
+        raise click.UsageError(f"{option} needs a text, but an empty one came.")
+    return text or ""
+
+
 def integers(option: str, text: str) -> tuple[int, ...]:
     """Whole numbers between commas."""
     try:
@@ -126,7 +133,12 @@ _TRAINING = (
         show_default=True,
         help="Seen before by eva, corda and lora_ga, to start from.",
     ),
-    click.option("--start-text", metavar="TEXT", default="", help="What a prompt or a prefix starts from."),
+    click.option(
+        "--start-text",
+        metavar="TEXT",
+        callback=lambda context, option, text: _given("--start-text", text),
+        help="What a prompt or a prefix starts from.",
+    ),
     click.option("--checkpointing", is_flag=True, help="Compute blocks again on the way back, to keep less of them."),
     click.option("--dropout", type=float, default=0.0, show_default=True, help="Of what enters LoRA's A."),
     click.option("--backend", default="cpu", show_default=True, help="torch has every method."),

@@ -47,11 +47,12 @@ def command(
     A prefix is in every layer, and an adapter behind every sublayer; qlora is lora over a model in NF4, doubly quantised.
     DIR/adapter is what peft loads, if it has the method; DIR/metrics.jsonl has a line for each step.
     """
+    import math
     from dataclasses import asdict
     from pathlib import Path
 
     from refpeft import drawing
-    from refpeft.errors import AttributeValueError
+    from refpeft.errors import AttributeValueError, DomainError
     from refpeft.files import atomic_write
     from refpeft.models import load
     from refpeft.models.tokens import tokenizer
@@ -75,6 +76,10 @@ def command(
         losses = loop.train(decoder, fitting, sites, ids, wanted, Path(out), identity, advance)
     if plot:
         atomic_write(Path(plot), curve.draw(losses, f"{method} on {Path(model).name}"))
+    if wrong := [step for step, loss in enumerate(losses, 1) if not math.isfinite(loss)]:
+        raise DomainError(
+            f"the loss was {losses[wrong[0] - 1]} in step {wrong[0]}, so that {out} holds no adapter of use; try a lower --lr."
+        )
     row = {"steps": len(losses), "first": losses[0], "last": losses[-1], "adapter": str(Path(out) / "adapter")}
     report([row], tuple(row), as_json)
 

@@ -13,7 +13,7 @@ import numpy as np
 from refpeft.convert.folder import copy, require_dtype, stored
 from refpeft.convert.settings import with_dtype
 from refpeft.convert.source import Source, Tensor
-from refpeft.errors import DomainError, FormatError
+from refpeft.errors import CapabilityError, DomainError, FormatError
 from refpeft.formats import peft, safetensors
 
 
@@ -51,8 +51,13 @@ class Merge:
         FormatError
             If one is missing, or of another shape than the adapter's arrays allow.
         CapabilityError
-            If the method cannot be merged.
+            If the method cannot be merged, or a classifier's head came with it.
         """
+        method = self.adapter.method
+        if method.not_mergeable:
+            raise CapabilityError(f"{type(method).__name__} cannot be merged: {method.not_mergeable}")
+        if self.adapter.head:
+            raise CapabilityError("The adapter has a classifier's head, which a merge does not write.")
         for name, arrays in self.adapted.items():
             if name not in source.tensors:
                 raise FormatError(f"The adapter is for a tensor {name!r}, which the model does not have.")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 CONFIG, TENSORS = "refpeft_adapter.json", "refpeft_adapter.safetensors"
 ALL = "*"
 """In the place of a site's name, where an array is that of all."""
-_HEAD = "head:"
+HEAD = "head:"
 """Before the name of a site of a classifier's head."""
 _VERSION = 1
 
@@ -65,7 +65,7 @@ def save(folder: str | os.PathLike[str], adapter: Adapter, base: str = "") -> No
         for site, arrays in adapter.arrays.items()
         for n, a in arrays.items()
     }
-    tensors |= {f"{_HEAD}{site}.{n}": np.asarray(a) for site, its in adapter.head.items() for n, a in its.items()}
+    tensors |= {f"{HEAD}{site}.{n}": np.asarray(a) for site, its in adapter.head.items() for n, a in its.items()}
     name = next(n for n, cls in methods().items() if cls is type(adapter.method))
     numbers = asdict(adapter.method)  # type: ignore[call-overload]
     config = {"version": _VERSION, "method": name, "settings": numbers, "base": base, "family": adapter.family}
@@ -85,13 +85,17 @@ def attach(model: Transformer, adapter: Adapter) -> None:
     Raises
     ------
     FormatError
-        If it is for matrices of a model of another family, or has a head that the model has not.
+        If it is for matrices of a model of another family, has a head that the model has not, or an element that is no number.
     """
     family = model.shape.family
     if adapter.family != family and adapter.method.operation.endswith(".linear"):
         raise FormatError(
             f"the adapter is for a model of {adapter.family}'s family, but {model.shape.name} is of {family}'s."
         )
+    for site, arrays in adapter.arrays.items():
+        for name, array in arrays.items():
+            if not np.isfinite(np.asarray(array)).all():
+                raise FormatError(f"the adapter's {name} of {site} has an element that is not finite.")
     if adapter.head and not hasattr(model, "set_head"):
         raise FormatError(f"the adapter has a classifier's head, but {model.shape.name} was read without a classifier.")
     model.attach(adapter.pattern, adapter.method, arrays=adapter.arrays)
@@ -134,8 +138,8 @@ def load(folder: str | os.PathLike[str]) -> Adapter:
     for name in archive:
         site, _, array = name.rpartition(".")
         arrays.setdefault(site, {})[array] = np.array(archive[name])
-    common, heads = arrays.pop(ALL, {}), [site for site in arrays if site.startswith(_HEAD)]
-    head = {site.removeprefix(_HEAD): arrays.pop(site) for site in heads}
+    common, heads = arrays.pop(ALL, {}), [site for site in arrays if site.startswith(HEAD)]
+    head = {site.removeprefix(HEAD): arrays.pop(site) for site in heads}
     if not arrays:
         raise FormatError(f"{folder / TENSORS}: there is no tensor, expected an adapter's.")
     return Adapter(method, {site: its | common for site, its in arrays.items()}, config, family, head)

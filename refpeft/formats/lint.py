@@ -18,6 +18,7 @@ from refpeft.formats import adapterhub, adapters, peft, peft_fields, peft_layout
 from refpeft.formats.lint_facts import DRAWN, FACTOR, FOLLOWED, NAMED, RANKED, STARTS, STILL, WHOLE
 from refpeft.formats.lint_folder import Finding, Folder, ends, opened
 from refpeft.formats.lint_model import Shapes, another_base, unfitting, unfitting_site
+from refpeft.operation import matches
 
 FLOAT16 = float(np.finfo(np.float16).max)
 AGAIN = "save the adapter again, whole"
@@ -232,13 +233,16 @@ def apart(adapter: Folder) -> Iterator[Finding]:
     """refpeft's own form, which other libraries do not read; arrays that the method needs and the file lacks."""
     method = adapters.load(adapter.path).method
     what = f"is refpeft's own form of {adapter.kind}, which no other library reads"
-    yield Finding("note", adapters.CONFIG, what, "merge it to share it")
+    do = "load it with refpeft" if method.not_mergeable else "merge it to share it"
+    yield Finding("note", adapters.CONFIG, what, do)
     if (adapter.path / peft.CONFIG).is_file():
         yield Finding("warning", peft.CONFIG, "another adapter lies beside, which peft reads", "give each a folder")
     common = set(adapter.modules.get("", ()))
+    beside = method.beside()
     for site, arrays in adapter.modules.items():
-        needed = {*method.trainable, *method.fixed} - {"weight", *method.following}
-        for array in sorted(needed - set(arrays) - common) if site else ():
+        own = next((other for pattern, other in beside.items() if matches(site, pattern)), method)
+        needed = {*own.trainable, *own.fixed} - {"weight", *own.following}
+        for array in sorted(needed - set(arrays) - common) if site and not site.startswith(adapters.HEAD) else ():
             yield Finding("error", site, f"lacks {array}, which {adapter.kind} needs", AGAIN)
 
 

@@ -33,10 +33,16 @@ class TrainableTokens(Method):
             "tokens", integers and len(set(self.tokens)) == len(self.tokens), "ids from 0 on, none of them twice"
         )
 
+    def _require_rows(self, rows):
+        """Refuse ids that a table of so many rows has not."""
+        self.require("tokens", max(self.tokens, default=0) < rows, f"below the table's {rows} rows")
+
     def init(self, random, weight):
+        self._require_rows(len(weight))
         return trainable_tokens.init(weight, self.tokens)
 
     def implied(self, shape, arrays):
+        self._require_rows(shape[0])
         return {"tokens": np.array(self.tokens, np.int64)}
 
     def count(self, width):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 
@@ -150,7 +151,9 @@ def _read(path: str | os.PathLike[str], dtype: str, quantise: Settings | None, b
         elif quantise and name in matrices:
             weights[name] = _quantised(tensor, wanted, quantise, backend)
         else:
-            weights[name] = tensor.whole(wanted)
+            weights[name] = array = tensor.whole(wanted)
+            if array.size and not (math.isfinite(array.min()) and math.isfinite(array.max())):
+                raise FormatError(f"{path}: {theirs} has an element that is not finite in {dtype}.")
     return shape, weights, stated
 
 

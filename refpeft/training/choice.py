@@ -34,9 +34,18 @@ def base(name: str, quantise: Settings | None) -> Settings | None:
 
 
 def configured(name: str, options: Mapping[str, str] = {}, **numbers) -> Method:
-    """The method with those of the numbers that it has, as rank or tokens, and with its options, which come as texts."""
+    """The method with those of the numbers that it has, as rank or tokens, and with its options, which come as texts.
+
+    Raises
+    ------
+    AttributeValueError
+        If it has several of what the number is one of, and no option says which.
+    """
     method = named(name)
-    own = {field.name for field in fields(method)}
+    several = [field.name for field in fields(method) if field.name in numbers and str(field.type).startswith("tuple")]
+    for field in (field for field in several if field not in options):
+        raise AttributeValueError(f"{name} needs {field}, as --option {field}=5,17, but none came.")
+    own = {field.name for field in fields(method)} - set(several)
     return method(**({n: value for n, value in numbers.items() if n in own} | parsed(name, method, options)))
 
 

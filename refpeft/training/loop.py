@@ -87,6 +87,9 @@ class Settings:
             raise AttributeValueError(
                 f"at least 1 step of 1 row is needed, but steps {self.steps} and batch {self.batch} came."
             )
+        for name in ("lr", "decay"):
+            if not 0 <= (value := getattr(self, name)) < math.inf:
+                raise AttributeValueError(f"{name} must be 0 or more, and finite, but {value} came.")
         if self.schedule not in SCHEDULES:
             raise AttributeValueError(f"schedule must be one of {', '.join(SCHEDULES)}, but {self.schedule!r} came.")
         if not 0 <= self.warmup <= self.steps:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from refpeft.errors import FormatError
-from refpeft.files import atomic_write
+from refpeft.files import atomic_write, named
 
 FORMAT = "refpeft-pages/1"
 
@@ -79,8 +79,12 @@ class FileStore:
         self.steps, self._place = self._recorded(count, 2 * count * size)
         pages = self.folder / "pages.bin"
         if self.steps is None:
-            with open(pages, "wb") as file:
-                file.truncate(2 * count * size)
+            try:
+                with open(pages, "wb") as file:
+                    file.truncate(2 * count * size)
+            except OSError as error:
+                named(error, pages)
+                raise
         self._mapped = np.memmap(pages, np.uint8, "r+", shape=(count, 2, size))
         self._written: set[int] = set()
 

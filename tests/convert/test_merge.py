@@ -14,7 +14,7 @@ from small_models import save
 
 from refpeft.cli import main
 from refpeft.formats import peft, safetensors
-from refpeft.methods import IA3, LoRA
+from refpeft.methods import IA3, LoRA, PTuningV2
 from refpeft.methods.dora import DoRA
 from refpeft.models import load
 
@@ -117,6 +117,11 @@ def test_what_cannot_be_merged_is_said_and_leaves_nothing(tiny_llama, tmp_path):
     good, arrays = adapter(tmp_path / "good", LoRA(rank=2))
     huge = {site: {n: a * np.float32(2.0**20) for n, a in given.items()} for site, given in arrays.items()}
     peft.save(tmp_path / "huge", peft.Adapter(LoRA(rank=2), huge))
+    prefix = {"prefix_k": np.ones((2, 3, 8)), "prefix_v": np.ones((2, 3, 8))}
+    sites = {f"layers.{i}.attention": prefix for i in range(2)}
+    peft.save(tmp_path / "prefix", peft.Adapter(PTuningV2(tokens=3, size=8), sites))
+    head = {"classifier": {"weight": np.ones((2, 32)), "bias": np.ones(2)}}
+    peft.save(tmp_path / "head", peft.Adapter(LoRA(rank=2), arrays, family="bert", head=head))
     there, out = sorted(os.listdir(tmp_path)), ("--out", tmp_path / "out")
     for arguments, said in (
         (
@@ -124,6 +129,8 @@ def test_what_cannot_be_merged_is_said_and_leaves_nothing(tiny_llama, tmp_path):
             "a tensor 'model.layers.9.self_attn.q_proj.weight', which the model does not have.",
         ),
         (["--adapter", other, *out], "lora.merge"),
+        (["--adapter", tmp_path / "prefix", *out], "PTuningV2 cannot be merged: its keys enter a softmax"),
+        (["--adapter", tmp_path / "head", *out], "The adapter has a classifier's head, which a merge does not write."),
         (["--adapter", tmp_path / "huge", *out, "--dtype", "float16"], "has an element that is not finite in float16."),
         (["--adapter", good, "--out", tmp_path / "good"], "exists already, expected the name of a new folder."),
         (

@@ -88,6 +88,15 @@ def test_a_missing_folder_is_named(tmp_path):
         atomic_write(tmp_path / "gone" / "a.bin", b"")
 
 
+@pytest.mark.parametrize("name", [None, "another"])
+def test_a_full_disk_says_which_file(tmp_path, name):
+    """The operating system's error has the name where it had none, and nothing is left."""
+    with pytest.raises(OSError, match="No space") as raised, atomic_file(tmp_path / "a.bin"):
+        raise OSError(28, "No space left on device", name)
+    assert raised.value.filename == (name or str(tmp_path / "a.bin"))
+    assert not os.listdir(tmp_path)
+
+
 def test_what_is_not_a_regular_file_is_not_replaced(tmp_path):
     """A folder or a device under the name is refused, never renamed over."""
     with pytest.raises(FormatError, match=r"is not a regular file\.$"):

@@ -7,6 +7,7 @@ import pytest
 
 from refpeft.errors import AttributeValueError, CapabilityError, ShapeError
 from refpeft.formats import adapters, peft
+from refpeft.formats.lint import lint
 from refpeft.methods import MAM, FlatMAM, LoRA, ParallelAdapter, PrefixTuning
 from refpeft.models import load
 
@@ -42,6 +43,7 @@ def test_it_is_kept_and_read_as_one(tiny_llama, tmp_path):
     adapters.save(tmp_path, adapters.Adapter(flat, arrays))
     read = adapters.load(tmp_path)
     assert read.method == flat
+    assert {finding.severity for finding in lint(tmp_path)} == {"note"}
     again = model_of(tiny_llama, LoRA(rank=2))
     for site in [site for site in again.sites if again.sites[site].trained]:
         again.sites[site] = again.bare(site)

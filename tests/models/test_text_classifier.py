@@ -8,6 +8,7 @@ from small_models import save, shaken
 
 from refpeft.errors import AttributeValueError, CapabilityError, DomainError, FormatError, ShapeError
 from refpeft.formats import adapters, peft
+from refpeft.formats.lint import lint
 from refpeft.methods import Houlsby, LoRA, PTuningV2
 from refpeft.models import load_classifier, load_encoder
 
@@ -119,6 +120,7 @@ def test_a_head_beside_what_peft_has_not_is_kept_in_our_form(bert, tmp_path, met
     with pytest.raises(CapabilityError, match=r"have no place for .* beside a classifier's head"):
         peft.save(tmp_path, adapter)
     adapters.save(tmp_path, adapter)
+    assert {finding.severity for finding in lint(tmp_path)} == {"note"}
     again = load_classifier(bert)
     adapters.attach(again, adapters.load(tmp_path))
     np.testing.assert_array_equal(again.logits(IDS, MASK).numpy(), model.logits(IDS, MASK).numpy())

@@ -173,7 +173,7 @@ def test_wrong_sweeps_are_refused_in_a_sentence(model, whole, tmp_path, monkeypa
         ({"rank": "0"}, "LoRA: rank must be at least 1, but 0 came."),
         ({"rank": "1,1"}, "ranks must be one or more, each once, but [1, 1] came."),
         ({"method": "lora,none"}, "there is no method 'none': 'refpeft methods' lists them."),
-        ({"method": "lora,shadow"}, "shadow.inject stands at no site of a model"),
+        ({"method": "lora,xlora"}, "X-LoRA mixes adapters that were trained before, but none came"),
         ({"backend": "cpu", "method": "c3a"}, "backend 'cpu' does not implement c3a.linear"),
         ({"held-out": 1}, "a share held out between 0 and 1 are needed, but 24 and 1.0 came."),
         ({"held-out": 0.999}, "has 0 tokens to train on, expected at least the 25 of a row."),
@@ -216,6 +216,14 @@ def test_whole_documents_are_held_out_or_the_end_of_the_text(tmp_path):
     assert (np.diff(trained[:, 0]) > 0).all() and (np.diff(held[:, 0]) > 0).all()
     with pytest.raises(FormatError, match="has 1 tokens held out, expected at least the 5 of a row"):
         text.parted(plain, Letters(), 5, 0.001)
+
+
+def test_a_mean_of_what_diverged_is_said_to_be_anywhere():
+    """A loss that is no number, or infinite, leaves an interval without ends."""
+    for value in (np.nan, np.inf):
+        low, middle, high = intervals.mean([1.0, value])
+        assert (low, high) == (-np.inf, np.inf)
+        assert not np.isfinite(middle)
 
 
 def test_intervals_hold_what_they_say():

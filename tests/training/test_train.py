@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from refpeft.cli import main
-from refpeft.formats import adapters
+from refpeft.formats import adapters, safetensors
 from refpeft.training import curve, text
 
 TEXT = "In the beginning there was a matrix, and the matrix was without rank. " * 12
@@ -211,6 +212,32 @@ def test_rows_of_a_step_do_not_depend_on_the_steps_before():
     np.testing.assert_array_equal(text.batch(ids, 5, 3, 2), passes[1][:5])
 
 
+def spoil(file, name):
+    """Make an element of a tensor one that is no number."""
+    tensors = {n: np.array(a) for n, a in safetensors.load(file).tensors.items()}
+    tensors[name].flat[0] = np.nan
+    safetensors.save(file, tensors)
+
+
+TOKENS = {"method": "trainable_tokens", "backend": "torch"}
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_what_is_no_number_does_not_pass_for_an_adapter(model, tmp_path):
+    """A run whose loss left the numbers says so, and an adapter with such an element is not put on a model."""
+    result = refpeft(*training(model, tmp_path / "far", lr=1e38))
+    assert result.exit_code == 2
+    assert re.search(
+        r"the loss was nan in step \d, so that \S+ holds no adapter of use", " ".join(result.output.split())
+    )
+    assert refpeft(*training(model, tmp_path / "run", steps=1)).exit_code == 0
+    folder = tmp_path / "run" / "adapter"
+    spoil(folder / "adapter_model.safetensors", "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight")
+    result = refpeft("evaluate", model, "--data", model / "text.txt", "--sequence", 24, "--adapter", folder)
+    assert result.exit_code == 2
+    assert "the adapter's b of layers.0.attn.q has an element that is not finite" in " ".join(result.output.split())
+
+
 def test_wrong_runs_are_refused_in_a_sentence(model, tmp_path):
     """Exit status 2, and nothing is begun."""
     (tmp_path / "bad.jsonl").write_text('{"text": "fine"}\n{"texts": 1}\n')
@@ -218,6 +245,8 @@ def test_wrong_runs_are_refused_in_a_sentence(model, tmp_path):
     (tmp_path / "bad.toml").write_text("ranks = 8")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "something").write_text("")
+    shutil.copytree(model, tmp_path / "nan")
+    spoil(tmp_path / "nan" / "model.safetensors", "model.layers.0.self_attn.q_proj.weight")
     run = tmp_path / "run"
     run.mkdir()
     (run / ".0123456789abcdef.tmp").write_text("what a kill left behind is no obstacle")
@@ -248,6 +277,30 @@ def test_wrong_runs_are_refused_in_a_sentence(model, tmp_path):
             "has frozen tokens, which would decay: decay must be 0.",
         ),
         (training(model, tmp_path / "new", method="none"), "there is no method 'none'"),
+        (
+            training(model, tmp_path / "new", method="prompt", **{"start-text": ""}),
+            "--start-text needs a text, but an empty",
+        ),
+        (training(model, tmp_path / "new", lr=-1), "lr must be 0 or more, and finite, but -1.0 came"),
+        (training(model, tmp_path / "new", lr="nan"), "lr must be 0 or more, and finite, but nan came"),
+        (training(model, tmp_path / "new", decay=-1), "decay must be 0 or more, and finite, but -1.0 came"),
+        (training(model, tmp_path / "new", plot=tmp_path / "none" / "x.png"), "none does not exist"),
+        (
+            training(model, tmp_path / "new", **TOKENS),
+            "trainable_tokens needs tokens, as --option tokens=5,17, but none",
+        ),
+        (
+            [*training(model, tmp_path / "new", **TOKENS), "--option", "tokens=1,256"],
+            "TrainableTokens: tokens must be below the table's 256 rows, but (1, 256) came",
+        ),
+        (
+            [*training(model, tmp_path / "new"), "--option", "ranks=3"],
+            "lora has no option 'ranks'; its options are rank",
+        ),
+        ([*training(model, tmp_path / "new"), "--option", "rank=x"], "lora: rank must be an integer, but 'x' came"),
+        ([*training(model, tmp_path / "new"), *2 * ["--option", "rank=3"]], "--option rank is given twice"),
+        (training(tmp_path / "nan", tmp_path / "new"), "q_proj.weight has an element that is not finite in float32"),
+        (["generate", tmp_path / "nan", "--prompt", "a"], "q_proj.weight has an element that is not finite in float32"),
         (training(model, tmp_path / "new", targets="query"), "has no matrix 'query'"),
         (training(model, tmp_path / "new", **{"start-batches": 0}), "start_batches must be at least 1, but 0 came"),
         (
