@@ -11,7 +11,7 @@ site                      kind        what stands there in the plain model
 ``layers.0.attn.prompt``  gated       nothing: beside attention, before its last matrix; where k and v have no bias
 ``prompt``                prompt      nothing: in front of the embedded tokens
 ``embedding``             table       ``nn.embedding``
-``layers.0.shadow.inject``  shadow    nothing: in front of a block; ``update`` behind it, see `refpeft.models.shadow`
+``*.shadow.inject``       shadow      nothing: in front of a block; ``update`` behind it, see `refpeft.models.shadow`
 ``gates``                 gates       nothing: above the last norm of a decoder's first pass, see `refpeft.models.mixture`
 ========================  ==========  ========================================================================
 """
@@ -141,10 +141,9 @@ def operations(method: Method) -> set[str]:
     """All that a model calls for a method."""
     cutting = {"prefix.cut"} if method.operation == "prefix.encode" else set()
     moving = {"shadow.update"} if method.operation == "shadow.inject" else set()
-    beside = (
-        moving | PROJECTED.get(method.operation, set()) | {MIXING[name] for name in {method.operation} & set(MIXING)}
-    )
-    return {standing(method)} | ({method.operation} & set(ENCODED)) | cutting | beside
+    mixing = {MIXING[name] for name in {method.operation} & set(MIXING)}
+    own = {standing(method)} | ({method.operation} & set(ENCODED)) | PROJECTED.get(method.operation, set())
+    return own.union(cutting, moving, mixing, *(operations(other) for other in method.beside().values()))
 
 
 def kind_of(operation: str) -> str | None:
