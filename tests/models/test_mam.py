@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from small_models import shaken
 
 from refpeft.errors import AttributeValueError, CapabilityError, ShapeError
-from refpeft.formats import adapters, peft
+from refpeft.formats import adapterhub, adapters, peft
 from refpeft.formats.lint import lint
 from refpeft.methods import MAM, FlatMAM, LoRA, ParallelAdapter, PrefixTuning
 from refpeft.models import load
+from refpeft.ops import prefix
 
 IDS = np.random.default_rng(0).integers(0, 256, (2, 9))
 METHOD = MAM(tokens=3, size=8, hidden=5)
@@ -51,6 +53,34 @@ def test_it_is_kept_and_read_as_one(tiny_llama, tmp_path):
     np.testing.assert_array_equal(again.logits(IDS), model.logits(IDS))
     with pytest.raises(CapabilityError, match="peft's files have no place for FlatMAM"):
         peft.save(tmp_path / "peft", read)
+
+
+def test_adapterhub_has_its_logits(tiny_llama):
+    """With a mask of its own and positions counted from behind the prefix; see docs/findings/adapters-prefix-sdpa.md."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    library = pytest.importorskip("adapters")
+    flat, arrays = shaken(model_of(tiny_llama, METHOD), np.random.default_rng(1)).kept(METHOD)
+    model = load(tiny_llama, backend="reference")
+    adapters.attach(model, adapters.Adapter(flat, arrays))
+    shaken(model, np.random.default_rng(2))
+    other = transformers.LlamaForCausalLM.from_pretrained(tiny_llama, attn_implementation="eager")
+    library.init(other)
+    parts = library.PrefixTuningConfig(flat=True, prefix_length=3), library.ParBnConfig(reduction_factor=2)
+    other.add_adapter("mam", config=library.ConfigUnion(*parts), set_active=True)
+    found, arrays = dict(other.eval().named_parameters()), model.arrays()
+    keys, values = (np.stack([arrays[f"layers.{i}.attention"][n] for i in range(2)]) for n in ("prefix_k", "prefix_v"))
+    tensors = {name: prefix.together(keys, values).ravel() for name in found if name.endswith(".control_trans")}
+    assert len(tensors) == 1
+    for i in range(2):
+        at = f"model.layers.{i}.output_adapters.adapters.mam."
+        tensors |= {f"{at}{adapterhub.ARRAYS[n]}": array for n, array in arrays[f"layers.{i}.mlp.out"].items()}
+    with torch.no_grad():
+        for name, array in tensors.items():
+            found[name].copy_(torch.from_numpy(np.asarray(array)))
+        got = other(torch.from_numpy(IDS), position_ids=torch.arange(3, 12)[None]).logits.numpy()
+    expected = model.logits(IDS)
+    assert np.abs(expected - load(tiny_llama, backend="reference").logits(IDS)).max() > 0.1
+    np.testing.assert_allclose(got, expected, rtol=0, atol=2.0**-17 * np.abs(expected).max())
 
 
 def test_what_is_not_both_is_refused(tiny_llama):
