@@ -58,7 +58,7 @@ class Expression:
             raise ShapeError(f"the expression {self.text!r} gives {number}, which is not an integer.")
         return int(number)
 
-    @property
+    @functools.cached_property
     def is_name(self) -> bool:
         """Whether it is a bare name, so that a shape binds it."""
         return self.text.isidentifier()

@@ -11,6 +11,7 @@ compare such expressions; ``h = g*k`` also tells how to choose h.
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class Argument:
     dims: tuple[Expression, ...]
     star: tuple[int, str] | None
 
-    @property
+    @functools.cached_property
     def differentiable(self) -> bool:
         """Whether the argument has the problem's dtype, so that a gradient exists for it."""
         return self.dtype is None
@@ -70,12 +71,12 @@ class Constraint:
         """Whether it is true of these dims and attributes."""
         return _COMPARE[self.symbol](self.left.value(known), self.right.value(known))
 
-    @property
+    @functools.cached_property
     def names(self) -> frozenset[str]:
         """All names it depends on."""
         return self.left.names | self.right.names
 
-    @property
+    @functools.cached_property
     def defines(self) -> str | None:
         """The name that an equality defines, if it does."""
         return (
@@ -114,7 +115,7 @@ class Signature:
     def __str__(self) -> str:
         return self.text
 
-    @property
+    @functools.cached_property
     def dims(self) -> tuple[str, ...]:
         """Names that are bound by shapes, in order of appearance; star names keep their ``*``."""
         seen: dict[str, None] = {}

@@ -6,7 +6,9 @@ the arrays follow from one integer seed, so that drawing stays fast.
 
 from __future__ import annotations
 
+import functools
 import math
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -35,6 +37,7 @@ TUPLES = {
 }
 EXACT_FLOATS = (1.0, 2.0, 0.5, 4.0, 0.25, -2.0)
 ROUNDED_FLOATS = (1.0, 0.5, 2.0, 0.75, 1.3, 0.1, 3.7, -0.6, 16.0)
+BATCHES, LONG_BATCHES = (st.lists(st.sampled_from((2, 1, 3, 5)), max_size=most) for most in (3, 2))
 DENSITIES = (1.0, 0.5, 0.25, 0.12, 0.05)
 
 
@@ -113,7 +116,7 @@ def attribute_values(draw, operation: Operation, *, exact: bool = False, dtype: 
             for v in ([dtype] if name == "dtype" and dtype else candidates(operation, attribute, exact))
             if holds(operation, values | {name: v}, values.keys() | {name})
         ]
-        values[name] = draw(st.sampled_from(admitted)) if admitted else reject()
+        values[name] = draw(_one_of(admitted)) if admitted else reject()
     return values
 
 
@@ -144,20 +147,30 @@ def dim_sizes(draw, operation: Operation, attributes: dict, *, long: bool = Fals
     named = [d for d in signature.dims if not d.startswith("*")]
     named += sorted({n for c in signature.constraints for n in c.names} - set(named))
     free = [n for n in named if n not in attributes and n not in defined]
-    stretched = draw(st.sampled_from(free)) if long and free else None
+    stretched = draw(_one_of(free)) if long and free else None
     known = dict(attributes)
     for name in free:
         stretch = operation.sizes.get("long", LONG_SIZES) if name == stretched else ()
         sizes = stretch or operation.sizes.get(name, SIZES[:4] if long else SIZES)
         admitted = [s for s in sizes if holds(operation, derived(known | {name: s}, defined), None)]
-        known[name] = draw(st.sampled_from(admitted)) if admitted else reject()
+        known[name] = draw(_one_of(admitted)) if admitted else reject()
     known = derived(known, defined)
     for name in signature.dims:
         if name.startswith("*"):
-            known[name[1:]] = tuple(draw(st.lists(st.sampled_from((2, 1, 3, 5)), max_size=2 if long else 3)))
+            known[name[1:]] = tuple(draw(LONG_BATCHES if long else BATCHES))
     if sum(math.prod(signature.shape(a, known)) for a in signature.inputs) > LARGEST:
         reject()
     return known
+
+
+def _one_of(values: list) -> st.SearchStrategy:
+    return _sampled(tuple((type(value), value) for value in values))
+
+
+@functools.lru_cache(maxsize=4096)
+def _sampled(typed: tuple) -> st.SearchStrategy:
+    """Kept, for what a strategy learns of itself when it is first drawn from takes longer than drawing; 1 is not 1.0 or True."""
+    return st.sampled_from([value for _, value in typed])
 
 
 def derived(known: dict, defined: dict) -> dict:
@@ -248,11 +261,18 @@ def _exact(operation, format, attributes, dims, present, seed, gradients, precis
 
 def is_exact(problem: Problem, precision: Precision) -> bool:
     """Whether `Exact` accepts the problem: every admitted algorithm must then give the same numbers."""
-    try:
-        interpret(problem, lambda a: Exact.input(a, precision), lambda s: Exact.input(s, precision))
-    except Inexact:
-        return False
-    return True
+    known = _EXACT.setdefault(problem, {})
+    if precision not in known:
+        try:
+            interpret(problem, lambda a: Exact.input(a, precision), lambda s: Exact.input(s, precision))
+            known[precision] = True
+        except Inexact:
+            known[precision] = False
+    return known[precision]
+
+
+_EXACT: weakref.WeakKeyDictionary[Problem, dict[Precision, bool]] = weakref.WeakKeyDictionary()
+"""Of the problems that are alive: the one that was drawn is examined."""
 
 
 def matrices(condition: float = 1.0, *, rows: int = 16, columns: int = 16, dtype: str = "float32"):

@@ -118,7 +118,9 @@ class Subject:
 
     def asked(self, problem: Problem) -> Problem:
         """The problem as it is put to the backend: without cotangents where it is asked for no gradients."""
-        return problem if self.differentiates(problem.operation.name) else problem.with_cotangents({})
+        if not problem.cotangents or self.differentiates(problem.operation.name):
+            return problem
+        return problem.with_cotangents({})
 
     def outside(self, problem: Problem) -> str:
         """Why the backend says that it does not take the problem; empty if it does."""

@@ -308,9 +308,14 @@ def method(name: str):
 
 def methods() -> dict[str, type[Method]]:
     """All methods by name, sorted; each module of this package is a family."""
+    _import_families()
+    return dict(sorted(METHODS.items()))
+
+
+@functools.cache
+def _import_families() -> None:
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
-    return dict(sorted(METHODS.items()))
 
 
 @functools.cache

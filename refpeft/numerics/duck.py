@@ -55,16 +55,16 @@ class DuckArray(NDArrayOperatorsMixin):
         """Interpret one call of a primitive."""
         first = next(a for a in _flat(args) if isinstance(a, cls))
         primitive = PRIMITIVES[name]
-        args = tuple(first._lifted(a, primitive.kind) for a in args)
+        args = tuple(a if isinstance(a, DuckArray) else first._lifted(a, primitive.kind) for a in args)
         if name in cls.rules:
             return cls.rules[name](*args, **kwargs)
         if primitive.kind == "structural":
 
             def move(part: Callable):
-                return primitive.function(*_each(args, part), **kwargs)
+                return primitive.function(*[_each(a, part) for a in args], **kwargs)
 
             moved = first.rebuild(*(move(lambda a, i=i: a.parts()[i]) for i in range(len(first.parts()))))
-            moved.remember([a for a in _flat(args) if isinstance(a, cls)], move)
+            moved.remember([a for a in _interpreted(args) if isinstance(a, cls)], move)
             return moved
         if primitive.kind == "integer":
             return primitive.plain(*args, **kwargs)
@@ -168,9 +168,18 @@ def _flat(args):
             yield a
 
 
-def _each(arguments, part: Callable):
-    if isinstance(arguments, DuckArray):
-        return part(arguments)
-    if isinstance(arguments, list | tuple) and any(isinstance(a, DuckArray) for a in _flat(arguments)):
-        return [_each(a, part) for a in arguments]
-    return arguments
+def _interpreted(arguments):
+    """The arrays among arguments that were lifted: those that came in a sequence are in a list."""
+    for a in arguments:
+        if isinstance(a, DuckArray):
+            yield a
+        elif isinstance(a, list):
+            yield from _interpreted(a)
+
+
+def _each(argument, part: Callable):
+    if isinstance(argument, DuckArray):
+        return part(argument)
+    if isinstance(argument, list) and any(True for _ in _interpreted(argument)):
+        return [_each(a, part) for a in argument]
+    return argument

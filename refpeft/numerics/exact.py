@@ -85,7 +85,7 @@ class Exact(DuckArray):
     @classmethod
     def apply_primitive(cls, name, args, kwargs):
         """As ever, but zero times a constant is zero, however the constant is rounded."""
-        if name in ("multiply", "matmul") and any(isinstance(a, cls) and not np.any(a.terms.total) for a in args):
+        if name in ("multiply", "matmul") and any(isinstance(a, cls) and a.vanishes for a in args):
             args = tuple(a if isinstance(a, cls) else np.zeros(np.shape(a)) for a in args)
         return super().apply_primitive(name, args, kwargs)
 
@@ -109,16 +109,22 @@ class Exact(DuckArray):
         format = format or self.precision.storage
         if not np.all(np.isfinite(self.value)) or not np.array_equal(round_to_format(self.value, format), self.value):
             raise Inexact(f"{name}: a value is not representable in {format}.")
-        small = np.abs(self.value[self.value != 0])
-        if self.precision.flush_to_zero and np.any(small < format.tiny):
+        if self.precision.flush_to_zero and np.any((self.value != 0) & (np.abs(self.value) < format.tiny)):
             raise Inexact(f"{name}: a value is subnormal in {format}, where the backend may flush it to zero.")
         return self
 
     @property
     def terms(self) -> Terms:
         """What the value is a sum of: itself alone, where it is none."""
+        if self._terms is not None:
+            return self._terms
         alone, quantum = np.abs(self.value), quantum_of(self.value)
-        return self._terms or Terms(alone, quantum, 1, alone, quantum)
+        return Terms(alone, quantum, 1, alone, quantum)
+
+    @property
+    def vanishes(self) -> bool:
+        """Whether all terms are zero."""
+        return not np.any(self.value if self._terms is None else self._terms.total)
 
     def remember(self, sources, move):
         """Elements of a sum remain one wherever they are moved."""
@@ -138,9 +144,8 @@ rule = Exact.rule
 def quantum_of(values) -> np.ndarray:
     """log2 of the largest power of two that divides each value; a large number for zero."""
     fraction, exponent = np.frexp(values)
-    significand = np.abs(np.ldexp(fraction, 53)).astype(np.int64)
-    lowest = np.where(significand == 0, 1, significand & -significand)
-    return np.where(significand == 0, 1 << 20, exponent - 53 + np.log2(lowest).astype(int))
+    significand = np.ldexp(fraction, 53).astype(np.int64)
+    return np.where(significand == 0, 1 << 20, exponent - 54 + np.frexp(significand & -significand)[1])
 
 
 def check_sum(name: str, terms, quantum, precision: Precision, format: Format | None = None) -> None:

@@ -9,6 +9,7 @@ every operation that has it.
 from __future__ import annotations
 
 import fnmatch
+import functools
 import importlib
 import pkgutil
 from collections.abc import Callable
@@ -65,15 +66,21 @@ class Fault:
 
     def applies(self, operation: Operation, dtype: str) -> bool:
         """Whether it can be made to the operation in this dtype, and is a mistake there."""
-        has = {a.name for a in (*operation.signature.inputs, *operation.outputs)} | set(operation.gradients)
-        has |= {f"{name}=" for name in operation.attributes} | {f"[{name}]" for name in operation.signature.dims}
         return (
-            fnmatch.fnmatchcase(operation.name, self.operations)
-            and set(self.needs) <= has
-            and dtype in self.dtypes
+            dtype in self.dtypes
+            and fnmatch.fnmatchcase(operation.name, self.operations)
+            and _parts(operation).issuperset(self.needs)
             and not any(fnmatch.fnmatchcase(operation.name, pattern) for pattern in self.equivalent)
             and self.where(operation)
         )
+
+
+@functools.cache
+def _parts(operation: Operation) -> frozenset[str]:
+    """What an operation has, in the words of a fault's needs."""
+    has = {a.name for a in (*operation.signature.inputs, *operation.outputs)} | set(operation.gradients)
+    has |= {f"{name}=" for name in operation.attributes} | {f"[{name}]" for name in operation.signature.dims}
+    return frozenset(has)
 
 
 def everywhere(operation: Operation) -> bool:
@@ -110,9 +117,14 @@ def fault(
 
 def faults() -> dict[str, Fault]:
     """All faults by name; each module of this package is a family."""
+    _import_families()
+    return dict(sorted(_FAULTS.items()))
+
+
+@functools.cache
+def _import_families() -> None:
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
-    return dict(sorted(_FAULTS.items()))
 
 
 def faults_of(operation: Operation, dtype: str) -> list[Fault]:

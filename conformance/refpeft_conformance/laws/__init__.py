@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from collections.abc import Callable
@@ -67,9 +68,14 @@ def law(
 
 def laws_of(operation: Operation) -> list[Law]:
     """All laws of one operation, in order of declaration."""
+    _import_families()
+    return [one for one in LAWS if one.operation == operation.name]
+
+
+@functools.cache
+def _import_families() -> None:
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
-    return [one for one in LAWS if one.operation == operation.name]
 
 
 def equal(claim: str, got: np.ndarray, expected: np.ndarray, observed=None) -> None:
