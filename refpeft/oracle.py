@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -172,15 +173,28 @@ def assert_conforms(operation, outputs, /, *, dtype=None, precision: Precision |
         if not comparison.conforms:
             failures.append(str(comparison))
     if failures:
-        raise AssertionError(
-            "\n".join(
-                [
-                    f"{problem.operation.name} ({problem.dtype}) does not conform:",
-                    *failures,
-                    *_explanation(problem, arrays),
-                ]
-            )
-        )
+        found = [f"{problem.operation.name} ({problem.dtype}) does not conform:", *failures]
+        raise Nonconformance("\n".join(found), problem, arrays)
+
+
+class Nonconformance(AssertionError):
+    """What `assert_conforms` raises. Its text ends with the fault that explains the outputs, which is looked for when the text is
+    first asked for: a property test that is being shrunk fails a thousand times, and tells of the last.
+    """
+
+    def __init__(self, found: str, problem: Problem, outputs: Mapping[str, np.ndarray]):
+        super().__init__(found)
+        self._problem, self._outputs = problem, outputs
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __reduce__(self):
+        return AssertionError, (str(self),)
+
+    @functools.cached_property
+    def _text(self) -> str:
+        return "\n".join([self.args[0], *_explanation(self._problem, self._outputs)])
 
 
 def explain(problem: Problem, outputs: Mapping[str, np.ndarray]) -> list[str]:

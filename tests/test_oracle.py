@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import doctest
+import pickle
 
 import numpy as np
 import pytest
 
 import refpeft
-from refpeft import Problem, assert_conforms, oracle
+from refpeft import Problem, assert_conforms, oracle, plugins
 from refpeft.errors import AttributeValueError, DtypeError, RefpeftError, ShapeError
 from refpeft.golden import BudgetError, Golden, answer
 from refpeft.numerics import TF32, standard_precision, store
@@ -179,6 +180,21 @@ def test_torch_tensors_are_taken_as_they_are(dtype):
     (dx,) = torch.autograd.grad(y, x, torch.ones_like(y))
     assert_conforms("nn.linear", {"y": y, "dx": dx}, x=x, weight=weight, dy=torch.ones_like(y))
     assert "does not conform" in failure("nn.linear", y * 2, x=x, weight=weight)
+
+
+def test_the_explaining_fault_is_looked_for_when_the_text_is_asked_for(monkeypatch):
+    """Once, and not where a failure is only counted; another process gets the text."""
+    asked, ask = [], plugins.call
+    monkeypatch.setattr(plugins, "call", lambda hook, **given: asked.append(hook) or ask(hook, **given))
+    given = arguments()
+    del given["dy"]
+    without_scaling = given["x"] @ given["weight"].T + given["x"] @ given["a"].T @ given["b"].T
+    with pytest.raises(AssertionError) as failed:
+        assert_conforms("lora.linear", without_scaling, **given)
+    assert asked == []
+    assert str(failed.value).endswith("of fault 'scaling lost', and of no other")
+    assert str(failed.value) == str(pickle.loads(pickle.dumps(failed.value)))
+    assert asked == ["refpeft_diagnose"]
 
 
 def test_nested_lists_are_float64():
