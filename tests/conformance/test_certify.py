@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,11 @@ from refpeft.errors import FormatError
 from refpeft.formats import safetensors
 from refpeft.operation import catalogue
 from refpeft_conformance import certificate, merging, verification
+from refpeft_conformance.certify import _saved_of, examine, replay
+from refpeft_conformance.counterexample import Counterexample
 from refpeft_conformance.plan import Plan, planned
 from refpeft_conformance.summary import summary
-from refpeft_conformance.verdict import VERDICTS
+from refpeft_conformance.verdict import FAIL, PASS, VERDICTS
 
 FAULT = "mean over one value too few"
 
@@ -96,8 +100,16 @@ def test_forward_only_leaves_gradients_out():
 
 def test_forward_only_finds_nothing_wrong_in_gradients(tmp_path):
     """A fault of gradients alone fails no check of conduct either, nor does an example saved when gradients were asked."""
-    certify(tmp_path, "--fault", "scaling lost in db only", status=1, operations="lora.delta")
-    certify(tmp_path, "--fault", "scaling lost in db only", "--only", "forward", operations="lora.delta")
+    plan = Plan("reference", fault="scaling lost in db only", operations="lora.delta", profile="quick")
+    for claim in ("exact-gradients_equal_as_numbers", "conduct-strided_inputs_give_the_same_answer"):
+        verdict = examine(plan, "lora.delta", "float32", f"lora.delta-fp32-{claim}")
+        assert verdict.verdict == FAIL
+        Counterexample.of(verdict, "reference", plan.fault).save(tmp_path)
+    forward = replace(plan, only="forward")
+    for check in planned(forward):
+        assert examine(forward, check.operation.name, check.dtype, check.id).verdict == PASS
+    (saved,) = _saved_of(forward, tmp_path).values()
+    assert replay(forward, saved)[0] == ""
 
 
 def test_equal_plans_give_equal_checks(passed, tmp_path):
@@ -179,6 +191,29 @@ def test_bad_input_is_one_sentence_and_status_two(arguments, says, tmp_path, mon
     assert list(tmp_path.iterdir()) == []
 
 
+def test_verify_never_starts_what_a_certificate_names(passed, tmp_path):
+    """A certificate's command is not run, even resealed."""
+    content = json.loads((passed[0] / "certificate.json").read_text())
+    content["subject"]["command"] = f"touch {tmp_path / 'trap'}"
+    content["seal"] = certificate.seal(content)
+    (tmp_path / "evil.json").write_text(json.dumps(content))
+    result = refpeft("verify", tmp_path / "evil.json")
+    assert result.exit_code == 2
+    assert "--command PROGRAM" in result.output
+    assert not (tmp_path / "trap").exists()
+
+
+def test_changed_counterexamples_are_found_by_verify(failed, tmp_path):
+    """Their hashes stand in the certificate."""
+    folder = shutil.copytree(failed[0], tmp_path / "failed")
+    assert refpeft("verify", folder / "certificate.json", "--no-rerun").exit_code == 0
+    for path in (folder / "counterexamples").iterdir():
+        path.write_bytes(path.read_bytes() + b" ")
+    result = refpeft("verify", folder / "certificate.json", "--no-rerun")
+    assert result.exit_code == 1
+    assert "is not the one that was certified" in result.output
+
+
 def test_truncated_and_hostile_files_are_refused(tmp_path, failed):
     """A certificate that is no JSON, and a counterexample cut short, each give one sentence."""
     (tmp_path / "certificate.json").write_bytes(b'{"format": "refpeft-certi')
@@ -191,14 +226,16 @@ def test_truncated_and_hostile_files_are_refused(tmp_path, failed):
 
 
 def test_weights_of_a_model_join_the_checks(tmp_path):
-    """Every matrix of the file becomes a problem of the quantisation operations."""
+    """Every matrix of the file becomes a problem of the quantisation operations, in each dtype that models are stored in."""
     rng = np.random.default_rng(0)
     matrices = {f"layers.{i}.q": rng.normal(size=(12, 8)).astype(np.float32) for i in range(3)}
     safetensors.save(tmp_path / "model.safetensors", matrices | {"norm": np.ones(8, np.float32)})
-    certify(tmp_path / "out", "--weights", f"{tmp_path / 'model.safetensors'}:layers.*", operations="nf4.quantize")
+    model = f"{tmp_path / 'model.safetensors'}:layers.*"
+    certify(tmp_path / "out", "--weights", model)
     rows = [r for r in certificate.read(tmp_path / "out" / "certificate.json")["checks"] if "real_model" in r["id"]]
-    assert {r["dtype"] for r in rows} == {"float32", "bfloat16", "float16"}
-    assert all(r["examples"] == 3 for r in rows)
+    assert [r["examples"] for r in rows] == [3]
+    joining = [c for c in planned(Plan("reference", operations="nf4.quantize", weights=model)) if "real_model" in c.id]
+    assert {c.dtype for c in joining} == {"float32", "bfloat16", "float16"}
 
 
 def test_a_certificate_remembers_its_weights_by_their_bytes(tmp_path):
