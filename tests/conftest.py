@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
 import pytest
@@ -27,6 +28,16 @@ def tiny_llama(tmp_path_factory):
     words.decoder = tokenizers.decoders.ByteLevel()
     words.save(str(folder / "tokenizer.json"))
     return folder
+
+
+@pytest.fixture(scope="session")
+def read_once():
+    """transformers reads a GGUF file, and lists the names of its tensors, again for each part of a model: here once a file."""
+    gguf = pytest.importorskip("gguf")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("GGUFReader", "get_tensor_name_map"):
+            patch.setattr(gguf, name, functools.cache(getattr(gguf, name)))
+        yield
 
 
 @pytest.fixture(scope="session")

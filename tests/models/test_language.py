@@ -166,7 +166,7 @@ def test_the_readmes_training_lowers_the_loss(saved, capsys):
     assert losses[-1] < losses[0]
 
 
-def test_a_real_models_logits_are_transformers(smollm2):
+def test_a_real_models_logits_are_transformers(smollm2, read_once):
     """SmolLM2-135M from the same GGUF file, at every position."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -108,12 +106,12 @@ def test_adversarial_weights_equal_bitsandbytes_bit_by_bit(bnb, four, eight):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_real_model_equals_bitsandbytes_bit_by_bit(bnb, smollm2, dtype):
-    """The first matrices of SmolLM2's first block."""
-    for _, matrix in islice(matrices(smollm2 + ":blk.0.*"), 3):
-        weight = store(matrix.reshape(-1).astype(np.float64), as_format(dtype))
-        fp4_agrees(bnb, weight, 64)
-        dynamic8_agrees(bnb, weight, 256, True)
-        dynamic8_agrees(bnb, np.abs(weight), 256, False)
+    """The first matrix of SmolLM2's first block."""
+    _, matrix = next(matrices(smollm2 + ":blk.0.*"))
+    weight = store(matrix.reshape(-1).astype(np.float64), as_format(dtype))
+    fp4_agrees(bnb, weight, 64)
+    dynamic8_agrees(bnb, weight, 256, True)
+    dynamic8_agrees(bnb, np.abs(weight), 256, False)
 
 
 def test_the_codebooks_are_bitsandbytes_own(bnb):

@@ -342,7 +342,7 @@ def test_wrong_runs_are_refused_in_a_sentence(model, tmp_path):
         assert not (tmp_path / "new").exists()
 
 
-def test_a_gguf_files_tokenizer_is_transformers(smollm2):
+def test_a_gguf_files_tokenizer_is_transformers(smollm2, read_once):
     """Text with digits, accents, several scripts and special tokens; and back."""
     transformers = pytest.importorskip("transformers")
     from refpeft.models.tokens import tokenizer
