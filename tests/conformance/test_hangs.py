@@ -19,7 +19,7 @@ from refpeft_conformance.commands import _uninterrupted
 HERE = Path(__file__).parent
 EXAMPLE = HERE.parents[1] / "examples" / "process_python"
 
-HANGS_ON_LONG = "\nif absmax.size > 300: forever()"
+HANGS_ON_LONG = "\nif absmax.size > 1000: forever()"
 PROGRAM = f"""
 import os, sys, time
 sys.path.insert(0, {str(EXAMPLE)!r})
@@ -96,8 +96,9 @@ def test_a_hang_fails_its_check_and_the_others_go_on(start, note, tmp_path):
     sentences = {r["message"] for r in content["checks"]}
     assert sentences == {"", "the backend did not return within 2 seconds"}
     assert content["counts"]["PASS"] > 5
-    assert content["counts"]["FAIL"] == len(content["counterexamples"]) > 2
-    assert "rounded-outputs_within_budget_on_long_inputs: it did not return within 2 seconds" in errors
+    assert content["counts"]["FAIL"] == len(content["counterexamples"]) > 0
+    for failed in (r["id"] for r in content["checks"] if r["verdict"] == "FAIL"):
+        assert f"{failed}: it did not return within 2 seconds" in errors
     assert all_gone(note)
     example = tmp_path / "c" / content["counterexamples"][0]["file"]
     again = start("replay", example, "--timeout", 2, "--json")
