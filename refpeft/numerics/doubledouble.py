@@ -55,7 +55,9 @@ class DoubleDouble(DuckArray):
 
     def __init__(self, hi, lo=None):
         self.hi = np.asarray(hi, np.float64)
-        self.lo = np.zeros_like(self.hi) if lo is None else np.broadcast_to(np.asarray(lo, np.float64), self.hi.shape)
+        self.lo = np.zeros_like(self.hi) if lo is None else np.asarray(lo, np.float64)
+        if self.lo.shape != self.hi.shape:
+            self.lo = np.broadcast_to(self.lo, self.hi.shape)
 
     def parts(self):
         return self.hi, self.lo
@@ -76,10 +78,10 @@ rule = DoubleDouble.rule
 @rule("add")
 def add(a, b):
     with np.errstate(over="ignore", invalid="ignore"):
-        s, e = two_sum(a.hi, b.hi)
+        plain, e = two_sum(a.hi, b.hi)
         t, f = two_sum(a.lo, b.lo)
-        s, e = quick_two_sum(s, e + t)
-        return _finite(a.hi + b.hi, *quick_two_sum(s, e + f))
+        s, e = quick_two_sum(plain, e + t)
+        return _finite(plain, *quick_two_sum(s, e + f))
 
 
 @rule("subtract")
@@ -203,8 +205,9 @@ def total(a, axis=None, keepdims=False):
     while (n := hi.shape[0]) > 1:
         half = n // 2
         merged = add(DoubleDouble(hi[:half], lo[:half]), DoubleDouble(hi[half : 2 * half], lo[half : 2 * half]))
-        hi = np.concatenate([merged.hi, hi[2 * half :]])
-        lo = np.concatenate([merged.lo, lo[2 * half :]])
+        odd = n % 2 == 1
+        hi = np.concatenate([merged.hi, hi[2 * half :]]) if odd else merged.hi
+        lo = np.concatenate([merged.lo, lo[2 * half :]]) if odd else merged.lo
     result = DoubleDouble(hi[0], lo[0])
     return np.expand_dims(result, axis) if keepdims else result
 
@@ -308,4 +311,6 @@ def _(x, mask, keep):
 def _finite(plain, hi, lo):
     """Beyond the finite numbers the plain result alone counts: error-free transforms make NaN of infinity."""
     finite = np.isfinite(hi) & np.isfinite(plain)
+    if finite.all():
+        return DoubleDouble(hi, lo)
     return DoubleDouble(np.where(finite, hi, plain), np.where(finite, lo, 0.0))
