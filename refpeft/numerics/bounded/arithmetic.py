@@ -30,7 +30,7 @@ def _(a, b):
     if number.ndim == 0 and number.reach > 0:
         result._factor *= float(number.reach)
         if other._addends is not None:
-            result._addends = _scaled(number, other.addends)
+            result._addends = lambda: _scaled(number, other.addends)
     return result
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from refpeft.numerics.bounded.addends import Addends
@@ -22,11 +24,11 @@ class Bounded(DuckArray):
     error : float64 array of the same shape
         At least the distance from ``value`` of anything an admitted algorithm computes in its place.
     model : RoundingModel
-    addends : Addends, optional
-        Where the value is a sum.
+    addends : Addends or callable, optional
+        Where the value is a sum; a callable gives them when they are first asked for, which few sums are.
     """
 
-    def __init__(self, value, error, model: RoundingModel, addends: Addends | None = None):
+    def __init__(self, value, error, model: RoundingModel, addends: Addends | Callable[[], Addends] | None = None):
         self.value, self.error, self.model, self._addends = value, error, model, addends
         self._before_storing: np.ndarray | None = None
         self._factor = 1.0
@@ -69,17 +71,26 @@ class Bounded(DuckArray):
     @property
     def addends(self) -> Addends:
         """What the value is a sum of: itself alone, where it is none."""
-        return self._addends or Addends(self.error, self.reach, 1, 1, self.reach, self._factor)
+        if self._addends is None:
+            return Addends(self.error, self.reach, 1, 1, self.reach, self._factor)
+        if callable(self._addends):
+            self._addends = self._addends()
+        return self._addends
 
     def remember(self, sources, move):
         """Elements of a sum remain one wherever they are moved."""
         self._factor = max(a._factor for a in sources)
-        if any(a._addends for a in sources):
+        factor = self._factor
+
+        def moved() -> Addends:
             inherited, terms, whole = (
                 move(lambda a, name=name: getattr(a.addends, name)) for name in ("inherited", "terms", "whole")
             )
             count, parts = max(a.addends.count for a in sources), max(a.addends.parts for a in sources)
-            self._addends = Addends(inherited, terms, count, parts, whole, self._factor)
+            return Addends(inherited, terms, count, parts, whole, factor)
+
+        if any(a._addends is not None for a in sources):
+            self._addends = moved
 
     def stored(self, value, inherited, own=0.0, factor: float = 1.0) -> Bounded:
         """A primitive's result: inherited error, its ``own`` before storing, and one rounding to storage.
@@ -110,7 +121,13 @@ class Bounded(DuckArray):
         own = up(coefficient * terms + np.where(terms > 0, max(1.0, factor) * model.underflow(count), 0.0))
         result = self.stored(value, inherited, own, factor)
         result.error = np.where(terms + own <= min(1.0, factor) * model.largest_partial, result.error, np.inf)
-        result._addends = Addends(up(result.error - own), terms, max(1, int(longest)), 1, result.reach, factor)
+        error = result.error
+
+        def addends() -> Addends:
+            reach = up(magnitude(value) + error)
+            return Addends(up(error - own), terms, max(1, int(longest)), 1, reach, factor)
+
+        result._addends = addends
         return result
 
     def summed(self, value, sum: Addends) -> Bounded:
