@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from refpeft import Problem, catalogue
+from refpeft import Problem, catalogue, plugins
 from refpeft.golden import BudgetError, answer, evaluate
 from refpeft.numerics import FLOAT64, ComplexStep, DoubleDouble, standard_precision
 from refpeft.operation import Operation, find
@@ -149,9 +149,8 @@ def test_torch_autograd_agrees_in_float64(name, data):
     """Outputs and gradients of the torch backend, which derives its own, lie within the proven float64 budget."""
     pytest.importorskip("torch")
     from refpeft_conformance.subject import Subject
-    from refpeft_torch.backend import TorchBackend
 
-    subject = Subject(TorchBackend())
+    subject = Subject(plugins.backend("torch"))
     if name not in subject.backend.operations():
         pytest.skip("the torch backend does not implement it")
     problem = in_float64(data, name)
