@@ -91,14 +91,22 @@ def smoke(plan: Plan, operation: str, dtype: str) -> list[tuple[str, str]]:
     chosen = [
         random.Random(f"{plan.seed} {operation} {dtype} {family}").choice(found) for family, found in by_family.items()
     ]
+    drawn: dict[str, list[Problem]] = {}
     return [
-        (fault.name, caught_by(Faulty(plugins.backend("reference"), fault), operation, dtype, plan.seed))
+        (fault.name, caught_by(Faulty(plugins.backend("reference"), fault), operation, dtype, plan.seed, drawn=drawn))
         for fault in chosen
     ]
 
 
-def caught_by(backend: Backend, operation: str, dtype: str, seed: int = 0, profile: str = "standard") -> str:
-    """Id of the first check that a backend fails; empty if it passes all.
+def caught_by(
+    backend: Backend,
+    operation: str,
+    dtype: str,
+    seed: int = 0,
+    profile: str = "standard",
+    drawn: dict[str, list[Problem]] | None = None,
+) -> str:
+    """Id of the first check that a backend fails; empty if it passes all. ``drawn`` as for `run`.
 
     Golden files are left out: what is measured is whether the lanes find a mistake on problems they draw themselves.
     """
@@ -106,7 +114,7 @@ def caught_by(backend: Backend, operation: str, dtype: str, seed: int = 0, profi
     for check in checks_on(operation, dtype):
         if (
             check.kind != "golden"
-            and run(check, subject, profile=profile, random_seed=seed, shrinking=False).verdict == FAIL
+            and run(check, subject, profile=profile, random_seed=seed, shrinking=False, drawn=drawn).verdict == FAIL
         ):
             return check.id
     return ""

@@ -37,12 +37,20 @@ from refpeft_conformance.worker import in_flight
 
 PROFILES = {"sample": 3, "quick": 8, "standard": 30, "thorough": 100}
 """Examples a check examines, by profile; ``sample`` is for test suites."""
+LARGEST_KEPT = 2**18
+"""Elements of a check's problems that are kept for other subjects."""
 PATIENCE = 100
 """So many problems may be outside of what the backend takes before a check without an example is given up."""
 
 
 def run(
-    check: Check, subject: Subject, *, profile: str = "standard", random_seed: int = 0, shrinking: bool = True
+    check: Check,
+    subject: Subject,
+    *,
+    profile: str = "standard",
+    random_seed: int = 0,
+    shrinking: bool = True,
+    drawn: dict[str, list[Problem]] | None = None,
 ) -> Verdict:
     """Examine one claim.
 
@@ -56,6 +64,9 @@ def run(
         Equal seeds draw equal problems.
     shrinking : bool
         Whether to reduce a counterexample; its bits are kept either way. One on which the backend ran out of time is not.
+    drawn : dict of check id to list of problems, optional
+        What was drawn for checks that passed, with their answers, to which is added. Subjects of equal precision, asked with an
+        equal profile and seed, get the same problems from it as they would draw.
 
     Returns
     -------
@@ -65,6 +76,7 @@ def run(
     """
     started, observed = time.perf_counter(), Observation()
     found: list[tuple[Any, Violation]] = []
+    asked: list[Any] = []
 
     def verdict(kind: str, message: str = "", **more) -> Verdict:
         seconds = time.perf_counter() - started
@@ -90,6 +102,7 @@ def run(
         if problem is not None:
             problem = subject.asked(problem)
             in_flight(problem)
+            asked.append(problem)
         observed.examples += 1
         try:
             check.examine(subject, problem, observed)
@@ -112,7 +125,8 @@ def run(
             before = {name: subject.counted(name) for name in check.operations}
             try:
                 examples = max(3, round(check.share * PROFILES[profile]))
-                _examine_all(check.problems(subject), examine, examples, f"{random_seed} {check.id}")
+                problems = (drawn or {}).get(check.id) or check.problems(subject)
+                _examine_all(problems, examine, examples, f"{random_seed} {check.id}")
             except Exception:
                 if not found:
                     raise
@@ -125,6 +139,8 @@ def run(
             if not found and observed.examples == 0:
                 return verdict(ERROR, "no example could be drawn")
             if not found:
+                if drawn is not None and sum(_size(p) for p in asked) <= LARGEST_KEPT:
+                    drawn[check.id] = asked
                 return verdict(PASS)
             problem, violation = found[0]
             place, minimal = violation.place, False
@@ -143,6 +159,11 @@ def run(
     except Exception as error:
         return verdict(ERROR, f"the harness failed: {type(error).__name__}: {error}\n{traceback.format_exc()}")
     return verdict(FAIL, place + violation.message, problem=problem, outputs=violation.outputs, minimal=minimal)
+
+
+def _size(problem: Problem) -> int:
+    """How many elements it has, cotangents included."""
+    return sum(a.size for a in (*problem.inputs.values(), *problem.cotangents.values()))
 
 
 def _missing(check: Check, subject: Subject) -> str:

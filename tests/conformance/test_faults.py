@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,6 +54,9 @@ SAMPLED = [
     ("lora.merge", "float32", "adapters in bfloat16"),
 ]
 
+DRAWN = defaultdict(dict)
+"""Problems that a torch with another fault passed."""
+
 
 def test_the_list_holds_at_least_60_faults_of_12_families():
     """Names are unique by construction; families are what the faults get wrong."""
@@ -64,7 +69,7 @@ def test_the_list_holds_at_least_60_faults_of_12_families():
 def test_a_faulty_torch_is_caught(operation, dtype, fault):
     """Made to torch, which passes without it, the fault fails a check at the standard profile."""
     assert faults()[fault].applies(find(operation), dtype)
-    assert caught_by(Faulty(plugins.backend("torch"), faults()[fault]), operation, dtype)
+    assert caught_by(Faulty(plugins.backend("torch"), faults()[fault]), operation, dtype, drawn=DRAWN[operation, dtype])
 
 
 def in_turn(operation: str, kind: str) -> bool:
@@ -96,6 +101,30 @@ def test_a_fault_is_made_without_an_exception(name):
         with suppress(*REFUSED), np.errstate(all="ignore"):
             made += bool(fault.transform(problem, evaluate))
     assert made
+
+
+def test_problems_that_one_subject_passed_are_asked_of_the_next():
+    """The same that it would draw, so that it fails the same check; what a check fails on is not kept."""
+    drawn, reference = {}, plugins.backend("reference")
+    found = [
+        caught_by(Faulty(reference, faults()[name]), "lora.delta", "float32", profile="quick", drawn=d)
+        for name in ("db halved", "db is zero", "scaling lost")
+        for d in (None, drawn)
+    ]
+    assert found[::2] == found[1::2] and all(found)
+    assert list(drawn) == ["lora.delta-fp32-exact-outputs_equal_as_numbers"]
+    asked = []
+
+    def watched(problem, run):
+        asked.append(problem.inputs["a"].tobytes())
+        return run(problem)
+
+    watching = Faulty(reference, replace(HONEST, transform=watched))
+    check = next(c for c in checks_of(find("lora.delta"), "float32") if c.id in drawn)
+    run(check, Subject(watching), profile="quick")
+    own, asked[:] = asked[:], []
+    run(check, Subject(watching), profile="quick", drawn=drawn)
+    assert asked == own
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
