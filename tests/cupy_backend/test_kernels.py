@@ -34,7 +34,7 @@ def test_every_kernel_passes_the_suite(operation, dtype):
     subject = Subject(HostShim(), HostShim.device)
     for check in checks_of(find(operation), dtype):
         if check.kind == "golden" or check.claim in CLAIMS:
-            verdict = run(check, subject, profile="quick")
+            verdict = run(check, subject, profile="sample")
             assert verdict.verdict == "PASS", f"{check.id}: {verdict.message}"
             assert sum(verdict.observation.counted.values()) >= verdict.observation.examples or "empty" in check.claim
 
