@@ -12,16 +12,16 @@ THREADS = 256
 
 def widened(x):
     """An array of any format in float64, exactly."""
-    return x if x.dtype.name == "float64" else _cast("widen_all", x, x.dtype.name, "float64")
+    return x if x.dtype.name == "float64" else _cast("to_float64", x, x.dtype.name, "float64")
 
 
 def narrowed(x, format):
     """An array of float64 in a format, rounded once, to nearest even."""
     name = as_format(format).name
-    return x if name == "float64" else _cast("narrow_all", x, name, name)
+    return x if name == "float64" else _cast("from_float64", x, name, name)
 
 
 def _cast(name, x, storage, dtype):
     x, y = contiguous(x), empty(x, x.shape, dtype)
-    launch(kernel(name, storage, "cast"), (blocks(x.size, THREADS),), (THREADS,), (x, y, x.size))
+    launch(kernel(name, storage), (blocks(x.size, THREADS),), (THREADS,), (x, y, x.size))
     return y

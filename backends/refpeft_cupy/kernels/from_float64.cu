@@ -1,7 +1,4 @@
-// Between STORAGE and float64, subnormals kept: what CuPy's own casts flush, as it compiles all of its kernels with -ftz=true.
-//
-//     widen       y = x, exactly
-//     narrow      y = x rounded once, to nearest even
+// float64 as STORAGE, rounded once, to nearest even; subnormals are kept, which CuPy's own cast flushes.
 //
 // To 16 bits there are two steps, float64 to float32 to STORAGE, and yet one rounding: the first rounds to odd. What lies between
 // two numbers of float32 gets the one whose last bit is 1, which is never half way between two numbers of 16 bits.
@@ -19,12 +16,7 @@ __device__ inline void narrow_once(double x, double& y) { y = x; }
 __device__ inline void narrow_once(double x, float& y) { y = (float)x; }
 template <class T> __device__ inline void narrow_once(double x, T& y) { narrow(rounded_to_odd(x), y); }
 
-extern "C" __global__ void widen_all(const STORAGE* x, double* y, long long n) {
-    const long long k = blockIdx.x * (long long)blockDim.x + threadIdx.x;
-    if (k < n) y[k] = widen(x[k]);
-}
-
-extern "C" __global__ void narrow_all(const double* x, STORAGE* y, long long n) {
+extern "C" __global__ void from_float64(const double* x, STORAGE* y, long long n) {
     const long long k = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (k < n) narrow_once(x[k], y[k]);
 }
