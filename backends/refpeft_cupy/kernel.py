@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from refpeft.errors import CapabilityError
-from refpeft.numerics.formats import BFLOAT16
+from refpeft.numerics.formats import FORMATS
 
 FOLDER = Path(__file__).parent / "kernels"
 NUMBERS = {"int": "int32", "long long": "int64", "float": "float32", "double": "float64"}
@@ -114,10 +114,11 @@ def _parameter(text: str, storage: str) -> Parameter:
     if pointer:
         own = {"STORAGE": storage, "wide": "float64" if storage == "float64" else "float32"}
         element = own.get(pointer[2]) or ELEMENTS[pointer[2]]
-        return Parameter(pointer[3], _dtype(element), "input" if pointer[1] else "output")
+        return Parameter(pointer[3], dtype_of(element), "input" if pointer[1] else "output")
     type, _, name = text.rpartition(" ")
-    return Parameter(name, _dtype(NUMBERS[type]), "number")
+    return Parameter(name, dtype_of(NUMBERS[type]), "number")
 
 
-def _dtype(name: str) -> np.dtype:
-    return BFLOAT16.dtype if name == BFLOAT16.name else np.dtype(name)
+def dtype_of(name: str) -> np.dtype:
+    """NumPy's dtype of that name, bfloat16 among them."""
+    return FORMATS[name].dtype if name in FORMATS else np.dtype(name)

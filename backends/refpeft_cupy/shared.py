@@ -15,6 +15,7 @@ from refpeft.backend import Implementation
 from refpeft.numerics.formats import BFLOAT16, FLOAT16, FORMATS, as_format
 from refpeft.operation import Operation
 from refpeft_cupy.cast import narrowed, widened
+from refpeft_cupy.kernel import dtype_of
 
 NARROW = (FLOAT16.dtype, BFLOAT16.dtype)
 
@@ -61,11 +62,7 @@ def _stored(array, shape, dtype: str):
     """An array of the storage dtype and shape; the source may have left a dim to broadcast, or given a number."""
     array = cupy.broadcast_to(cupy.asarray(array), shape)
     is_narrower = dtype in FORMATS and dtype != "float64"
-    return narrowed(array, dtype) if is_narrower and array.dtype == cupy.float64 else array.astype(_dtype(dtype))
-
-
-def _dtype(name: str):
-    return BFLOAT16.dtype if name == BFLOAT16.name else name
+    return narrowed(array, dtype) if is_narrower and array.dtype == cupy.float64 else array.astype(dtype_of(dtype))
 
 
 def _storage(operation: Operation, inputs, attributes) -> str:

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 
 import numpy as np
 
-from refpeft.numerics.formats import as_format
+from refpeft_cupy.kernel import dtype_of
 
 
 def namespace(array):
@@ -23,11 +23,7 @@ def device_of(arrays):
 
 def empty(like, shape, dtype=None):
     """A new array from where ``like`` comes from, its elements undefined; of its dtype where none is named."""
-    if dtype is None:
-        dtype = like.dtype
-    elif dtype in ("bfloat16", "float16", "float32", "float64"):
-        dtype = as_format(dtype).dtype
-    return namespace(like).empty(shape, dtype)
+    return namespace(like).empty(shape, like.dtype if dtype is None else dtype_of(dtype))
 
 
 def contiguous(array):
