@@ -22,13 +22,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
-import cupy
 import ml_dtypes
 import numpy as np
 
 from refpeft import plugins
 from refpeft.files import atomic_write
 from refpeft.intervals import median
+
+try:
+    import cupy
+except ModuleNotFoundError:
+    cupy = None
 
 SIDE, RANK, BLOCKSIZE, SCALING, COPIES = 8192, 16, 64, 2.0, 4
 PACKED = SIDE * SIDE / 2 + 4 * SIDE * SIDE / BLOCKSIZE
@@ -70,6 +74,10 @@ class Row:
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True)
 def main(certificate: Path | None, rounds: int, out: Path) -> None:
     """Certify, time, print and write."""
+    if reason := plugins.backend("cupy").unavailable():
+        raise click.UsageError(reason)
+    if not out.absolute().parent.is_dir():
+        raise click.UsageError(f"--out {out} cannot be written because the folder {out.absolute().parent} does not exist.")
     import torch
 
     with tempfile.TemporaryDirectory() as folder:

@@ -27,6 +27,7 @@ import click
 import numpy as np
 
 from refpeft import plugins
+from refpeft.errors import RefpeftError
 from refpeft.formats.four_bit import Nested, Quantised
 from refpeft.memory.account import Run, account
 from refpeft.memory.decoder import Decoder, Matrix
@@ -115,7 +116,10 @@ def peak(backend) -> int:
 @click.option("--backend", default="cupy", show_default=True, help="One without a GPU, as cpu, takes its time.")
 def main(layers: int, rank: int, tokens: int, backend: str) -> None:
     """Build, step and print."""
-    report(replace(PRESETS["llama-65b"], layers=layers), rank, tokens, plugins.backend(backend))
+    try:
+        report(replace(PRESETS["llama-65b"], layers=layers), rank, tokens, plugins.backend(backend))
+    except RefpeftError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def report(shape: Decoder, rank: int, tokens: int, backend) -> None:
