@@ -77,7 +77,9 @@ def main(certificate: Path | None, rounds: int, out: Path) -> None:
     if reason := plugins.backend("cupy").unavailable():
         raise click.UsageError(reason)
     if not out.absolute().parent.is_dir():
-        raise click.UsageError(f"--out {out} cannot be written because the folder {out.absolute().parent} does not exist.")
+        raise click.UsageError(
+            f"--out {out} cannot be written because the folder {out.absolute().parent} does not exist."
+        )
     import torch
 
     with tempfile.TemporaryDirectory() as folder:
