@@ -1,4 +1,4 @@
-"""``refpeft train``: fine-tune a model on a text."""
+"""``refpeft train``: fine-tune a model on a text, or on texts with labels."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import click
 
+from refpeft.cli import _classification as classes
 from refpeft.cli._options import options_of_method, pairs, training
 from refpeft.cli._output import as_json, report
 
@@ -13,6 +14,8 @@ from refpeft.cli._output import as_json, report
 @click.command("train")
 @click.argument("model")
 @click.option("--data", required=True, metavar="FILE", help="A .txt file, or a .jsonl file of objects with a text.")
+@classes.task
+@classes.labelling
 @click.option("--out", required=True, metavar="DIR", help="The run's folder; the same command goes on where it was.")
 @click.option(
     "--method", default="lora", show_default=True, help="Any that 'refpeft methods' lists and that stands in a model."
@@ -26,6 +29,9 @@ from refpeft.cli._output import as_json, report
 def command(
     model,
     data,
+    task,
+    labels,
+    head,
     out,
     method,
     rank,
@@ -44,6 +50,9 @@ def command(
 ):
     """Train a method's arrays in MODEL, a Hugging Face folder or a GGUF file of Llama's or GPT-2's type.
 
+    With --task classification MODEL is an encoder of BERT's kind, each line of FILE a text, cut to --sequence tokens, with its
+    label, and the classifier above the encoder is trained, too.
+
     A prefix is in every layer, and an adapter behind every sublayer; qlora is lora over a model in NF4, doubly quantised.
     DIR/adapter is what peft loads, if it has the method; DIR/metrics.jsonl has a line for each step.
     """
@@ -59,6 +68,7 @@ def command(
     from refpeft.training import choice, curve, loop, text
 
     numbers = {"rank": rank, "alpha": alpha, "tokens": tokens, "reduction": reduction}
+    classes.require_task(task, labels=labels, head=head)
     chosen = choice.configured(method, pairs("--option", options), **numbers)
     if sequence < 1:
         raise AttributeValueError(f"--sequence must be at least 1, but {sequence} came.")
@@ -66,14 +76,19 @@ def command(
     wanted = loop.Settings(**settings, start_text=text.token_ids(start_text, tokens_of))
     if plot:
         drawing.require_png(plot)
-    ids = text.rows(data, tokens_of, sequence + 1)
     quantise = choice.base(method, quantise)
-    decoder = load(model, backend=backend, quantise=quantise)
+    how = {"backend": backend, "quantise": quantise}
     identity = {"model": str(model), "data": str(data), "sequence": sequence, "backend": backend}
     identity |= {"quantised": asdict(quantise)} if quantise else {}
+    if task == "classification":
+        learner, rows, more = classes.begun(model, data, labels, head, tokens_of, sequence, settings["seed"], **how)
+        identity |= more
+    else:
+        rows = text.rows(data, tokens_of, sequence + 1)
+        learner = load(model, **how)
     with _bar(wanted.steps) as advance:
-        fitting, sites = choice.at(decoder.shape, chosen, targets)
-        losses = loop.train(decoder, fitting, sites, ids, wanted, Path(out), identity, advance)
+        fitting, sites = choice.at(learner.shape, chosen, targets)
+        losses = loop.train(learner, fitting, sites, rows, wanted, Path(out), identity, advance)
     if plot:
         atomic_write(Path(plot), curve.draw(losses, f"{method} on {Path(model).name}"))
     if wrong := [step for step, loss in enumerate(losses, 1) if not math.isfinite(loss)]:

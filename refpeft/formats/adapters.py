@@ -3,14 +3,15 @@ bottleneck adapters, in refpeft's own otherwise.
 
 refpeft's own is ``refpeft_adapter.json``, with the method, its settings and what it was made for, beside
 ``refpeft_adapter.safetensors``, with every array as ``SITE.ARRAY``: frozen ones too, which other libraries draw again. One that
-all sites have in common is there once, as ``*.ARRAY``.
+all sites have in common is there once, as ``*.ARRAY``. Beside either, ``labels.json`` says what a classifier's labels are called,
+as transformers' ``id2label``.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,15 +20,15 @@ import numpy as np
 from refpeft.errors import AttributeValueError, FormatError
 from refpeft.files import atomic_write, read_json
 from refpeft.formats import adapterhub, peft, safetensors
-from refpeft.formats.names import FAMILIES
+from refpeft.formats.names import FAMILIES, listed
 from refpeft.formats.peft import Adapter
 from refpeft.formats.safetensors_header import short
-from refpeft.methods import methods
+from refpeft.methods import Arrays, methods
 
 if TYPE_CHECKING:
     from refpeft.models.transformer import Transformer
 
-CONFIG, TENSORS = "refpeft_adapter.json", "refpeft_adapter.safetensors"
+CONFIG, TENSORS, LABELS = "refpeft_adapter.json", "refpeft_adapter.safetensors", "labels.json"
 ALL = "*"
 """In the place of a site's name, where an array is that of all."""
 HEAD = "head:"
@@ -51,13 +52,17 @@ def save(folder: str | os.PathLike[str], adapter: Adapter, base: str = "") -> No
     FormatError
         If a site has no module of that name in peft.
     """
+    folder = Path(folder)
+    if adapter.labels:
+        folder.mkdir(parents=True, exist_ok=True)
+        said = {"id2label": {str(i): name for i, name in enumerate(adapter.labels)}}
+        atomic_write(folder / LABELS, (json.dumps(said, indent=2) + "\n").encode())
     if peft.is_written(adapter):
         peft.save(folder, adapter, base)
         return
     if adapterhub.is_written(adapter):
         adapterhub.save(folder, adapter, base)
         return
-    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     common = _common(adapter)
     tensors = {
@@ -119,6 +124,21 @@ def load(folder: str | os.PathLike[str]) -> Adapter:
         If it is another library's, and the method, or a field that changes what it computes, is not one that is read.
     """
     folder = Path(folder)
+    found = _load(folder)
+    return replace(found, labels=_labels(folder / LABELS, found.head)) if (folder / LABELS).is_file() else found
+
+
+def _labels(where: Path, head: Arrays) -> tuple[str, ...]:
+    """Those of a file, as many as the head's classifier has."""
+    names = listed(read_json(where).get("id2label"))
+    count = len(head["classifier"]["bias"]) if "classifier" in head else 0
+    if names is None or len(names) != count:
+        raise FormatError(f"{where}: id2label must name the {count} labels of the adapter's classifier.")
+    return names
+
+
+def _load(folder: Path) -> Adapter:
+    """Without what the labels are called."""
     if not (folder / CONFIG).is_file():
         return (adapterhub if adapterhub.is_there(folder) else peft).load(folder)
     config = read_json(folder / CONFIG)

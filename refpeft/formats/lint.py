@@ -16,7 +16,7 @@ import numpy as np
 from refpeft.errors import CapabilityError, RefpeftError
 from refpeft.formats import adapterhub, adapters, peft, peft_fields, peft_layouts, peft_prompts, peft_ranks
 from refpeft.formats.lint_facts import DRAWN, FACTOR, FOLLOWED, NAMED, RANKED, STARTS, STILL, WHOLE
-from refpeft.formats.lint_folder import Finding, Folder, ends, opened
+from refpeft.formats.lint_folder import Finding, Folder, ends, opened, within
 from refpeft.formats.lint_model import Shapes, another_base, unfitting, unfitting_site
 from refpeft.operation import matches
 
@@ -56,7 +56,7 @@ def unaccounted(adapter: Folder) -> Iterator[Finding]:
     config = adapter.config
     for name in adapter.others:
         module, _, array = name.removeprefix("base_model.model.").rpartition(".")
-        if adapter.kind in WHOLE or ends(module, config.get("modules_to_save")):
+        if adapter.kind in WHOLE or within(module, config.get("modules_to_save")):
             continue
         if array == "trainable_tokens_delta" or (array == "bias" and config.get("bias") not in (None, "none")):
             continue
@@ -86,10 +86,10 @@ def named(adapter: Folder) -> Iterator[Finding]:
 def unreached(adapter: Folder) -> Iterator[Finding]:
     """Modules that the configuration names and that have no tensors: peft starts them anew, and warns at most."""
     for field in ("target_modules", "modules_to_save"):
-        named = adapter.config.get(field)
+        named, holds = adapter.config.get(field), ends if field == "target_modules" else within
         there = list(filter(None, adapter.modules)) if field == "target_modules" else adapter.saved(named)
         for end in named if isinstance(named, list) and there else []:
-            if not any(ends(module, [end]) for module in there):
+            if not any(holds(module, [end]) for module in there):
                 yield Finding("warning", field, f"names {end}, which has no tensors", f"take {end} out of it")
         if field == "modules_to_save" and named and not there:
             what = f"names {_some(named)}, of which the file has nothing"
@@ -212,7 +212,8 @@ def stored(adapter: Folder) -> Iterator[Finding]:
 def unknown(adapter: Folder) -> Iterator[Finding]:
     """Fields that are not understood here, and a version of peft that may have brought such."""
     if peft_layouts.read(adapter.config) or adapter.kind in peft_prompts.KINDS:
-        for name, value in peft_fields.not_understood(adapter.config, peft.model_family(adapter.tensors)).items():
+        fields = peft.beside_head(adapter.config, adapter.tensors)
+        for name, value in peft_fields.not_understood(fields, peft.model_family(adapter.tensors)).items():
             yield Finding("warning", name, f"is {value!r}, which refpeft does not know", "unset it, or stay with peft")
     version = peft_layouts.version(adapter.config)
     if version[:2] > (0, 21):

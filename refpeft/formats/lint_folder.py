@@ -88,7 +88,7 @@ class Folder:
     def saved(self, names: str | list[str] | None) -> list[str]:
         """Modules, of those named, that have tensors which are not of the method."""
         modules = (name.removeprefix("base_model.model.").rpartition(".")[0] for name in self.others)
-        return [module for module in modules if ends(module, names)]
+        return [module for module in modules if within(module, names)]
 
     def pairs(self, module: str) -> list[tuple[str, str]]:
         """The module's factors (r, i) and (o, r), where they are plain ones."""
@@ -140,6 +140,12 @@ def ends(module: str, patterns: str | list[str] | None) -> bool:
     if isinstance(patterns, str):
         return bool(re.fullmatch(patterns, module))
     return any(module == end or module.endswith(f".{end}") for end in patterns or [])
+
+
+def within(module: str, patterns: str | list[str] | None) -> bool:
+    """Whether a module, or one that holds it, is one that `ends` finds: peft saves a module of modules whole."""
+    parts = module.split(".")
+    return any(ends(".".join(parts[:i]), patterns) for i in range(1, len(parts) + 1))
 
 
 def opened(folder: str | os.PathLike[str]) -> Folder:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -141,3 +142,11 @@ HEAD = {"pooler": "bert.pooler.dense", "classifier": "classifier"}
 def family_of(module: str) -> str | None:
     """The family that a module or tensor of a block, or of a table of tokens, is of."""
     return next((family for family, names in FAMILIES.items() if names.owns(module)), None)
+
+
+def listed(id2label: Any) -> tuple[str, ...] | None:
+    """The names of a JSON object ``{"0": NAME, ...}`` in their order; None if it is none."""
+    if not isinstance(id2label, Mapping) or {*id2label} != {*map(str, range(len(id2label)))}:
+        return None
+    names = tuple(id2label[str(i)] for i in range(len(id2label)))
+    return names if all(isinstance(name, str) for name in names) else None

@@ -68,6 +68,8 @@ class Adapter:
         Of the model that it is for, see `refpeft.formats.names`: what peft calls its sites.
     head : dict of site to dict of str to array
         What was trained whole beside it, of a `refpeft.models.TextClassifier`: peft's ``modules_to_save``.
+    labels : tuple of str
+        What the outputs of its classifier are called, if anything; peft's files do not say it.
     """
 
     method: Method
@@ -75,6 +77,7 @@ class Adapter:
     config: Mapping[str, Any] = field(default_factory=dict)
     family: str = "llama"
     head: Arrays = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
 
     @property
     def pattern(self) -> str:
@@ -108,8 +111,7 @@ def load(folder: str | os.PathLike[str]) -> Adapter:
     family, head = model_family(archive), _head(config, archive)
     whole = {f"{ROOT}{HEAD[site]}.{name}" for site, its in head.items() for name in its}
     places = {key: _place(key, family) for key in archive if key not in whole}
-    own = {name: value for name, value in config.items() if not (head and name == "modules_to_save")}
-    layout = layout_of(folder, own, family, {theirs for _, theirs in places.values()})
+    layout = layout_of(folder, beside_head(config, archive), family, {theirs for _, theirs in places.values()})
     method, where = method_of(folder, config, layout), folder / TENSORS
     common = peft_shared.decode(where, config, layout, method, archive)
     arrays = _decode(where, layout, method, places, archive)
@@ -133,6 +135,11 @@ def load(folder: str | os.PathLike[str]) -> Adapter:
         rest = peft_kinds.decode(where, arrays, family, archive)
     arrays = {site: given | rest.get(site, {}) | common for site, given in arrays.items()}
     return Adapter(method, arrays, config, family, head)
+
+
+def beside_head(config: Mapping[str, Any], archive: safetensors.Lazy) -> dict[str, Any]:
+    """The fields that are not of a classifier's head, where there is one in the file."""
+    return {name: value for name, value in config.items() if name != "modules_to_save" or not _head(config, archive)}
 
 
 def _head(config: Mapping[str, Any], archive: safetensors.Lazy) -> dict[str, dict[str, np.ndarray]]:

@@ -16,13 +16,14 @@ from refpeft.errors import CapabilityError, FormatError
 from refpeft.formats.bitsandbytes_state import DTYPES
 from refpeft.formats.four_bit import Quantised
 from refpeft.formats.four_bit import quantise as quantised
-from refpeft.formats.names import FAMILIES
+from refpeft.formats.names import FAMILIES, HEAD
 from refpeft.memory.decoder import Decoder
 from refpeft.memory.models import from_config
 from refpeft.models.features import features
+from refpeft.models.head import head_of
 from refpeft.models.language import LanguageModel
 from refpeft.models.places import place
-from refpeft.models.text_classifier import HEAD, TextClassifier, drawn
+from refpeft.models.text_classifier import TextClassifier, drawn
 from refpeft.models.text_encoder import TextEncoder
 from refpeft.numerics.formats import as_format
 
@@ -59,7 +60,10 @@ def load(
     """
     shape, weights, stated = _read(path, dtype, quantise, plugins.backend(backend))
     if not shape.causal:
-        raise CapabilityError(f"{path} is an encoder, which predicts no tokens: refpeft.models.load_encoder reads it.")
+        raise CapabilityError(
+            f"{path} is an encoder, which predicts no tokens: with --task classification it gets a classifier, "
+            "and in Python refpeft.models.load_encoder and load_classifier read it."
+        )
     return LanguageModel(shape, weights, **stated, backend=backend, device=device)
 
 
@@ -82,7 +86,7 @@ def load_classifier(
     path: str | os.PathLike[str],
     *,
     labels: int = 0,
-    train: Sequence[str] = HEAD,
+    train: Sequence[str] = tuple(HEAD),
     random: np.random.Generator | None = None,
     dtype: str = "float32",
     quantise: Settings | None = None,
@@ -109,17 +113,14 @@ def load_classifier(
     if shape.causal:
         raise CapabilityError(f"{path} is a decoder, expected an encoder: refpeft.models.load reads it.")
     random = np.random.default_rng() if random is None else random
-    tensors, wanted = open_model(path, four_bit=True).tensors, as_format(dtype).dtype
-    known = tensors["classifier.weight"].shape[0] if "classifier.weight" in tensors else 0
+    source, wanted = open_model(path, four_bit=True), as_format(dtype).dtype
+    known = len(head_of(path, source).labels)
     if labels < 0 or known not in (0, labels or known) or not (labels or known):
         raise FormatError(f"{path}: its classifier has {known or 'no'} labels, but {labels or 'none'} are asked for.")
-    for name, theirs, outputs in (
-        ("pooler", "bert.pooler.dense", shape.width),
-        ("classifier", "classifier", labels or known),
-    ):
+    for name, outputs in (("pooler", shape.width), ("classifier", labels or known)):
         own = drawn(random, outputs, shape.width)
         for end, drew in zip(("", ".bias"), own):
-            tensor = tensors.get(f"{theirs}{end or '.weight'}")
+            tensor = source.tensors.get(f"{HEAD[name]}{end or '.weight'}")
             if tensor is not None and tensor.shape != drew.shape:
                 raise FormatError(f"{path}: {name}{end} has shape {tensor.shape}, expected {drew.shape}.")
             weights[f"{name}{end}"] = drew.astype(wanted) if tensor is None else tensor.whole(wanted)

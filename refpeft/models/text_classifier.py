@@ -8,6 +8,7 @@ and of the head is trained what the caller says, whole.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from refpeft.errors import AttributeValueError, DomainError, ShapeError
+from refpeft.models.dropout import Dropout
 from refpeft.models.parts import Vjp, at
 from refpeft.models.text_encoder import TextEncoder
 
@@ -88,16 +90,20 @@ class TextClassifier(TextEncoder):
         mask: np.ndarray | None = None,
         segments: np.ndarray | None = None,
         checkpointing: bool = False,
+        dropout: Dropout | None = None,
         tasks: np.ndarray | None = None,
     ) -> tuple[float, dict[str, Any]]:
         """The mean cross-entropy of labels (n,) int64, and its gradients by ``SITE.ARRAY``, of what is trained.
+
+        ``dropout`` is of what enters those adapters that have it; the encoder's own, which transformers has in training, is none.
 
         Raises
         ------
         ShapeError, DomainError
             If the labels are none.
         """
-        encoding, model = self._encode(keep=True), self.told(tasks, len(ids))
+        encoding, model = self._encode(keep=True), copy.copy(self.told(tasks, len(ids)))
+        model.dropout = dropout
         target = self.asarray(self._labels(labels, len(ids)))
         hidden, hidden_vjp = model._forward(ids, mask, segments, keep=True, checkpointing=checkpointing)
         logits, classified_vjp = model._classified(hidden, keep=True)

@@ -19,7 +19,7 @@ _CONTROL = 3
 
 
 def tokenizer(model: str | os.PathLike[str]) -> Tokenizer:
-    """The tokenizer of a model.
+    """The tokenizer of a model, which neither pads nor cuts a text, whatever its file says.
 
     Parameters
     ----------
@@ -39,7 +39,10 @@ def tokenizer(model: str | os.PathLike[str]) -> Tokenizer:
         return _from_gguf(tokenizers, path)
     if not (path / "tokenizer.json").is_file():
         raise FormatError(f"{path} has no tokenizer.json, expected one beside the weights.")
-    return tokenizers.Tokenizer.from_file(str(path / "tokenizer.json"))
+    found = tokenizers.Tokenizer.from_file(str(path / "tokenizer.json"))
+    found.no_padding()
+    found.no_truncation()
+    return found
 
 
 def ending(model: str | os.PathLike[str]) -> frozenset[int]:

@@ -141,9 +141,18 @@ class Transformer(Sites):
             If there are not so many.
         """
         stop = start + x.shape[1]
-        if stop > self.shape.positions:
-            raise DomainError(f"{self.shape.name} has positions for {self.shape.positions} tokens, but {stop} came.")
+        self.require_positions(stop)
         return x + self.looked_up("positions", np.arange(start, stop))
+
+    def require_positions(self, count: int) -> None:
+        """Refuse more tokens than there are positions in a table.
+
+        Raises
+        ------
+        DomainError
+        """
+        if self.shape.positions and count > self.shape.positions:
+            raise DomainError(f"{self.shape.name} has positions for {self.shape.positions} tokens, but {count} came.")
 
     def turns(self, start: int, count: int) -> dict[str, Any]:
         """Cosines and sines of rotary positions from ``start`` on."""

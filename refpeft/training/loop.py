@@ -21,12 +21,13 @@ from refpeft.errors import AttributeValueError, CapabilityError, FormatError
 from refpeft.files import atomic_write
 from refpeft.formats import adapters
 from refpeft.methods import Method, needs_of
-from refpeft.models import LanguageModel
+from refpeft.models import LanguageModel, TextClassifier
 from refpeft.models.dropout import Dropout, drops
-from refpeft.models.places import operations, standing
+from refpeft.models.places import kind_of, operations, standing
 from refpeft.models.tasks import takes
 from refpeft.ops import schedule
 from refpeft.training import optimizers
+from refpeft.training.classification import Labelled
 from refpeft.training.folder import enter
 from refpeft.training.paged import PAGE, Paged
 from refpeft.training.pages import frame_count
@@ -108,10 +109,10 @@ class Settings:
 
 
 def train(
-    model: LanguageModel,
+    model: LanguageModel | TextClassifier,
     method: Method,
     pattern: str,
-    ids: np.ndarray,
+    rows: np.ndarray | Labelled,
     settings: Settings,
     out: Path,
     identity: dict[str, Any],
@@ -121,13 +122,14 @@ def train(
 
     Parameters
     ----------
-    model : LanguageModel
+    model : LanguageModel or TextClassifier
+        Of which it trains the head's part, too, that the model says.
     method : Method
         One that stands at sites of a model, see `refpeft.models.places`.
     pattern : str
         Of the sites.
-    ids : (count, length) int64
-        The text, see `refpeft.training.text.rows`.
+    rows : (count, length) int64, or Labelled
+        The text, see `refpeft.training.text.rows`; a classifier's has labels.
     settings : Settings
     out : Path
         The run's folder. One that was begun with equal settings goes on.
@@ -148,7 +150,7 @@ def train(
     FormatError
         If the folder holds another run, or one that is complete.
     """
-    begin(model, method, pattern, ids, settings)
+    begin(model, method, pattern, rows, settings)
     what = {"method": {"name": type(method).__name__, **asdict(method)}, "sites": pattern, **asdict(settings)}
     enter(out, "run.json", "run", identity | what)
     if adapters.is_there(out / "adapter"):
@@ -160,39 +162,59 @@ def train(
         losses = [json.loads(line)["loss"] for line in lines]
         for step in range(stepping.steps, settings.steps):
             began = time.perf_counter()
-            rows = batch(ids, settings.batch, settings.seed, step)
+            some = batch(rows, settings.batch, settings.seed, step)
             dropout = Dropout(settings.dropout, settings.seed, step) if settings.dropout else None
-            loss, gradients = model.loss(rows, checkpointing=settings.checkpointing, dropout=dropout)
+            loss, gradients = model.loss(**_given(some), checkpointing=settings.checkpointing, dropout=dropout)
             factor = settings.factor(step + 1)
             losses.append(loss)
             line = {"step": step + 1, "loss": loss, "lr": settings.lr * factor}
             with open(metrics, "a", encoding="utf-8") as file:
-                file.write(json.dumps(line | {"tokens_per_second": rows.size / (time.perf_counter() - began)}) + "\n")
+                file.write(json.dumps(line | {"tokens_per_second": some.size / (time.perf_counter() - began)}) + "\n")
             stepping.step(gradients, factor)
             advance(step + 1, loss)
-    made = adapters.Adapter(*model.kept(method), family=model.shape.family)
+    head, labels = getattr(model, "head", {}), getattr(rows, "names", ())
+    made = adapters.Adapter(*model.kept(method), family=model.shape.family, head=head, labels=labels)
     adapters.save(out / "adapter", made, base=str(identity.get("model", "")))
     return losses
 
 
-def optimizer(model: LanguageModel, method: Method, settings: Settings, folder: Path | None = None) -> Paged:
+def _given(rows: np.ndarray | Labelled) -> dict[str, Any]:
+    """What the model's loss takes of rows."""
+    if not isinstance(rows, Labelled):
+        return {"ids": rows}
+    ids, mask = rows.padded
+    return {"ids": ids, "labels": rows.labels, "mask": mask}
+
+
+def optimizer(
+    model: LanguageModel | TextClassifier, method: Method, settings: Settings, folder: Path | None = None
+) -> Paged:
     """What steps the model's trained arrays: in memory whole, or under the budget where it is paged."""
     kind, numbers = optimizers.chosen(settings.optimizer, settings.decay)
     parameters, own = model.trained, method.learning_rates(settings.lr)
     whole = 8 * sum(math.prod(p.shape) for p in parameters.values()) + 2 * PAGE
     budget = settings.budget if settings.optimizer.startswith(optimizers.PAGED) else whole
-    rates = {name: own[name.rpartition(".")[2]] for name in parameters}
+    head = {f"{site}.{name}": settings.lr for site, its in getattr(model, "head", {}).items() for name in its}
+    rates = head | {name: own[name.rpartition(".")[2]] for name in parameters if name not in head}
     where: dict[str, Any] = {"folder": folder, "backend": model.backend, "device": model.device}
     return kind(parameters, lr=rates, budget=budget, **where, **numbers)
 
 
-def begin(model: LanguageModel, method: Method, pattern: str, ids: np.ndarray, settings: Settings) -> None:
+def begin(
+    model: LanguageModel | TextClassifier,
+    method: Method,
+    pattern: str,
+    rows: np.ndarray | Labelled,
+    settings: Settings,
+) -> None:
     """Put a method at its sites as `train` starts: by the seed, and by the first batches of the text where it asks for data.
 
     Raises
     ------
     CapabilityError
         If the method stands at no site, or the backend lacks an operation of the method's or the optimizer's.
+    DomainError
+        If a token is none of the model's, or the model has no positions for the longest text.
     """
     kind, _ = optimizers.chosen(settings.optimizer, settings.decay)
     if settings.dropout and not drops(standing(method)):
@@ -207,6 +229,15 @@ def begin(model: LanguageModel, method: Method, pattern: str, ids: np.ndarray, s
         raise CapabilityError(f"{type(method).__name__} has frozen tokens, which would decay: decay must be 0.")
     for operation in (*sorted(operations(method)), kind.operation):
         model.backend.implementation(operation)
+    for ids in _alone(rows):
+        model.checked(ids)
+    virtual = method.tokens if kind_of(standing(method)) in ("prompt", "attention") else 0  # type: ignore[attr-defined]
+    model.require_positions(virtual + (rows.longest if isinstance(rows, Labelled) else rows.shape[1] - 1))
     seen = range(settings.start_batches if needs_of(method) else 0)
-    first = [batch(ids, settings.batch, settings.seed, step) for step in seen]
+    first = [ids for step in seen for ids in _alone(batch(rows, settings.batch, settings.seed, step))]
     model.attach(pattern, method, np.random.default_rng(settings.seed), batches=first, text=settings.start_text)
+
+
+def _alone(rows: np.ndarray | Labelled) -> list[np.ndarray]:
+    """Token ids (n, s) without any padding: texts with labels each by itself."""
+    return [text[None] for text in rows.texts] if isinstance(rows, Labelled) else [rows]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,22 +23,36 @@ def documents(path: str | os.PathLike[str]) -> Iterator[str]:
     FormatError
         If the file is not UTF-8, or a line is no JSON object with a text.
     """
-    path = Path(path)
-    try:
-        content = path.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{path} must be UTF-8: {error.reason} at byte {error.start}.") from error
-    if path.suffix != ".jsonl":
-        yield content
+    if Path(path).suffix != ".jsonl":
+        yield _content(path)
         return
-    for number, line in enumerate(content.splitlines(), 1):
-        try:
-            text = json.loads(line)["text"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            text = None
-        if not isinstance(text, str):
+    for number, line, row in objects(path):
+        if not isinstance(text := row.get("text"), str):
             raise FormatError(f"{path}: line {number} must be a JSON object with a text, got {line[:60]!r}.")
         yield text
+
+
+def objects(path: str | os.PathLike[str]) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """The lines of a ``.jsonl`` file: number, line, and the JSON object that it is; an empty one where it is none.
+
+    Raises
+    ------
+    FormatError
+        If the file is not UTF-8.
+    """
+    for number, line in enumerate(io.StringIO(_content(path)), 1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        yield number, line.removesuffix("\n"), row if isinstance(row, dict) else {}
+
+
+def _content(path: str | os.PathLike[str]) -> str:
+    try:
+        return Path(path).read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path} must be UTF-8: {error.reason} at byte {error.start}.") from error
 
 
 def rows(path: str | os.PathLike[str], tokenizer, length: int, ending: int | None = None) -> np.ndarray:
@@ -121,17 +137,17 @@ def _cut(path, tokens: list[int], length: int, what: str = "") -> np.ndarray:
     return np.array(tokens[: count * length], np.int64).reshape(count, length)
 
 
-def batch(ids: np.ndarray, size: int, seed: int, step: int) -> np.ndarray:
+def batch(rows: Any, size: int, seed: int, step: int) -> Any:
     """The rows of one step: a pass over all of them in an order drawn by the seed, then another, and so on.
 
     Parameters
     ----------
-    ids : (count, length)
+    rows : (count, length) int64, or refpeft.training.classification.Labelled
     size : int
     seed, step : int
         Equal ones give equal rows, whatever came before.
     """
-    count = len(ids)
+    count = len(rows)
     numbers = range(step * size, (step + 1) * size)
     orders = {turn: np.random.default_rng([seed, turn]).permutation(count) for turn in {n // count for n in numbers}}
-    return ids[[orders[n // count][n % count] for n in numbers]]
+    return rows[[orders[n // count][n % count] for n in numbers]]

@@ -1,0 +1,120 @@
+"""What ``refpeft train`` and ``refpeft evaluate`` do where the task is to label texts."""
+
+from __future__ import annotations
+
+import click
+
+task = click.option(
+    "--task",
+    type=click.Choice(("language", "classification")),
+    default="language",
+    show_default=True,
+    help="To predict tokens, or a label for each text of a .jsonl file.",
+)
+
+
+def labelling(command):
+    """Options of ``--task classification``; both are None where they are not given."""
+    command = click.option(
+        "--labels",
+        metavar="NAMES",
+        help="Of --task classification, in order: negative,positive. MODEL's, or the data's.",
+    )(command)
+    return click.option(
+        "--head",
+        metavar="PARTS",
+        help="Of --task classification, what of it is trained: pooler,classifier. The classifier, and what MODEL has not.",
+    )(command)
+
+
+def require_task(task: str, **given) -> None:
+    """Refuse options of classification where the task is another."""
+    if task != "classification" and (needless := [name for name, value in given.items() if value is not None]):
+        raise click.UsageError(f"--{needless[0]} needs --task classification.")
+
+
+def begun(model: str, data: str, labels: str | None, head: str | None, tokenizer, length: int, seed: int, **how):
+    """The classifier as it starts, the texts with their labels, and what makes the run what it is."""
+    import numpy as np
+
+    from refpeft.errors import AttributeValueError
+    from refpeft.formats.names import HEAD
+    from refpeft.models import load_classifier
+    from refpeft.models.head import head_of
+    from refpeft.training import classification
+
+    found, there = classification.examples(data), head_of(model)
+    names = tuple(labels.split(",")) if labels else there.labels or classification.names(data, found)
+    rows = classification.labelled(data, found, names, tokenizer, length)
+    missing = [part for part in HEAD if part not in there.parts]
+    trained = tuple(head.split(",")) if head else tuple(part for part in HEAD if part in ("classifier", *missing))
+    classifier = load_classifier(
+        model, labels=len(names), train=trained, random=np.random.default_rng([seed, 1]), **how
+    )
+    if untrained := [part for part in missing if part not in trained]:
+        raise AttributeValueError(f"{model} has no {untrained[0]}, so that --head must name it, but {head} came.")
+    return classifier, rows, {"task": "classification", "labels": list(names), "head": list(trained)}
+
+
+def rows(model: str, data: str, folders, tokenizer, length: int, batch: int, limit: int | None, predictions, **how):
+    """A row for each adapter, or for the model as it is; what is predicted goes to a file, if one is named."""
+    import json
+    from pathlib import Path
+
+    from refpeft.cli._output import progress
+    from refpeft.errors import FormatError
+    from refpeft.files import atomic_write
+    from refpeft.formats import adapters
+    from refpeft.training import classification, evaluation
+
+    if predictions and (len(folders) > 1 or Path(predictions).exists()):
+        raise FormatError(
+            f"{predictions} exists already, expected the name of a new file."
+            if Path(predictions).exists()
+            else f"--predictions are of one adapter, but {len(folders)} came."
+        )
+    loaded = {folder: adapters.load(folder) for folder in folders}
+    found = classification.examples(data)[:limit]
+    results = []
+    for name, adapter in loaded.items() or [("", None)]:
+        classifier, names = _with_head(model, adapter, name, **how)
+        texts = classification.labelled(data, found, names, tokenizer, length)
+        classifier.require_positions(texts.longest)
+        got = evaluation.classified(classifier, texts, batch, lambda parts: progress(parts, "evaluating"))
+        results.append({"adapter": name, "loss": got.loss, "accuracy": got.accuracy, "texts": len(texts)})
+    if predictions:
+        lines = [
+            {
+                **example._asdict(),
+                "predicted": int(its.argmax()) if isinstance(example.label, int) else names[its.argmax()],
+                "probabilities": dict(zip(names, its.tolist())),
+            }
+            for example, its in zip(found, got.probabilities)
+        ]
+        atomic_write(predictions, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
+    return results
+
+
+def _with_head(model: str, adapter, name: str, **how):
+    """The classifier with an adapter on it, and what its labels are called.
+
+    Raises
+    ------
+    FormatError
+        If a part of the head is neither the model's nor the adapter's.
+    """
+    from refpeft.errors import FormatError
+    from refpeft.formats import adapters
+    from refpeft.formats.names import HEAD
+    from refpeft.models import load_classifier
+    from refpeft.models.head import head_of, numbered
+
+    there, brought = head_of(model), {} if adapter is None else adapter.head
+    if missing := [part for part in HEAD if part not in there.parts and part not in brought]:
+        raise FormatError(f"{model} has no {missing[0]}, and {name or 'no adapter'} brings one.")
+    count = len(brought["classifier"]["bias"]) if "classifier" in brought else len(there.labels)
+    classifier = load_classifier(model, labels=0 if there.labels else count, **how)
+    if adapter is not None:
+        adapters.attach(classifier, adapter)
+    said = () if adapter is None else adapter.labels
+    return classifier, said or (there.labels if len(there.labels) == count else numbered(count))

@@ -1,0 +1,336 @@
+"""``--task classification``: a classifier is trained, evaluated and taken up again, and peft loads what was learned."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from small_models import save, slopes
+
+from refpeft.cli import main
+from refpeft.errors import CapabilityError, FormatError
+from refpeft.formats import adapters
+from refpeft.formats.lint import lint
+from refpeft.methods import LoRA, LoRAPlus
+from refpeft.models import load, load_classifier
+from refpeft.models.dropout import Dropout
+from refpeft.models.head import Head, head_of
+from refpeft.models.tokens import tokenizer
+from refpeft.training import classification, evaluation, loop, text
+
+WORDS = "[PAD] [UNK] [CLS] [SEP] the a film was very plot i it good great fine bad awful dull".split()  # noqa: SIM905
+GOOD, BAD = WORDS[12:15], WORDS[15:18]
+
+
+def refpeft(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def lines(path: Path, rows) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def reviews(count: int, seed: int) -> list[dict]:
+    """Texts of one to seven words, of which one says whether they are positive."""
+    random, found = np.random.default_rng(seed), []
+    for _ in range(count):
+        positive, others = bool(random.integers(2)), list(random.choice(WORDS[4:12], random.integers(7)))
+        others.insert(int(random.integers(len(others) + 1)), random.choice(GOOD if positive else BAD))
+        found.append({"text": " ".join(others), "label": "positive" if positive else "negative"})
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Random encoders with a tokenizer that would pad and cut: one as it is, one without its pooler, one with three labels."""
+    transformers, tokenizers = pytest.importorskip("transformers"), pytest.importorskip("tokenizers")
+    words = tokenizers.Tokenizer(tokenizers.models.WordPiece({w: i for i, w in enumerate(WORDS)}, unk_token="[UNK]"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    words.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    words.enable_padding(length=16)
+    words.enable_truncation(4)
+    folder, names = tmp_path_factory.mktemp("encoders"), {0: "bad", 1: "good", 2: "mixed"}
+    for name, kind, more in (
+        ("bert", "AutoModel", {}),
+        ("three", "AutoModelForSequenceClassification", {"id2label": names}),
+    ):
+        config = transformers.BertConfig(
+            vocab_size=len(WORDS), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+            max_position_embeddings=24, **more,
+        )  # fmt: skip
+        save(config, folder / name, kind)
+        words.save(str(folder / name / "tokenizer.json"))
+    transformers.BertModel.from_pretrained(folder / "bert", add_pooling_layer=False).save_pretrained(folder / "bare")
+    words.save(str(folder / "bare" / "tokenizer.json"))
+    lines(folder / "train.jsonl", reviews(64, 0))
+    lines(folder / "test.jsonl", reviews(24, 1))
+    return folder
+
+
+def training(folder, out, model="bert", **changes):
+    """The command line of a small run."""
+    options = {"data": folder / "train.jsonl", "out": out, "steps": 30, "batch": 8, "lr": 0.01} | changes
+    given = (part for name, value in options.items() for part in (f"--{name}", value))
+    return ["train", folder / model, "--task", "classification", *given]
+
+
+def evaluating(folder, *more, model="bert", data="test.jsonl"):
+    return ["evaluate", folder / model, "--task", "classification", "--data", folder / data, *more]
+
+
+@pytest.mark.parametrize(
+    ("model", "method", "backend"), [("bert", "lora", "cpu"), ("bare", "lora", "cpu"), ("bert", "hra", "torch")]
+)
+def test_a_classifier_is_trained_and_peft_has_its_loss_accuracy_and_predictions(
+    folder, tmp_path, model, method, backend
+):
+    """On texts that it was not trained on; a pooler that the encoder has not is trained and goes with the adapter."""
+    torch, peft, transformers = (pytest.importorskip(n) for n in ("torch", "peft", "transformers"))
+    more = {"method": method, "backend": backend, "targets": "all-linear"}
+    trained = refpeft(*training(folder, tmp_path / "run", model, steps=60, **more), "--json")
+    assert trained.exit_code == 0, trained.output
+    (row,) = json.loads(trained.stdout)
+    assert row["last"] < row["first"]
+    made = tmp_path / "run" / "adapter"
+    arguments = ("--adapter", made, "--predictions", tmp_path / "said.jsonl", "--batch", 5, "--backend", backend)
+    (ours,) = json.loads(refpeft(*evaluating(folder, *arguments, "--json", model=model)).stdout)
+    commoner = max(
+        np.mean([example["label"] == name for example in reviews(24, 1)]) for name in ("positive", "negative")
+    )
+    assert (ours["texts"], ours["accuracy"] > commoner) == (24, True)
+    labels = json.loads((made / "labels.json").read_text())
+    assert labels == {"id2label": {"0": "negative", "1": "positive"}}
+    names = dict(enumerate(labels["id2label"].values()))
+    base = transformers.AutoModelForSequenceClassification.from_pretrained(folder / model, id2label=names)
+    theirs = peft.PeftModel.from_pretrained(base, made).eval()
+    assert theirs.peft_config["default"].task_type == peft.TaskType.SEQ_CLS
+    assert set(adapters.load(made).head) == ({"pooler", "classifier"} if model == "bare" else {"classifier"})
+    words, losses, said = tokenizer(folder / model), [], (tmp_path / "said.jsonl").read_text().splitlines()
+    for example, line in zip(reviews(24, 1), map(json.loads, said), strict=True):
+        with torch.no_grad():
+            logits = theirs(input_ids=torch.tensor([words.encode(example["text"]).ids])).logits[0].double()
+        likely = torch.softmax(logits, 0).numpy()
+        assert line == example | {"predicted": line["predicted"], "probabilities": line["probabilities"]}
+        np.testing.assert_allclose([*line["probabilities"].values()], likely, rtol=0, atol=2.0**-17)
+        assert line["predicted"] == names[int(logits.argmax())]
+        losses.append(-np.log(likely[[*names.values()].index(example["label"])]))
+    assert abs(np.mean(losses) - ours["loss"]) < 2.0**-16
+    assert np.mean([json.loads(line)["predicted"] == json.loads(line)["label"] for line in said]) == ours["accuracy"]
+    assert not [finding for finding in lint(made) if finding.severity != "note"]
+
+
+@pytest.mark.parametrize("method", ["lora", "eva"])
+def test_an_interrupted_run_goes_on_to_the_same_bits(folder, tmp_path, method):
+    """Head and adapter, whatever the lengths of the texts in a step."""
+
+    def run(out: Path, stops: int):
+        """Stopped behind a step, as by Ctrl-C."""
+
+        def advance(step, loss):
+            if step == stops:
+                raise KeyboardInterrupt
+
+        with pytest.MonkeyPatch.context() as patch:
+            train = loop.train
+            patch.setattr(loop, "train", lambda *given: train(*given[:-1], advance))
+            options = {"method": method, "steps": 4, "dropout": 0.1, "start-batches": 2}
+            return refpeft(*training(folder, out, **options)).exit_code
+
+    assert [run(tmp_path / "whole", 0), *(run(tmp_path / "stopped", stops) for stops in (1, 3, 0))] == [0, 130, 130, 0]
+    whole, stopped = (tmp_path / name / "adapter" for name in ("whole", "stopped"))
+    assert {p.name: p.read_bytes() for p in whole.iterdir()} == {p.name: p.read_bytes() for p in stopped.iterdir()}
+    again = refpeft(*training(folder, tmp_path / "stopped", method=method, steps=4, dropout=0.1))
+    assert "holds another run: start_batches is 2 there, but 8" in " ".join(again.stderr.split())
+
+
+def test_padding_changes_nothing(folder):
+    """Losses and accuracy of batches of any size, and of texts alone, but for rounding in float64."""
+    rows = labelled(folder, folder / "train.jsonl")
+    model = load_classifier(folder / "bert", labels=2, random=np.random.default_rng(0), dtype="float64", backend="cpu")
+    alone = evaluation.classified(model, rows, 1)
+    assert len({len(text) for text in rows.texts}) > 3
+    for batch in (7, 64):
+        found = evaluation.classified(model, rows, batch)
+        np.testing.assert_allclose(found.probabilities, alone.probabilities, rtol=0, atol=2.0**-45)
+        assert found.accuracy == alone.accuracy
+    ids, mask = rows.padded
+    loss, _ = model.loss(ids, rows.labels, mask)
+    assert abs(loss - alone.loss) < 2.0**-45
+
+
+def labelled(folder, path, names=("negative", "positive"), length=128):
+    return classification.labelled(path, classification.examples(path), names, tokenizer(folder / "bert"), length)
+
+
+def test_gradients_are_differences_under_dropout_too(folder):
+    """What is dropped is drawn for the step and the site; another step has another loss."""
+    rows = labelled(folder, folder / "test.jsonl")[range(6)]
+    random = np.random.default_rng(1)
+    model = load_classifier(folder / "bert", labels=2, random=random, dtype="float64", backend="reference")
+    model.attach("*.q,*.down", LoRA(rank=2), random)
+    for array in model.trained.values():
+        array += 0.2 * random.normal(size=array.shape)
+    ids, mask = rows.padded
+
+    def loss(step=3):
+        return model.loss(ids, rows.labels, mask, dropout=Dropout(0.3, 0, step))
+
+    slope, difference = slopes(model.trained, loss()[1], lambda: loss()[0], np.random.default_rng(2))
+    assert abs(slope - difference) < 1e-6 * abs(slope)
+    assert loss(4)[0] != loss()[0] != model.loss(ids, rows.labels, mask)[0]
+
+
+def test_the_head_learns_at_the_rate_of_the_run(folder, tmp_path):
+    """Adam's first step is as long as the rate, whatever the method says of its own arrays."""
+    model = load_classifier(folder / "three", train=("classifier",), backend="cpu")
+    before = {n: a.copy() for n, a in model.head["classifier"].items()}
+    settings = loop.Settings(steps=1, batch=8, lr=0.01, schedule="constant")
+    rows = labelled(folder, folder / "train.jsonl", ("negative", "positive", "mixed"))
+    loop.train(model, LoRAPlus(rank=2), "*.q", rows, settings, tmp_path / "run", {})
+    for name, array in adapters.load(tmp_path / "run" / "adapter").head["classifier"].items():
+        np.testing.assert_allclose(np.abs(array - before[name]), 0.01, rtol=2.0**-8)
+
+
+def test_labels_are_the_models_or_those_of_the_data_or_those_that_are_given(folder, tmp_path):
+    """By name or by number, in the order in which the classifier has them."""
+    assert head_of(folder / "three") == Head(("pooler", "classifier"), ("bad", "good", "mixed"))
+    assert head_of(folder / "bert") == Head(("pooler",), ())
+    assert head_of(folder / "bare") == Head((), ())
+    numbers = lines(tmp_path / "numbers.jsonl", [{"text": "good", "label": 1}, {"text": "dull film", "label": 0}])
+    mixed = lines(tmp_path / "mixed.jsonl", [{"text": "good", "label": "good"}, {"text": "dull film", "label": 0}])
+    for model, data, more, names in (
+        ("three", mixed, {}, ["bad", "good", "mixed"]),
+        ("three", numbers, {"labels": "x,y,z"}, ["x", "y", "z"]),
+        ("bert", numbers, {}, ["LABEL_0", "LABEL_1"]),
+        ("bert", mixed, {"labels": "dull,good,fine"}, ["dull", "good", "fine"]),
+    ):
+        out = tmp_path / f"{model}-{data.stem}"
+        result = refpeft(*training(folder, out, model, data=data, steps=1, **more))
+        assert result.exit_code == 0, result.output
+        assert list(adapters.load(out / "adapter").labels) == names
+        said = tmp_path / f"{out.name}.said"
+        arguments = ("--adapter", out / "adapter", "--predictions", said, "--data", data)
+        assert refpeft(*evaluating(folder, *arguments, model=model)).exit_code == 0
+        for line in map(json.loads, said.read_text().splitlines()):
+            assert list(line["probabilities"]) == names
+            assert type(line["predicted"]) is type(line["label"])
+    (row,) = json.loads(refpeft(*evaluating(folder, "--json", "--data", mixed, model="three")).stdout)
+    assert (row["adapter"], row["texts"]) == ("", 2)
+
+
+def test_a_tokenizers_file_does_not_say_how_long_a_text_is(folder):
+    """It neither pads nor cuts; --sequence does, with the special tokens kept."""
+    words = tokenizer(folder / "bert")
+    assert words.encode("the film was very very good").ids == [2, 4, 6, 7, 8, 8, 12, 3]
+    rows = labelled(folder, folder / "train.jsonl", length=5)
+    assert (rows.longest, {text[-1] for text in rows.texts}) == (5, {3})
+
+
+def test_a_line_of_a_file_ends_at_a_newline_alone(tmp_path):
+    """JSON may hold any of the other separators of lines that Unicode has."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "one\u2028and\x85the same", "label": 0}\n{"text": "two", "label": 1}')
+    assert [example.text for example in classification.examples(path)] == ["one\u2028and\x85the same", "two"]
+    assert list(text.documents(path)) == ["one\u2028and\x85the same", "two"]
+
+
+def test_wrong_runs_are_refused_in_a_sentence(folder, tmp_path, tiny_llama):
+    """Exit status 2, and nothing is begun."""
+    data = {
+        name: lines(tmp_path / f"{name}.jsonl", rows)
+        for name, rows in {
+            "empty": [],
+            "none": [{"text": "good"}],
+            "bool": [{"text": "good", "label": True}],
+            "number": [{"text": "good", "label": 0.5}],
+            "one": [{"text": "good", "label": "x"}] * 2,
+            "both": [{"text": "good", "label": "x"}, {"text": "bad", "label": 1}],
+            "gap": [{"text": "good", "label": 0}, {"text": "bad", "label": 2}],
+            "strange": [{"text": "good", "label": "positive"}, {"text": "bad", "label": "neutral"}],
+        }.items()
+    }
+    shutil.copy(folder / "train.jsonl", tmp_path / "train.txt")
+    run, new = tmp_path / "run", tmp_path / "new"
+    assert refpeft(*training(folder, run, steps=1)).exit_code == 0
+    adapter = ("--adapter", run / "adapter")
+    for arguments, said in (
+        (training(folder, run, steps=1), "holds this run, complete; name a new folder to train again"),
+        (training(folder, run, steps=1, labels="positive,negative"), "holds another run: labels is ['negative', 'pos"),
+        (training(folder, new, data=data["empty"]), "empty.jsonl has no line, expected texts with labels"),
+        (training(folder, new, data=data["none"]), "line 1 must be a JSON object with a text and a label, its name or"),
+        (training(folder, new, data=data["bool"]), "line 1 must be a JSON object with a text and a label"),
+        (training(folder, new, data=data["number"]), "line 1 must be a JSON object with a text and a label"),
+        (training(folder, new, data=data["one"]), "all texts have the label 'x', expected two labels at least"),
+        (training(folder, new, data=data["both"]), "must be all names or all numbers, but 'x' and 1 came"),
+        (training(folder, new, data=data["gap"]), "labels must be numbers from 0 on, none left out, unless"),
+        (
+            training(folder, new, data=tmp_path / "train.txt"),
+            "must be a .jsonl file of objects with a text and a label",
+        ),
+        (training(folder, new, labels="a"), "labels must be two different ones at least, but a came"),
+        (training(folder, new, labels="a,b,a"), "labels must be two different ones at least, but a, b, a came"),
+        (training(folder, new, model="three"), "of line 1 is 'positive', expected one of bad, good, mixed, or its num"),
+        (training(folder, new, model="three", labels="negative,positive"), "has 3 labels, but 2 are asked for"),
+        (training(folder, new, head="pooler"), "has no classifier, so that --head must name it, but pooler came"),
+        (training(folder, new, head="score"), "train must be of pooler, classifier, but 'score' came"),
+        (training(folder, new, sequence=2), "a text must have room for more than its 2 special tokens, but 2 came"),
+        (training(folder, new, method="prompt", tokens=17), "bert has positions for 24 tokens, but 26 came"),
+        (training(folder, new, method="lora_ga"), "gradients of a language model's loss, which an encoder has not"),
+        (training(folder, new, task="language"), "is an encoder, which predicts no tokens: with --task classification"),
+        (training(folder, new, model=tiny_llama), "is a decoder, expected an encoder"),
+        (["train", folder / "bert", "--data", "x", "--out", new, "--head", "pooler"], "--head needs --task classific"),
+        (evaluating(folder), "bert has no classifier, and no adapter brings one"),
+        (evaluating(folder, *adapter, model="bare"), "bare has no pooler, and"),
+        (evaluating(folder, *adapter, model="three"), "classifier has the arrays"),
+        (evaluating(folder, *adapter, data=data["strange"]), "of line 2 is 'neutral', expected one of negative, posit"),
+        (evaluating(folder, *adapter, "--cost"), "--cost is of --task language"),
+        (evaluating(folder, *adapter, "--predictions", tmp_path / "train.txt"), "train.txt exists already"),
+        (evaluating(folder, *adapter, *adapter, "--predictions", new), "--predictions are of one adapter, but 2 came"),
+        (["evaluate", folder / "bert", "--data", "x", "--predictions", new], "--predictions needs --task classificat"),
+    ):
+        result = refpeft(*arguments)
+        assert result.exit_code == 2, result.output
+        assert said in " ".join(result.output.split()), result.output
+        assert not new.exists()
+
+
+def test_what_labels_are_called_is_believed_only_where_it_fits(folder, tmp_path):
+    """In a model's configuration and beside an adapter; and a model of another kind of problem is not taken for a classifier."""
+    model = tmp_path / "model"
+    shutil.copytree(folder / "three", model)
+    config = json.loads((model / "config.json").read_text())
+    for change, error, said in (
+        ({"id2label": {"0": "a", "1": "b"}}, FormatError, "id2label must name the 3 labels of its classifier"),
+        ({"id2label": {"0": "a", "1": "b", "2": 3}}, FormatError, "id2label must name the 3 labels"),
+        (
+            {"problem_type": "regression"},
+            CapabilityError,
+            "problem_type is 'regression', but single_label_classification",
+        ),
+    ):
+        (model / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(error, match=said):
+            load_classifier(model)
+    assert refpeft(*training(folder, tmp_path / "run", steps=1)).exit_code == 0
+    beside = tmp_path / "run" / "adapter" / "labels.json"
+    for content in ("{}", '{"id2label": {"0": "a"}}', '{"id2label": ["a", "b"]}'):
+        beside.write_text(content)
+        with pytest.raises(FormatError, match=re.escape("labels.json: id2label must name the 2 labels")):
+            adapters.load(beside.parent)
+
+
+def test_what_a_model_cannot_read_is_refused_before_a_run_begins(tiny_llama, tmp_path):
+    """Tokens that are none of a language model's, too: another model's tokenizer stood beside it."""
+    model = load(tiny_llama, backend="cpu")
+    ids = np.full((3, 9), model.shape.vocabulary)
+    with pytest.raises(Exception, match="token ids lie from 0 to 255, but 256 to 256 came"):
+        loop.train(model, LoRA(rank=2), "*.q", ids, loop.Settings(steps=1), tmp_path / "run", {})
+    assert not (tmp_path / "run").exists()
