@@ -105,9 +105,9 @@ def _with_head(model: str, adapter, name: str, **how):
     """
     from refpeft.errors import FormatError
     from refpeft.formats import adapters
-    from refpeft.formats.names import HEAD
+    from refpeft.formats.names import HEAD, numbered
     from refpeft.models import load_classifier
-    from refpeft.models.head import head_of, numbered
+    from refpeft.models.head import head_of
 
     there, brought = head_of(model), {} if adapter is None else adapter.head
     if missing := [part for part in HEAD if part not in there.parts and part not in brought]:

@@ -19,8 +19,9 @@ from refpeft.cli._output import as_json, bar, report
 def command(model, adapter, out, dtype, shard, restart, as_json):
     """Write MODEL, a Hugging Face folder or a GGUF file, with an adapter in its weights.
 
-    It computes what the two do, at the cost of the model alone; LoRA's sums are exact but for one rounding. Interrupted, the same
-    command goes on where it was. DIR appears when it is whole.
+    It computes what the two do, at the cost of the model alone; LoRA's sums are exact but for one rounding. A classifier's
+    head that came with the adapter is in it, too. Interrupted, the same command goes on where it was. DIR appears when it is
+    whole.
     """
     from refpeft.convert.folder import rewrite
     from refpeft.convert.merge import Merge
@@ -30,7 +31,7 @@ def command(model, adapter, out, dtype, shard, restart, as_json):
 
     work = Merge(adapters.load(adapter), dtype)
     size = as_bytes("--shard", shard)
-    source = open_model(model)
+    source = work.completed(open_model(model))
     work.require_fitting(source)
     with bar("merging", source.elements) as advance:
         resumed, after = rewrite(

@@ -144,6 +144,11 @@ def family_of(module: str) -> str | None:
     return next((family for family, names in FAMILIES.items() if names.owns(module)), None)
 
 
+def numbered(count: int) -> tuple[str, ...]:
+    """What labels are called that have no names, as in transformers."""
+    return tuple(f"LABEL_{i}" for i in range(count))
+
+
 def listed(id2label: Any) -> tuple[str, ...] | None:
     """The names of a JSON object ``{"0": NAME, ...}`` in their order; None if it is none."""
     if not isinstance(id2label, Mapping) or {*id2label} != {*map(str, range(len(id2label)))}:

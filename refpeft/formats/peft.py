@@ -237,6 +237,8 @@ def save(folder: str | os.PathLike[str], adapter: Adapter, base: str = "") -> No
 def is_written(adapter: Adapter) -> bool:
     """Whether peft's files hold the adapter's method, and peft puts it on matrices as the model's are stored."""
     layout, task = written(adapter.method), FAMILIES[adapter.family].task
+    if adapter.head and "classifier" not in adapter.head:  # peft asks for one in every file of this task
+        return False
     if isinstance(adapter.method, XLoRA | Shadow):
         return True
     if layout is None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from refpeft.convert.source import Source, open_model
 from refpeft.errors import CapabilityError, FormatError
-from refpeft.formats.names import HEAD, listed
+from refpeft.formats.names import HEAD, listed, numbered
 
 _KIND = "single_label_classification"
 """transformers' name of the problem that is computed, of several."""
@@ -47,11 +47,6 @@ def head_of(path: str | os.PathLike[str], source: Source | None = None) -> Head:
     if (kind := config.get("problem_type")) not in (None, _KIND):
         raise CapabilityError(f"{path}: problem_type is {kind!r}, but {_KIND} is computed.")
     return Head(parts, _names(path, config, source.tensors[f"{HEAD['classifier']}.weight"].shape[0]))
-
-
-def numbered(count: int) -> tuple[str, ...]:
-    """What labels are called that have no names, as in transformers."""
-    return tuple(f"LABEL_{i}" for i in range(count))
 
 
 def _names(path, config: Mapping[str, Any], count: int) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from refpeft.errors import AttributeValueError, FormatError
-from refpeft.models.head import numbered
+from refpeft.formats.names import numbered
 from refpeft.training.text import objects
 
 

@@ -10,13 +10,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from small_models import save
+from small_models import save, shaken
 
 from refpeft.cli import main
-from refpeft.formats import peft, safetensors
+from refpeft.formats import adapters, peft, safetensors
 from refpeft.methods import IA3, LoRA, PTuningV2
 from refpeft.methods.dora import DoRA
-from refpeft.models import load
+from refpeft.models import load, load_classifier
 
 IDS = np.random.default_rng(0).integers(0, 256, (2, 9))
 
@@ -110,6 +110,89 @@ def test_a_bias_that_a_method_scales_is_merged(tmp_path):
         np.testing.assert_allclose(np.array(ours[name]), np.array(other[name]), rtol=2.0**-20, atol=2.0**-20)
 
 
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory):
+    """Random encoders of one configuration: as pretrained, bare, without a pooler, and with a classifier of two labels."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4,
+        max_position_embeddings=24,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("encoders")
+    save(config, folder / "pretrained", "AutoModelForPreTraining")
+    save(config, folder / "bare", "AutoModel")
+    save(config, folder / "classifier", "AutoModelForSequenceClassification")
+    body = transformers.BertModel.from_pretrained(folder / "classifier", add_pooling_layer=False)
+    body.save_pretrained(folder / "body")
+    return folder
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+@pytest.mark.parametrize(
+    ("base", "labels", "train"),
+    [
+        ("pretrained", ("no", "perhaps", "yes"), ("classifier",)),
+        ("bare", ("no", "yes"), ("classifier",)),
+        ("body", (), ("pooler", "classifier")),
+        ("classifier", (), ("pooler",)),
+        ("classifier", ("no", "yes"), ("classifier",)),
+    ],
+)
+def test_a_head_is_merged_and_transformers_loads_all_of_it(encoders, tmp_path, base, labels, train, dtype):
+    """With the adapted model's logits, peft's own merged model's too, and the labels' names."""
+    transformers, theirs = pytest.importorskip("transformers"), pytest.importorskip("peft")
+    torch, random, method = pytest.importorskip("torch"), np.random.default_rng(1), LoRA(rank=2, alpha=3)
+    count = len(labels) or 2
+    how = {"labels": 0 if base == "classifier" else count, "train": train}
+    model = load_classifier(encoders / base, **how, random=random, dtype="float64", backend="reference")
+    model.attach("*.q,*.down", method, random)
+    shaken(model, random)
+    for array in model.trained.values():
+        array[...] = array.astype(np.float32)
+    head = {site: {n: a.astype(np.float32) for n, a in its.items()} for site, its in model.head.items()}
+    arrays = {site: {n: a.astype(np.float32) for n, a in its.items()} for site, its in model.arrays().items()}
+    made = adapters.Adapter(method, arrays, family="bert", head=head, labels=labels)
+    adapters.save(tmp_path / "adapter", made)
+    more = ["--dtype", dtype] if dtype else []
+    result = run(encoders / base, "--adapter", tmp_path / "adapter", "--out", tmp_path / "out", *more)
+    assert result.exit_code == 0, result.output
+    whole, said = transformers.AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "out", output_loading_info=True, dtype=torch.float32
+    )
+    assert not any(said.values())
+    assert tuple(whole.config.id2label.values()) == (labels or tuple(f"LABEL_{i}" for i in range(count)))
+    ids = IDS % 97
+    with torch.no_grad():
+        got = whole.eval()(input_ids=torch.from_numpy(ids)).logits.numpy()
+    expected, size = model.logits(ids), np.abs(model.logits(ids)).max()
+    np.testing.assert_allclose(got, expected, rtol=0, atol=size * 2.0 ** (-3 if dtype else -16))
+    assert (tmp_path / "adapter" / "adapter_config.json").exists() == ("classifier" in train)
+    if dtype or "classifier" not in train:
+        return
+    other = transformers.AutoModelForSequenceClassification.from_pretrained(encoders / base, num_labels=count)
+    merged = theirs.PeftModel.from_pretrained(other, tmp_path / "adapter").merge_and_unload().eval()
+    for (name, ours), (same, its) in zip(whole.state_dict().items(), merged.state_dict().items(), strict=True):
+        assert name == same
+        np.testing.assert_allclose(ours.numpy(), its.numpy(), rtol=2.0**-20, atol=2.0**-20)
+
+
+def test_a_head_that_does_not_fit_is_refused_and_leaves_nothing(encoders, tmp_path):
+    """One of other labels, one whose pooler is nowhere, one with an element that the dtype has not."""
+    arrays = {"layers.0.attn.q": {"a": np.ones((2, 32), np.float32), "b": np.ones((32, 2), np.float32)}}
+    for name, count, value in (("three", 3, 1.0), ("two", 2, 1.0), ("huge", 2, 1e6)):
+        head = {"classifier": {"weight": np.full((count, 32), value), "bias": np.ones(count)}}
+        adapters.save(tmp_path / name, adapters.Adapter(LoRA(rank=2), arrays, family="bert", head=head))
+    there = sorted(os.listdir(tmp_path))
+    for base, name, said in (
+        ("classifier", "three", "The model's classifier.weight has shape (2, 32), but the adapter's has (3, 32)."),
+        ("body", "two", "The adapter's head lacks the pooler, which the model does not have either."),
+        ("bare", "huge", "Merged, tensor classifier.weight has an element that is not finite in float16."),
+    ):
+        result = run(encoders / base, "--adapter", tmp_path / name, "--out", tmp_path / "out", "--dtype", "float16")
+        assert (result.exit_code, result.stderr) == (2, f"refpeft: {said}\n")
+        assert sorted(os.listdir(tmp_path)) == there
+
+
 def test_what_cannot_be_merged_is_said_and_leaves_nothing(tiny_llama, tmp_path):
     """A site that the model lacks, one of another shape, a sum beyond the dtype, a folder that is there, a dtype that is not."""
     missing, _ = adapter(tmp_path / "missing", LoRA(rank=2), [("layers.9.attn.q", 32, 32)])
@@ -130,7 +213,10 @@ def test_what_cannot_be_merged_is_said_and_leaves_nothing(tiny_llama, tmp_path):
         ),
         (["--adapter", other, *out], "lora.merge"),
         (["--adapter", tmp_path / "prefix", *out], "PTuningV2 cannot be merged: its keys enter a softmax"),
-        (["--adapter", tmp_path / "head", *out], "The adapter has a classifier's head, which a merge does not write."),
+        (
+            ["--adapter", tmp_path / "head", *out],
+            "has a classifier's head, but the model is no encoder of BERT's kind.",
+        ),
         (["--adapter", tmp_path / "huge", *out, "--dtype", "float16"], "has an element that is not finite in float16."),
         (["--adapter", good, "--out", tmp_path / "good"], "exists already, expected the name of a new folder."),
         (

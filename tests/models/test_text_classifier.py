@@ -107,17 +107,25 @@ def test_head_and_adapter_are_exchanged_with_peft(bert, tmp_path, train):
         adapters.attach(load_encoder(bert), read)
 
 
-@pytest.mark.parametrize("method", [Houlsby(reduction=4), PTuningV2(tokens=3, size=8)], ids=repr)
-def test_a_head_beside_what_peft_has_not_is_kept_in_our_form(bert, tmp_path, method):
-    """To the bit."""
-    model, random = load_classifier(bert), np.random.default_rng(1)
-    model.attach("*", method, random)
+@pytest.mark.parametrize(
+    ("method", "train"),
+    [
+        (Houlsby(reduction=4), ("pooler", "classifier")),
+        (PTuningV2(tokens=3, size=8), ("pooler", "classifier")),
+        (LoRA(rank=2), ("pooler",)),
+    ],
+    ids=repr,
+)
+def test_a_head_beside_what_peft_has_not_is_kept_in_our_form(bert, tmp_path, method, train):
+    """To the bit; peft does not load a classifier's adapter without a classifier either."""
+    model, random = load_classifier(bert, train=train), np.random.default_rng(1)
+    model.attach("*.q" if isinstance(method, LoRA) else "*", method, random)
     shaken(model, random)
     adapter = adapters.Adapter(method, model.arrays(), family="bert", head=model.head)
     with pytest.raises(CapabilityError, match=r"have no place for .* beside a classifier's head"):
         peft.save(tmp_path, adapter)
     adapters.save(tmp_path, adapter)
-    assert {finding.severity for finding in lint(tmp_path)} == {"note"}
+    assert {finding.severity for finding in lint(tmp_path)} <= {"note"}
     again = load_classifier(bert)
     adapters.attach(again, adapters.load(tmp_path))
     np.testing.assert_array_equal(again.logits(IDS, MASK).numpy(), model.logits(IDS, MASK).numpy())

@@ -170,9 +170,7 @@ def test_padding_is_not_seen_and_what_is_wrong_is_said(bert, tmp_path):
         model.hidden(IDS, MASK, 2 * SEGMENTS)
     with pytest.raises(DomainError, match="has positions for 24 tokens, but 25 came"):
         model.hidden(np.zeros((1, 25), np.int64))
-    with pytest.raises(
-        CapabilityError, match=r"is an encoder, which predicts no tokens: with --task classification"
-    ):
+    with pytest.raises(CapabilityError, match=r"is an encoder, which predicts no tokens: with --task classification"):
         load(bert)
     with pytest.raises(FormatError, match="is an encoder, but memory is counted for decoders"):
         read(str(bert))
