@@ -34,8 +34,10 @@ TENSORS = {
 }
 ONLY = {"shadow_model": "mirror", "share_embeddings": True}
 """Fields that are read with this value alone, which is peft's own."""
-_READ = "r shadow_alpha shadow_num_hidden_layers update_hidden_size"
-_TRAINING = "auxiliary_loss_weight shadow_dropout"
+_READ = "r shadow_alpha shadow_num_hidden_layers update_hidden_size auxiliary_loss_weight"
+_TRAINING = "shadow_dropout"
+_NUMBERS = {"rank": "r", "alpha": "shadow_alpha", "auxiliary": "auxiliary_loss_weight"}
+"""Fields that are numbers, by our name; their defaults are ours."""
 
 
 def decode(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> tuple[Shadow, Arrays]:
@@ -56,7 +58,8 @@ def decode(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.nda
         depth, width = (
             config.get(name) or other for name, other in (("shadow_num_hidden_layers", 1), ("update_hidden_size", 0))
         )
-        method = Shadow(rank=config.get("r", 8), alpha=config.get("shadow_alpha", 0.1), width=width, depth=depth)
+        own = {ours: config[theirs] for ours, theirs in _NUMBERS.items() if theirs in config}
+        method = Shadow(width=width, depth=depth, **own)
     except AttributeValueError as error:
         raise FormatError(f"{folder / CONFIG}: {error}") from error
     arrays: dict[str, dict[str, np.ndarray]] = {}
@@ -92,6 +95,7 @@ def encode(adapter: Adapter) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         "r": method.rank,
         "shadow_alpha": method.alpha,
         "update_hidden_size": method.width or None,
+        "auxiliary_loss_weight": method.auxiliary,
     }
     fields |= {"shadow_num_hidden_layers": method.depth, "peft_type": KIND, "target_modules": [*blocks]}
     return ONLY | fields, tensors

@@ -25,12 +25,15 @@ class Shadow(Method):
         m of the two networks that move the shadow; r where 0.
     depth : int
         How many blocks the small model has that the shadow begins as, in a model; they are like the first ones of it.
+    auxiliary : float
+        The weight in training of the small model's own loss, as peft adds it; 0 for none.
     """
 
     rank: int = 8
     alpha: float = 0.1
     width: int = 0
     depth: int = 1
+    auxiliary: float = 0.05
 
     operation = "shadow.inject"
     trainable = ("down", "up")
@@ -42,6 +45,7 @@ class Shadow(Method):
         super().validate()
         self.require("width", self.width >= 0, "at least 0")
         self.require("depth", self.depth >= 1, "at least 1")
+        self.require("auxiliary", self.auxiliary >= 0, "0 or more")
 
     def attributes(self):
         return {"scaling": self.alpha}

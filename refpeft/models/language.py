@@ -34,13 +34,21 @@ from refpeft.models.dropout import Dropout
 from refpeft.models.four_bit import Base
 from refpeft.models.parts import Vjp, at, embedded
 from refpeft.models.places import Place, place
-from refpeft.models.shadow import shadowed
+from refpeft.models.shadow import Beginning, auxiliary, shadowed
 from refpeft.models.transformer import Transformer
 from refpeft.ops import prompt
 
 
 class LanguageModel(Transformer):
-    """A decoder: what follows each token, from those before it."""
+    """A decoder: what follows each token, from those before it.
+
+    Attributes
+    ----------
+    beginning : refpeft.models.shadow.Beginning or None
+        Of a shadow, in the pass that is under way.
+    """
+
+    beginning: Beginning | None = None
 
     def logits(self, ids: np.ndarray, cache: list | None = None, last: bool = False, tasks: np.ndarray | None = None):
         """Logits (n, s, v) of token ids (n, s), as the backend's array.
@@ -73,7 +81,7 @@ class LanguageModel(Transformer):
         dropout: Dropout | None = None,
         tasks: np.ndarray | None = None,
     ):
-        """The mean cross-entropy of each next token, and its gradients.
+        """The mean cross-entropy of each next token, with what a shadow adds to it, and its gradients.
 
         Parameters
         ----------
@@ -94,24 +102,31 @@ class LanguageModel(Transformer):
             By ``SITE.ARRAY``, of what is trained.
         """
         ids = self.checked(ids)
-        encoding, told = self._encode(keep=True), self.told(tasks, len(ids))
+        encoding, told, weight = self._encode(keep=True), self.told(tasks, len(ids)), auxiliary(self)
 
         def task(first, ids, mask, share):
             gradients: dict[str, Any] = {}
             model = copy.copy(told.told(_of(told.tasks, first, ids), len(ids)))
             model.dropout = None if dropout is None else replace(dropout, first=first)
             model, gated_vjp = mixture.gated(model, ids[:, :-1], keep=True)
+            model.beginning = Beginning() if weight else None
             x, x_vjp = model._read(ids[:, :-1], keep=True, checkpointing=checkpointing)
             loss, loss_vjp = model._loss(x, ids[:, 1:], mask, keep=True)
-            x_vjp(loss_vjp(self.asarray(np.array(share)), gradients), gradients)
+            total = float(self.host(loss))
+            dx = loss_vjp(self.asarray(np.array(share)), gradients)
+            if model.beginning is not None:
+                own, own_vjp = model._loss(model.beginning.state, ids[:, 1:], mask, keep=True)
+                total += weight * float(self.host(own))
+                model.beginning.gradient = own_vjp(self.asarray(np.array(share * weight)), gradients)
+            x_vjp(dx, gradients)
             gated_vjp(gradients)
-            return share * float(self.host(loss)), gradients
+            return share * total, gradients
 
         losses, gradients = zip(*shards.each(self.backend, self.shape.width, task, ids, mask, self.operations))
         return sum(losses), self._encode_vjp(encoding, shards.summed(gradients))
 
     def score(self, ids: np.ndarray, mask: np.ndarray | None = None, tasks: np.ndarray | None = None) -> float:
-        """The loss alone; as for `loss`, without what its gradients would take."""
+        """The mean cross-entropy alone; as for `loss`, without what its gradients would take and what a shadow adds."""
         ids = self.checked(ids)
         self._encode(keep=False)
         told = self.told(tasks, len(ids))

@@ -4,7 +4,10 @@
     for each block:  h = inject(h, s);  h = block(h);  s = update(h, s)
 
 x are the embedded tokens, which both models share. All that is the small model's is trained. Behind the last block the state is
-read by nobody. A loss of its own, which peft adds in training, it does not have here.
+read by nobody. In training the small model has a loss of its own, so that it is a model alone as well: what the head makes of s
+as it begins,
+
+    loss = CE(H norm(h)) + auxiliary CE(H s)
 """
 
 from __future__ import annotations
@@ -26,6 +29,20 @@ from refpeft.models.places import Layer, Place, require_fitting, require_for
 
 if TYPE_CHECKING:
     from refpeft.models.language import LanguageModel
+
+
+class Beginning:
+    """Of a pass in training: the shadow as it begins, (n, s, w), and the gradient that its own loss has to it."""
+
+    state: Any = None
+    gradient: Any = None
+
+
+def auxiliary(model: LanguageModel) -> float:
+    """The weight of the small model's own loss; 0 where there is none."""
+    layer = model.sites.get(f"{BACKBONE}.norm")
+    return layer.method.auxiliary if layer and isinstance(layer.method, Shadow) else 0.0
+
 
 _DEVIATION = 0.02
 """Of the small model's matrices at the start, as transformers draws them."""
@@ -106,6 +123,8 @@ def shadowed(model: LanguageModel, x, shared: Shared, keep: bool, checkpointing:
     count, steps = model.shape.layers, []
     own = None if shared.cache is None else shared.cache[count:]
     s, beside_vjp = _small(model, x, shared._replace(cache=own), keep)
+    if (begins := model.beginning) is not None:
+        begins.state = s
     last = max(i for i in range(count) if f"layers.{i}.{INJECT}" in model.sites)
     for i in range(count):
         layer = f"layers.{i}"
@@ -123,6 +142,8 @@ def shadowed(model: LanguageModel, x, shared: Shared, keep: bool, checkpointing:
         ds = None
         for step in reversed(steps):
             dx, ds = step(dx, ds, gradients)
+        if begins is not None and begins.gradient is not None:
+            ds = ds + begins.gradient
         dbelow = beside_vjp(ds, gradients, further)
         return dx + dbelow if further else None
 

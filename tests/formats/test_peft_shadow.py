@@ -28,7 +28,7 @@ def base(tmp_path_factory):
     return save(config, tmp_path_factory.mktemp("base"))
 
 
-DEEP = Shadow(rank=3, alpha=0.7, width=5, depth=2)
+DEEP = Shadow(rank=3, alpha=0.7, width=5, depth=2, auxiliary=0.3)
 
 
 def made(base, method=DEEP, **options):
@@ -38,21 +38,23 @@ def made(base, method=DEEP, **options):
     return shaken(model, np.random.default_rng(2), by=0.1)
 
 
-@pytest.mark.parametrize("method", [DEEP, Shadow(rank=2, alpha=0.5)], ids=repr)
-def test_peft_has_the_logits_and_gradients_of_what_is_written(base, method, tmp_path):
-    """Of every array; and what peft saves of it reads back equal."""
+@pytest.mark.parametrize("method", [DEEP, Shadow(rank=2, alpha=0.5), Shadow(rank=2, auxiliary=0)], ids=repr)
+def test_peft_has_the_logits_loss_and_gradients_of_what_is_written(base, method, tmp_path):
+    """Of every array, under the small model's own loss; and what peft saves of it reads back equal."""
     torch, theirs, transformers = (pytest.importorskip(n) for n in ("torch", "peft", "transformers"))
     model = made(base, method)
     adapter = adapters.Adapter(method, model.arrays())
     adapters.save(tmp_path / "ours", adapter)
-    expected, (_, gradients) = model.logits(IDS).numpy(), model.loss(IDS)
+    expected, (loss, gradients) = model.logits(IDS).numpy(), model.loss(IDS)
     assert np.abs(expected - load(base).logits(IDS).numpy()).max() > 0.1
     plain = transformers.AutoModelForCausalLM.from_pretrained(base)
     other = theirs.PeftModel.from_pretrained(plain, tmp_path / "ours", is_trainable=True).eval()
     got = other(torch.from_numpy(IDS)).logits.detach().numpy()
     np.testing.assert_allclose(got, expected, rtol=0, atol=2.0**-15 * np.abs(expected).max())
-    scores = other(torch.from_numpy(IDS[:, :-1])).logits.flatten(0, 1)
-    torch.nn.functional.cross_entropy(scores, torch.from_numpy(IDS[:, 1:]).flatten()).backward()
+    out = other(torch.from_numpy(IDS), labels=torch.from_numpy(IDS))
+    out.loss.backward()
+    assert abs(loss - out.loss.item()) < 2.0**-18 * loss
+    assert abs(loss - model.score(IDS) - method.auxiliary * out.shadow_loss.item()) < 2.0**-18 * loss
     found = {name: p.grad for name, p in other.named_parameters() if p.requires_grad}
     there = safetensors.load(tmp_path / "ours" / peft.TENSORS).tensors
     assert set(there) == set(found)
@@ -80,7 +82,7 @@ def test_gradients_are_differences_and_a_cache_keeps_the_small_model_too(base):
     assert set(gradients) == set(model.trained)
     for name, gradient in gradients.items():
         np.testing.assert_array_equal(again[name], gradient)
-    slope, difference = slopes(model.trained, gradients, lambda: model.score(IDS), random)
+    slope, difference = slopes(model.trained, gradients, lambda: model.loss(IDS)[0], random)
     assert abs(slope - difference) < 1e-6 * abs(slope)
     whole, cache = model.logits(IDS), []
     parts = [model.logits(IDS[:, :4], cache), *(model.logits(IDS[:, i : i + 1], cache) for i in range(4, 9))]
@@ -117,6 +119,7 @@ def test_blocks_that_lie_together_may_have_one(base, tmp_path):
         ({"share_embeddings": False}, {}, CapabilityError, "share_embeddings is false"),
         ({"shadow_hidden_size": 16}, {}, CapabilityError, "shadow_hidden_size is 16"),
         ({"r": 0}, {}, FormatError, "rank must be at least 1, but 0 came"),
+        ({"auxiliary_loss_weight": -1}, {}, FormatError, "auxiliary must be 0 or more, but -1.0 came"),
         ({"update_hidden_size": "x"}, {}, FormatError, "width must be an integer, but 'x' came"),
         ({}, {"base_model.shadow_head.default.weight": 1}, FormatError, "shadow_head.* belongs to nothing that SHADOW"),
         ({}, {"base_model.model.model.layers.0.shadow_up.default.weight": None}, FormatError, "inject lacks up"),
