@@ -1,7 +1,7 @@
 """X-LoRA in peft's files: the classifier's tensors, and a folder for each adapter that it mixes.
 
-peft 0.21 saves the classifier under the first adapter, whose name is a part of its own, and of the adapters what is in layers of
-their number, see docs/findings/peft-xlora-saved.md. It loads adapters from where they were trained, and the classifier where it
+peft 0.21 saves a layer of the classifier under the adapter whose name is its number, and of the adapters what is in layers of
+theirs, see docs/findings/peft-xlora-saved.md. It loads adapters from where they were trained, and the classifier where it
 should be: so it is written here, and read from either place.
 """
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from refpeft.errors import CapabilityError, FormatError
+from refpeft.errors import AttributeValueError, CapabilityError, FormatError
 from refpeft.files import read_json
 from refpeft.formats import safetensors
 from refpeft.formats.peft_fields import CONFIG, INERT
@@ -30,21 +30,23 @@ if TYPE_CHECKING:
     from refpeft.formats.peft import Adapter
 
 KIND = "XLORA"
-_LAYER = "base_model.internal_xlora_classifier.layers.0"
-TENSORS = {"head": f"{_LAYER}.weight", "head_bias": f"{_LAYER}.bias"}
-_ASTRAY = {name: name.replace(".0.", ".") for name in TENSORS.values()}
-"""What peft calls them under the first adapter."""
-ONLY = {
-    "enable_softmax": True,
-    "enable_softmax_topk": False,
-    "layerwise_scalings": False,
-    "scaling_pass_value": 0.0,
-    "top_k_lora": None,
-    "xlora_depth": 1,
-}
+_LAYERS = "base_model.internal_xlora_classifier.layers"
+ONLY = {"scaling_pass_value": 0.0}
 """Fields that are read with this value alone, which is peft's own."""
-_READ = "adapters hidden_size softmax_temperature global_scaling_weight"
-_TRAINING = "use_trainable_adapters xlora_dropout_p xlora_size"
+_FIELDS = {
+    "temperature": ("softmax_temperature", 1.0),
+    "depth": ("xlora_depth", 1),
+    "size": ("xlora_size", 2048),
+    "layerwise": ("layerwise_scalings", False),
+    "softmax": ("enable_softmax", True),
+    "top": ("top_k_lora", 0),
+    "renormalised": ("enable_softmax_topk", False),
+}
+"""peft's fields, and what they are where they are not there."""
+_DROPOUT = ("xlora_dropout_p", 0.2)
+"""Between layers, in training; where there is some the layers are numbered with it."""
+_READ = f"adapters hidden_size global_scaling_weight {' '.join(theirs for theirs, _ in _FIELDS.values())}"
+_TRAINING = f"use_trainable_adapters {_DROPOUT[0]}"
 
 
 def folders(folder: Path, config: Mapping[str, Any]) -> list[Path]:
@@ -76,13 +78,26 @@ def folders(folder: Path, config: Mapping[str, Any]) -> list[Path]:
 
 
 def classifier(folder: Path, archive: Lazy) -> dict[str, np.ndarray]:
-    """The tensors of a folder's file; the classifier's, where they are not there, from the first adapter's."""
-    tensors = {name: np.array(archive[name]) for name in archive}
-    first = folder / "0" / FILE
-    if not tensors and first.is_file():
-        astray = safetensors.scan(first)
-        tensors = {name: np.array(astray[theirs]) for name, theirs in _ASTRAY.items() if theirs in astray}
-    return tensors
+    """The tensors of a folder's file, and those that lie astray: layer ``i`` of the classifier, taken for adapter ``i``'s, under
+    that adapter's name and without its own.
+    """
+    found = {}
+    for path in sorted(folder.glob(f"*/{FILE}")):
+        astray = safetensors.scan(path)
+        for end in ("weight", "bias"):
+            if (name := f"{_LAYERS}.{end}") in astray:
+                found[f"{_LAYERS}.{path.parent.name}.{end}"] = np.array(astray[name])
+    return found | {name: np.array(archive[name]) for name in archive}
+
+
+def _named(method: XLoRA, dropout: float) -> dict[str, dict[str, str]]:
+    """peft's names of the classifier's arrays, by site: between its layers there are a ReLU and perhaps dropout."""
+    numbers = [j * (3 if dropout else 2) for j in range(method.depth)]
+    below = {
+        f"{GATES}.{j}": {n: f"{_LAYERS}.{number}.{n}" for n in ("weight", "bias")}
+        for j, number in enumerate(numbers[:-1])
+    }
+    return below | {GATES: {"head": f"{_LAYERS}.{numbers[-1]}.weight", "head_bias": f"{_LAYERS}.{numbers[-1]}.bias"}}
 
 
 def decode(
@@ -95,23 +110,30 @@ def decode(
     FormatError
         If the classifier is not there, or is not one for these adapters.
     """
-    if missing := [name for name in TENSORS.values() if name not in tensors]:
-        raise FormatError(f"{where}: there is no {missing[0]}, expected X-LoRA's classifier.")
-    if strange := tensors.keys() - set(TENSORS.values()):
-        raise FormatError(f"{where}: the tensor {min(strange)!r} belongs to nothing that {KIND} has.")
-    head = {ours: np.asarray(tensors[theirs]) for ours, theirs in TENSORS.items()}
-    wanted = {"head": (len(experts), config.get("hidden_size")), "head_bias": (len(experts),)}
-    if came := {TENSORS[n]: a.shape for n, a in head.items() if a.shape != wanted[n]}:
-        (name, shape), *_ = came.items()
-        raise FormatError(f"{where}: {name} has shape {shape}, but adapters and hidden_size say {(*wanted.values(),)}.")
-    numbers = [config.get(name, 1.0) for name in ("softmax_temperature", "global_scaling_weight")]
-    if not all(type(n) in (int, float) and math.isfinite(n) for n in numbers) or numbers[0] <= 0:
-        raise FormatError(
-            f"{where.parent / CONFIG}: softmax_temperature must be above 0 and global_scaling_weight finite, but {numbers} came."
-        )
     scaling, arrays = together(experts)
-    method = XLoRA(experts=len(experts), temperature=numbers[0], scaling=scaling * numbers[1])
-    return method, {GATES: head} | dict(arrays)
+    weight = config.get("global_scaling_weight", 1.0)
+    if type(weight) not in (int, float) or not math.isfinite(weight):
+        raise FormatError(f"{where.parent / CONFIG}: global_scaling_weight must be finite, but {weight!r} came.")
+    given = {ours: config.get(theirs, otherwise) for ours, (theirs, otherwise) in _FIELDS.items()}
+    try:
+        method = XLoRA(experts=len(experts), scaling=scaling * weight, **given | {"top": given["top"] or 0})
+    except AttributeValueError as error:
+        raise FormatError(f"{where.parent / CONFIG}: {error}") from error
+    if type(dropout := config.get(*_DROPOUT)) not in (int, float):
+        raise FormatError(f"{where.parent / CONFIG}: {_DROPOUT[0]} must be a number, but {dropout!r} came.")
+    named = _named(method, dropout)
+    known = {theirs for names in named.values() for theirs in names.values()}
+    if missing := [name for name in sorted(known) if name not in tensors]:
+        raise FormatError(f"{where}: there is no {missing[0]}, expected X-LoRA's classifier.")
+    if strange := tensors.keys() - known:
+        raise FormatError(f"{where}: the tensor {min(strange)!r} belongs to nothing that {KIND} has.")
+    found = {site: {ours: np.asarray(tensors[theirs]) for ours, theirs in its.items()} for site, its in named.items()}
+    widths, rows = [config.get("hidden_size"), *[method.size] * (method.depth - 1)], method.rows(len(arrays))
+    for (site, its), i, o in zip(found.items(), widths, [*widths[1:], rows]):
+        for (name, array), wanted in zip(its.items(), ((o, i), (o,))):
+            if array.shape != wanted:
+                raise FormatError(f"{where}: {named[site][name]} has shape {array.shape}, but the fields say {wanted}.")
+    return method, found | dict(arrays)
 
 
 def together(experts: Sequence[Adapter]) -> tuple[float, Arrays]:
@@ -151,7 +173,8 @@ def together(experts: Sequence[Adapter]) -> tuple[float, Arrays]:
 
 def apart(adapter: Adapter) -> dict[str, tuple[LoRA, Arrays]]:
     """The adapters that are mixed, by the names that peft has for them."""
-    method, sites = adapter.method, {s: its for s, its in adapter.arrays.items() if s != GATES}
+    method = adapter.method
+    sites = {s: its for s, its in adapter.arrays.items() if not f"{s}.".startswith(f"{GATES}.")}
     rank = len(next(iter(sites.values()))["a"][0])
     alike = LoRA(rank=rank, alpha=method.scaling * rank)  # type: ignore[attr-defined]
     return {
@@ -162,12 +185,19 @@ def apart(adapter: Adapter) -> dict[str, tuple[LoRA, Arrays]]:
 
 def encode(folder: Path, adapter: Adapter) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Fields and tensors; the adapters lie in folders beside them."""
-    method, head = adapter.method, adapter.arrays[GATES]
+    method, dropout = adapter.method, adapter.config.get(*_DROPOUT)
+    assert isinstance(method, XLoRA)
+    named = _named(method, dropout)
     fields = {
         "peft_type": KIND,
         "adapters": {name: os.path.abspath(folder / name) for name in apart(adapter)},
-        "hidden_size": head["head"].shape[1],
-        "softmax_temperature": method.temperature,  # type: ignore[attr-defined]
+        "hidden_size": next(iter(adapter.arrays[next(iter(named))].values())).shape[1],
         "global_scaling_weight": 1.0,
+        _DROPOUT[0]: dropout,
     }
-    return ONLY | fields, {theirs: np.asarray(head[ours]) for ours, theirs in TENSORS.items()}
+    fields |= {theirs: getattr(method, ours) for ours, (theirs, _) in _FIELDS.items()}
+    fields["top_k_lora"] = method.top or None
+    tensors = {
+        theirs: np.asarray(adapter.arrays[site][ours]) for site, its in named.items() for ours, theirs in its.items()
+    }
+    return ONLY | fields, tensors

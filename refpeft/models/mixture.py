@@ -3,7 +3,10 @@
 A first pass goes through the model as it is, without its adapters. What comes out above the last norm is read by a classifier,
 whose gates the layers of the second pass take beside their inputs:
 
-    g = softmax((C h + c) / T)        y = x Wᵀ + s (sum over k of g_k x A_kᵀ B_kᵀ)
+    g = softmax((C f(h) + c) / T)        y = x Wᵀ + s (sum over k of g_k x A_kᵀ B_kᵀ)
+
+f are the classifier's layers below its head, each with a ReLU behind it, where there are any. Of the gates the largest may be
+kept alone, and each layer may have its own, see `refpeft.methods.XLoRA`.
 
 The gradient goes from all layers to the gates and to the classifier, which alone is trained, not through the first pass, as peft
 has it.
@@ -11,6 +14,7 @@ has it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
 from functools import reduce
@@ -20,24 +24,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from refpeft.errors import CapabilityError, ShapeError
-from refpeft.methods import Arrays, Method
+from refpeft.methods import Arrays
 from refpeft.methods.shadow import BACKBONE
-from refpeft.methods.xlora import GATES
+from refpeft.methods.xlora import GATES, XLoRA
+from refpeft.models.calls import Call
 from refpeft.models.parts import Vjp
-from refpeft.models.places import MIXING, Layer, require_for
+from refpeft.models.places import MIXING, Layer, Place, require_fitting, require_for
 
 if TYPE_CHECKING:
     from refpeft.models.language import LanguageModel
-    from refpeft.models.sites import Sites
 
 
-def attach(model: Sites, pattern: str, method: Method, random: np.random.Generator, arrays: Arrays | None) -> None:
+def attach(
+    model: LanguageModel, pattern: str, method: XLoRA, random: np.random.Generator, arrays: Arrays | None
+) -> None:
     """Put adapters at every matrix that matches, and above the model the classifier, drawn where it did not come.
 
     Parameters
     ----------
     arrays : mapping of site to mapping of str to array
-        ``a`` (k, r, i) and ``b`` (k, o, r) of each matrix; ``head`` (k, d) and ``head_bias`` (k,) under ``gates``.
+        ``a`` (k, r, i) and ``b`` (k, o, r) of each matrix; ``head`` (k, d) and ``head_bias`` (k,) under ``gates``, those of all
+        matrices one behind the other where each has its own; ``weight`` and ``bias`` of the layers below the head under
+        ``gates.0`` and so on.
 
     Raises
     ------
@@ -50,21 +58,48 @@ def attach(model: Sites, pattern: str, method: Method, random: np.random.Generat
         raise CapabilityError("X-LoRA's gates stand above a decoder, but an encoder came.")
     if f"{BACKBONE}.norm" in model.sites:
         raise CapabilityError("X-LoRA and a shadow do not stand in one model, where each has a pass of its own.")
-    if arrays is None or not arrays.keys() - {GATES}:
+    if arrays is None or all(map(_of_classifier, arrays)):
         raise CapabilityError("X-LoRA mixes adapters that were trained before, but none came: give their arrays.")
     chosen = model._matching(pattern, MIXING[method.operation])
-    require_for(chosen, {site: its for site, its in arrays.items() if site != GATES})
-    head = arrays.get(GATES) or method.init(random, model.weight(GATES))
-    counts = {len(head["head"])} | {len(arrays[site][n]) for site in chosen for n in "ab" if n in arrays[site]}
-    if counts != {method.experts}:  # type: ignore[attr-defined]
+    require_for(chosen, {site: its for site, its in arrays.items() if not _of_classifier(site)})
+    counts = {len(arrays[site][n]) for site in chosen for n in "ab" if n in arrays[site]}
+    if counts != {method.experts}:
         raise ShapeError(f"{method!r} has as many adapters as it says, but {sorted(counts)} came.")
-    scaling, stated = {"scaling": method.scaling}, method.attributes()  # type: ignore[attr-defined]
+    made = method.layers(random, model.weight(GATES).shape[1], len(chosen))
+    if brought := {site: its for site, its in arrays.items() if _of_classifier(site)}:
+        require_for([*made], brought)
+        _require_alike(method, made, brought)
+        made = brought
+    for site in [site for site in model.sites if _of_classifier(site)]:
+        del model.sites[site]
+    scaling = {"scaling": method.scaling}
     for site in chosen:
         given = {name: model.asarray(array) for name, array in arrays[site].items()}
         layer = Layer(MIXING[method.operation], given, (), scaling, tuple(given), method=method)
         model._place(site, layer)
-    given = {name: model.asarray(array) for name, array in head.items()}
-    model._place(GATES, Layer(method.operation, given, method.trainable, stated, tuple(given), method=method))
+    for site, its in made.items():
+        given = {name: model.asarray(array) for name, array in its.items()}
+        head = site == GATES
+        operation, stated = (method.operation, method.attributes()) if head else ("nn.linear", {})
+        layer = Layer(operation, given, tuple(its), stated, tuple(its), method=method)
+        first = given["head" if head else "weight"]
+        place = Place("gates", model.tables["embedding"], {"hidden": (1, 1, first.shape[1])})
+        if head:
+            require_fitting(site, place, layer)
+        model.places = model.places | {site: place}
+        model.sites[site] = layer
+
+
+def _of_classifier(site: str) -> bool:
+    return f"{site}.".startswith(f"{GATES}.")
+
+
+def _require_alike(method: XLoRA, made: Arrays, brought: Arrays) -> None:
+    """Refuse a classifier that is not as the method and the model would have it."""
+    for site, its in made.items():
+        wanted, came = ({n: tuple(np.shape(a)) for n, a in arrays.items()} for arrays in (its, brought[site]))
+        if wanted != came:
+            raise ShapeError(f"{site} of {method!r} has the arrays {wanted} here, but {came} came.")
 
 
 def gated(model: LanguageModel, ids: np.ndarray, keep: bool, cache: list | None = None) -> tuple[Any, Vjp]:
@@ -75,18 +110,69 @@ def gated(model: LanguageModel, ids: np.ndarray, keep: bool, cache: list | None 
     cache : list, optional
         Of the first pass.
     """
-    mixed = {site: layer for site, layer in model.sites.items() if layer.operation in MIXING.values()}
+    mixed = [site for site, layer in model.sites.items() if layer.operation in MIXING.values()]
     if not mixed:
         return model, lambda gradients: None
     first, second = copy(model), copy(model)
-    first.sites = {site: model.bare(site) if site in mixed else layer for site, layer in model.sites.items()}
+    first.sites = model.sites | {site: model.bare(site) for site in mixed}
     hidden, _ = first._read(ids, keep=False, cache=cache)
-    gates, call = model.call(GATES, {"hidden": hidden}, keep)
-    second.sites = model.sites | {
-        site: replace(layer, arrays={**layer.arrays, GATES: gates}, trained=(GATES,)) for site, layer in mixed.items()
-    }
+    hidden, below_vjp = _below(model, hidden, keep)
+    method = model.sites[GATES].method
+    groups = [[site] for site in mixed] if method.layerwise else [mixed]  # type: ignore[union-attr]
+    each = [_gates(model, hidden, i, keep) for i in range(len(groups))]
+    second.sites = dict(model.sites)
+    for group, (gates, _) in zip(groups, each):
+        for site in group:
+            layer = model.sites[site]
+            second.sites[site] = replace(layer, arrays={**layer.arrays, GATES: gates}, trained=(GATES,))
 
     def vjp(gradients):
-        model.vjp(GATES, call, reduce(add, [gradients.pop(f"{site}.{GATES}") for site in mixed]), gradients, [])
+        sums = [reduce(add, [gradients.pop(f"{site}.{GATES}") for site in group]) for group in groups]
+        found = [gates_vjp(dgates) for (_, gates_vjp), dgates in zip(each, sums)]
+        for name in ("head", "head_bias"):
+            parts = [its[name] for its in found]
+            gradients[f"{GATES}.{name}"] = parts[0] if len(parts) == 1 else model.joined(parts, axis=0)
+        below_vjp(reduce(add, [its["hidden"] for its in found]), gradients)
 
     return second, vjp
+
+
+def _below(model: LanguageModel, hidden, keep: bool) -> tuple[Any, Vjp]:
+    """What the head reads: hidden states through the classifier's layers below it."""
+    calls: list[tuple[str, Call, Call]] = []
+    while f"{GATES}.{len(calls)}" in model.sites:
+        site = f"{GATES}.{len(calls)}"
+        x, linear = model.run.forward("nn.linear", {"x": hidden, **model.sites[site].arrays}, keep)
+        hidden, relu = model.run.forward("nn.relu", {"x": x}, keep)
+        calls.append((site, linear, relu))
+
+    def vjp(dhidden, gradients):
+        for site, linear, relu in reversed(calls):
+            dx = model.run.vjp(relu, dhidden, ["x"])["x"]
+            found = model.run.vjp(linear, dx, ["x", "weight", "bias"])
+            dhidden = found.pop("x")
+            gradients |= {f"{site}.{name}": gradient for name, gradient in found.items()}
+
+    return hidden, vjp
+
+
+def _gates(model: LanguageModel, hidden, number: int, keep: bool) -> tuple[Any, Callable]:
+    """The gates of a layer, by its rows of the head; and from their gradient to those of rows, their biases and hidden states."""
+    method, arrays = model.sites[GATES].method, model.sites[GATES].arrays
+    assert isinstance(method, XLoRA)
+    head, bias = (arrays[n][number * method.experts : (number + 1) * method.experts] for n in ("head", "head_bias"))
+    operation, names, stated = "xlora.gates", ("hidden", "head", "head_bias"), method.attributes()
+    if not method.softmax:
+        operation, names, stated = "nn.linear", ("x", "weight", "bias"), {}
+    gates, call = model.run.forward(operation, dict(zip(names, (hidden, head, bias))), keep, **stated)
+    kept = None
+    if method.top or method.renormalised:
+        chosen = method.top or method.experts
+        gates, kept = model.run.forward("xlora.top", {"gates": gates}, keep, chosen=chosen, softmax=method.renormalised)
+
+    def vjp(dgates):
+        dgates = dgates if kept is None else model.run.vjp(kept, dgates, ["gates"])["gates"]
+        found = model.run.vjp(call, dgates, names)
+        return {ours: found[name] for ours, name in zip(("hidden", "head", "head_bias"), names)}
+
+    return gates, vjp

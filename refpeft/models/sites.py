@@ -169,7 +169,7 @@ class Sites:
             self.attach(sites if its is None else ",".join(its), other, random, its)
             arrays = None if arrays is None or its is None else {s: a for s, a in arrays.items() if s not in its}
         if method.operation in MIXING:
-            mixture.attach(self, pattern, method, random, arrays)
+            mixture.attach(self, pattern, method, random, arrays)  # type: ignore[arg-type]
             return
         if isinstance(method, Shadow):
             shadow.attach(self, method, random, arrays)  # type: ignore[arg-type]

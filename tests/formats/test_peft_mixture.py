@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -35,11 +36,29 @@ def experts(tiny_llama, tmp_path_factory):
 @pytest.fixture
 def adapter(experts):
     """Both under a classifier off its start."""
+    return mixed(experts)
+
+
+CHOICES = [
+    {},
+    {"depth": 2, "size": 5},
+    {"depth": 3, "size": 6, "layerwise": True},
+    {"top": 1},
+    {"top": 1, "softmax": False, "layerwise": True},
+    {"top": 2, "softmax": False, "renormalised": True, "depth": 2, "size": 3},
+]
+"""What X-LoRA may be beside a head over all layers."""
+
+
+def mixed(experts, **choices):
+    """Both under a classifier off its start, as it is chosen to be."""
     scaling, arrays = peft_mixture.together([peft.load(experts / str(k)) for k in range(2)])
-    random = np.random.default_rng(3)
-    head = {"head": random.normal(size=(2, 32)), "head_bias": random.normal(size=2)}
-    head = {name: array.astype(np.float32) for name, array in head.items()}
-    return adapters.Adapter(XLoRA(experts=2, temperature=0.7, scaling=scaling), {"gates": head, **arrays})
+    method, random = XLoRA(experts=2, temperature=0.7, scaling=scaling, **choices), np.random.default_rng(3)
+    classifier = {
+        site: {name: random.normal(size=array.shape).astype(np.float32) for name, array in its.items()}
+        for site, its in method.layers(random, 32, len(SITES)).items()
+    }
+    return adapters.Adapter(method, classifier | arrays)
 
 
 def ours(folder, adapter, **options):
@@ -55,22 +74,29 @@ def plain(folder):
     return model
 
 
-def test_peft_has_the_logits_and_gradients_of_what_is_written(tiny_llama, adapter, tmp_path):
+@pytest.mark.parametrize("choices", CHOICES, ids=repr)
+def test_peft_has_the_logits_and_gradients_of_what_is_written(tiny_llama, experts, tmp_path, choices):
     """Through both passes; and read again it is what it was."""
     torch, theirs = pytest.importorskip("torch"), pytest.importorskip("peft")
+    adapter = mixed(experts, **choices)
     adapters.save(tmp_path, adapter)
     model = ours(tiny_llama, adapter)
     expected, (_, gradients) = model.logits(IDS).numpy(), model.loss(IDS)
     assert np.abs(expected - load(tiny_llama).logits(IDS).numpy()).max() > 0.1
-    other = theirs.PeftModel.from_pretrained(plain(tiny_llama), tmp_path, is_trainable=True).eval()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*enable_softmax")
+        other = theirs.PeftModel.from_pretrained(plain(tiny_llama), tmp_path, is_trainable=True).eval()
     got = other(input_ids=torch.from_numpy(IDS)).logits.detach().numpy()
     np.testing.assert_allclose(got, expected, rtol=0, atol=2.0**-15 * np.abs(expected).max())
     scores = other(input_ids=torch.from_numpy(IDS[:, :-1])).logits.flatten(0, 1)
     torch.nn.functional.cross_entropy(scores, torch.from_numpy(IDS[:, 1:]).flatten()).backward()
-    head = other.base_model.internal_xlora_classifier.layers[0]
-    for name, grad in (("head", head.weight.grad.numpy()), ("head_bias", head.bias.grad.numpy())):
-        got = gradients[f"gates.{name}"].numpy()
-        np.testing.assert_allclose(got, grad, rtol=0, atol=2.0**-14 * np.abs(grad).max())
+    layers = [layer for layer in other.base_model.internal_xlora_classifier.layers if hasattr(layer, "weight")]
+    sites = [*(f"gates.{j}" for j in range(adapter.method.depth - 1)), "gates"]
+    for site, layer in zip(sites, layers, strict=True):
+        for name, part in zip(adapter.arrays[site], (layer.weight, layer.bias), strict=True):
+            grad, got = part.grad.numpy(), gradients.pop(f"{site}.{name}").numpy()
+            np.testing.assert_allclose(got, grad, rtol=0, atol=2.0**-12 * max(np.abs(grad).max(), 1e-3))
+    assert not gradients
     again = adapters.load(tmp_path)
     assert again.method == adapter.method
     for site, its in adapter.arrays.items():
@@ -79,19 +105,27 @@ def test_peft_has_the_logits_and_gradients_of_what_is_written(tiny_llama, adapte
     assert {finding.severity for finding in lint(tmp_path)} == {"note"}
 
 
-def test_what_peft_trained_is_read(tiny_llama, experts, tmp_path):
+@pytest.mark.parametrize(
+    "choices",
+    [{}, {"xlora_depth": 2, "xlora_size": 5}, {"xlora_depth": 3, "xlora_size": 5, "layerwise_scalings": True}],
+    ids=repr,
+)
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_what_peft_trained_is_read(tiny_llama, experts, tmp_path, choices, dropout):
     """With the weight of all gates; the classifier from where peft puts it, or, as older versions had it, where it should be."""
     torch, theirs = pytest.importorskip("torch"), pytest.importorskip("peft")
     torch.manual_seed(0)
     places = {str(k): str(experts / str(k)) for k in range(2)}
-    config = theirs.XLoraConfig(task_type="CAUSAL_LM", hidden_size=32, adapters=places, global_scaling_weight=0.5)
+    config = theirs.XLoraConfig(
+        task_type="CAUSAL_LM", hidden_size=32, adapters=places, global_scaling_weight=0.5, xlora_dropout_p=dropout,
+        **choices,
+    )  # fmt: skip
     other = theirs.get_peft_model(plain(tiny_llama), config).eval()
     classifier = other.base_model.internal_xlora_classifier
     for parameter in classifier.parameters():
         parameter.data.normal_()
     expected = other(input_ids=torch.from_numpy(IDS)).logits.detach().numpy()
     other.save_pretrained(tmp_path)
-    assert not len(safetensors.scan(tmp_path / peft.TENSORS).names())
     got = ours(tiny_llama, peft.load(tmp_path)).logits(IDS).numpy()
     np.testing.assert_allclose(got, expected, rtol=0, atol=2.0**-15 * np.abs(expected).max())
     prefix = "base_model.internal_xlora_classifier."
@@ -101,7 +135,7 @@ def test_what_peft_trained_is_read(tiny_llama, experts, tmp_path):
         shutil.rmtree(tmp_path / name)
     np.testing.assert_array_equal(ours(tiny_llama, peft.load(tmp_path)).logits(IDS).numpy(), got)
     safetensors.save(tmp_path / peft.TENSORS, {})
-    with pytest.raises(FormatError, match=r"there is no .*classifier\.layers\.0\.weight, expected X-LoRA's classifier"):
+    with pytest.raises(FormatError, match=r"there is no .*classifier\.layers\.0\.bias, expected X-LoRA's classifier"):
         peft.load(tmp_path)
 
 
@@ -114,16 +148,18 @@ def test_what_was_moved_is_found_beside(tiny_llama, adapter, tmp_path):
     np.testing.assert_array_equal(ours(tiny_llama, read).logits(IDS).numpy(), expected)
 
 
-def test_gradients_are_differences_and_a_cache_keeps_both_passes(tiny_llama, adapter):
+@pytest.mark.parametrize("choices", CHOICES, ids=repr)
+def test_gradients_are_differences_and_a_cache_keeps_both_passes(tiny_llama, experts, choices):
     """In float64; with checkpointing equal bits, token by token equal logits."""
-    model, random = ours(tiny_llama, adapter, dtype="float64", backend="reference"), np.random.default_rng(4)
+    adapter, random = mixed(experts, **choices), np.random.default_rng(4)
+    model = ours(tiny_llama, adapter, dtype="float64", backend="reference")
     _, gradients = model.loss(IDS)
     again = model.loss(IDS, checkpointing=True)[1]
-    assert set(gradients) == set(model.trained) == {"gates.head", "gates.head_bias"}
+    assert set(gradients) == set(model.trained) >= {"gates.head", "gates.head_bias"}
     for name, gradient in gradients.items():
         np.testing.assert_array_equal(again[name], gradient)
-        slope, difference = slopes(model.trained, {name: gradient}, lambda: model.score(IDS), random)
-        assert abs(slope - difference) < 1e-5 * abs(slope)
+    slope, difference = slopes(model.trained, gradients, lambda: model.score(IDS), random, h=2.0**-24)
+    assert abs(slope - difference) < 1e-4 * abs(slope)
     whole, cache = model.logits(IDS), []
     parts = [model.logits(IDS[:, :4], cache), *(model.logits(IDS[:, i : i + 1], cache) for i in range(4, 9))]
     np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, rtol=0, atol=2.0**-40 * np.abs(whole).max())
@@ -136,25 +172,35 @@ def test_a_classifier_is_drawn_over_adapters_that_are_given(tiny_llama, adapter)
     assert model.trained["gates.head"].shape == (2, 32)
     with pytest.raises(CapabilityError, match="mixes adapters that were trained before, but none came"):
         model.attach("*", XLoRA(), np.random.default_rng(0))
-    with pytest.raises(ShapeError, match=r"XLoRA\(experts=3.* as many adapters as it says, but \[2, 3\] came"):
+    with pytest.raises(ShapeError, match=r"XLoRA\(experts=3.* as many adapters as it says, but \[2\] came"):
         model.attach(",".join(SITES), XLoRA(experts=3), np.random.default_rng(0), arrays=its)
+    with pytest.raises(ShapeError, match=r"gates of XLoRA.* has the arrays .*\(6, 32\).* here, but .*\(2, 32\).* came"):
+        model.attach(",".join(SITES), XLoRA(experts=2, layerwise=True), arrays=adapter.arrays)
+    with pytest.raises(ShapeError, match=r"arrays for gates\.0, gates are needed, but for gates they came"):
+        model.attach(",".join(SITES), XLoRA(experts=2, depth=2, size=3), arrays=adapter.arrays)
+    model.attach(",".join(SITES), XLoRA(experts=2, depth=3, size=4), np.random.default_rng(0), arrays=its)
+    assert {"gates.0.weight", "gates.1.bias", "gates.head"} <= set(model.trained)
+    model.attach(",".join(SITES), adapter.method, arrays=adapter.arrays)
+    np.testing.assert_array_equal(model.logits(IDS).numpy(), ours(tiny_llama, adapter).logits(IDS).numpy())
 
 
 @pytest.mark.parametrize(
     ("fields", "error", "message"),
     [
-        ({"xlora_depth": 2}, CapabilityError, "xlora_depth is 2, which is not understood here"),
-        ({"layerwise_scalings": True}, CapabilityError, "layerwise_scalings is true"),
-        ({"enable_softmax": False}, CapabilityError, "enable_softmax is false"),
-        ({"top_k_lora": 1}, CapabilityError, "top_k_lora is 1"),
+        ({"xlora_depth": 2}, FormatError, r"there is no .*classifier\.layers\.3\.bias, expected X-LoRA's classifier"),
+        ({"layerwise_scalings": True}, FormatError, r"weight has shape \(2, 32\), but the fields say \(6, 32\)"),
+        ({"enable_softmax": 2}, FormatError, "softmax must be true or false, but 2 came"),
+        ({"top_k_lora": 3}, FormatError, "top must be from 0 to the 2 adapters, but 3 came"),
+        ({"xlora_depth": 0}, FormatError, "depth must be at least 1, but 0 came"),
+        ({"xlora_dropout_p": "x"}, FormatError, "xlora_dropout_p must be"),
         ({"scaling_pass_value": 0.5}, CapabilityError, "scaling_pass_value is 0.5"),
         ({"other": 1}, CapabilityError, "other is 1, which is not understood here"),
         ({"adapters": []}, FormatError, r"adapters must be folders by name, but \[\] came"),
         ({"adapters": {"7": "/nowhere"}}, FormatError, "the adapter '7' lies neither at /nowhere nor beside"),
         ({"adapters": {"0": "."}}, FormatError, r"\(1, 32\)"),
         ({"adapters": {".": "."}}, CapabilityError, "X-LoRA mixes LoRA, but XLORA came"),
-        ({"hidden_size": 31}, FormatError, r"has shape \(2, 32\), but adapters and hidden_size say \(\(2, 31\)"),
-        ({"softmax_temperature": 0}, FormatError, r"softmax_temperature must be above 0 .*, but \[0, 1.0\] came"),
+        ({"hidden_size": 31}, FormatError, r"has shape \(2, 32\), but the fields say \(2, 31\)"),
+        ({"softmax_temperature": 0}, FormatError, "temperature must be above 0, but 0.0 came"),
     ],
 )
 def test_what_is_not_computed_is_refused(adapter, tmp_path, fields, error, message):

@@ -56,3 +56,16 @@ def _(problem, run):
     if "dx" not in results:
         return results
     return only("dx", {"dx": wide(problem.cotangents["dy"]) * (1 - wide(results["y"]))}, results)
+
+
+@fault("nonlinearity", "relu that leaks", operations="nn.relu")
+def _(problem, run):
+    """A hundredth of what is negative."""
+    x = wide(problem.inputs["x"])
+    return run(problem) | {"y": np.where(x > 0, x, x / 100)}
+
+
+@fault("nonlinearity", "the slope of relu everywhere", "dx", operations="nn.relu")
+def _(problem, run):
+    """dy."""
+    return only("dx", {"dx": problem.cotangents.get("dy")}, run(problem))
