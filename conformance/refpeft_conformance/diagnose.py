@@ -55,8 +55,9 @@ def diagnose(problem: Problem, outputs: Mapping[str, np.ndarray], precision: Pre
         budgets = {n: golden[n].budget for n in wrong}
         if any(wrong[n].shape != outputs[n].shape for n in wrong):
             continue
-        within = all(np.all(np.abs(outputs[n] - wrong[n]) <= budgets[n]) for n in wrong)
-        differs = any(np.any(~(np.abs(golden[n].value - wrong[n]) <= budgets[n])) for n in wrong)
+        with np.errstate(invalid="ignore"):  # of infinities that are equal there is no difference
+            within = all(np.all(np.abs(outputs[n] - wrong[n]) <= budgets[n]) for n in wrong)
+            differs = any(np.any(~(np.abs(golden[n].value - wrong[n]) <= budgets[n])) for n in wrong)
         if within and differs:
             found.append(fault.name)
     return found
