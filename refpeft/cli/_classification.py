@@ -67,12 +67,12 @@ def rows(model: str, data: str, folders, tokenizer, length: int, batch: int, lim
     from refpeft.formats import adapters
     from refpeft.training import classification, evaluation
 
-    if predictions and (len(folders) > 1 or Path(predictions).exists()):
-        raise FormatError(
-            f"{predictions} exists already, expected the name of a new file."
-            if Path(predictions).exists()
-            else f"--predictions are of one adapter, but {len(folders)} came."
-        )
+    if predictions and len(folders) > 1:
+        raise FormatError(f"--predictions are of one adapter, but {len(folders)} came.")
+    if predictions and Path(predictions).exists():
+        raise FormatError(f"{predictions} exists already, expected the name of a new file.")
+    if predictions and not (folder := Path(predictions).absolute().parent).is_dir():
+        raise FormatError(f"--predictions {predictions} cannot be written because the folder {folder} does not exist.")
     loaded = {folder: adapters.load(folder) for folder in folders}
     found = classification.examples(data)[:limit]
     results = []

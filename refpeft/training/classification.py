@@ -12,7 +12,7 @@ import numpy as np
 
 from refpeft.errors import AttributeValueError, FormatError
 from refpeft.formats.names import numbered
-from refpeft.training.text import objects
+from refpeft.training.text import is_text, objects
 
 
 class Example(NamedTuple):
@@ -76,7 +76,7 @@ def examples(path: str | os.PathLike[str]) -> list[Example]:
     found = []
     for number, line, row in objects(path):
         text, label = row.get("text"), row.get("label")
-        if not isinstance(text, str) or isinstance(label, bool) or not isinstance(label, str | int):
+        if not is_text(text) or isinstance(label, bool) or not (isinstance(label, int) or is_text(label)):
             raise FormatError(
                 f"{path}: line {number} must be a JSON object with a text and a label, its name or its number, got "
                 f"{line[:60]!r}."

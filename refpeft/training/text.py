@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -27,7 +27,7 @@ def documents(path: str | os.PathLike[str]) -> Iterator[str]:
         yield _content(path)
         return
     for number, line, row in objects(path):
-        if not isinstance(text := row.get("text"), str):
+        if not is_text(text := row.get("text")):
             raise FormatError(f"{path}: line {number} must be a JSON object with a text, got {line[:60]!r}.")
         yield text
 
@@ -46,6 +46,14 @@ def objects(path: str | os.PathLike[str]) -> Iterator[tuple[int, str, dict[str, 
         except (ValueError, RecursionError):
             row = None
         yield number, line.removesuffix("\n"), row if isinstance(row, dict) else {}
+
+
+def is_text(value: Any) -> TypeGuard[str]:
+    """Whether it is a string that can be written: JSON's escapes can also make one with half a character."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def _content(path: str | os.PathLike[str]) -> str:

@@ -251,6 +251,8 @@ def test_wrong_runs_are_refused_in_a_sentence(folder, tmp_path, tiny_llama):
             "none": [{"text": "good"}],
             "bool": [{"text": "good", "label": True}],
             "number": [{"text": "good", "label": 0.5}],
+            "half": [{"text": "good \ud800", "label": "x"}],
+            "half-label": [{"text": "good", "label": "\ud800"}],
             "one": [{"text": "good", "label": "x"}] * 2,
             "both": [{"text": "good", "label": "x"}, {"text": "bad", "label": 1}],
             "gap": [{"text": "good", "label": 0}, {"text": "bad", "label": 2}],
@@ -268,6 +270,8 @@ def test_wrong_runs_are_refused_in_a_sentence(folder, tmp_path, tiny_llama):
         (training(folder, new, data=data["none"]), "line 1 must be a JSON object with a text and a label, its name or"),
         (training(folder, new, data=data["bool"]), "line 1 must be a JSON object with a text and a label"),
         (training(folder, new, data=data["number"]), "line 1 must be a JSON object with a text and a label"),
+        (training(folder, new, data=data["half"]), "line 1 must be a JSON object with a text and a label"),
+        (training(folder, new, data=data["half-label"]), "line 1 must be a JSON object with a text and a label"),
         (training(folder, new, data=data["one"]), "all texts have the label 'x', expected two labels at least"),
         (training(folder, new, data=data["both"]), "must be all names or all numbers, but 'x' and 1 came"),
         (training(folder, new, data=data["gap"]), "labels must be numbers from 0 on, none left out, unless"),
@@ -294,6 +298,7 @@ def test_wrong_runs_are_refused_in_a_sentence(folder, tmp_path, tiny_llama):
         (evaluating(folder, *adapter, "--cost"), "--cost is of --task language"),
         (evaluating(folder, *adapter, "--predictions", tmp_path / "train.txt"), "train.txt exists already"),
         (evaluating(folder, *adapter, *adapter, "--predictions", new), "--predictions are of one adapter, but 2 came"),
+        (evaluating(folder, *adapter, "--predictions", new / "x"), "cannot be written because the folder"),
         (["evaluate", folder / "bert", "--data", "x", "--predictions", new], "--predictions needs --task classificat"),
     ):
         result = refpeft(*arguments)
