@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from refpeft.errors import AttributeValueError, DomainError, ShapeError
+from refpeft.models import shards
 from refpeft.models.dropout import Dropout
 from refpeft.models.parts import Vjp, at
 from refpeft.models.text_encoder import TextEncoder
@@ -102,19 +103,34 @@ class TextClassifier(TextEncoder):
         ShapeError, DomainError
             If the labels are none.
         """
-        encoding, model = self._encode(keep=True), copy.copy(self.told(tasks, len(ids)))
-        model.dropout = dropout
-        target = self.asarray(self._labels(labels, len(ids)))
-        hidden, hidden_vjp = model._forward(ids, mask, segments, keep=True, checkpointing=checkpointing)
-        logits, classified_vjp = model._classified(hidden, keep=True)
-        loss, call = self.run.forward("nn.cross_entropy", {"logits": logits, "target": target}, True)
-        gradients: dict[str, Any] = {}
-        dlogits = self.run.vjp(call, self.asarray(np.array(1.0)), ["logits"])["logits"]
+        ids = self.checked(ids)
+        labels, seen = self._labels(labels, len(ids)), None if mask is None else np.asarray(mask, bool)
+        for name, its in (("mask", seen), ("segments", segments)):
+            if its is not None:
+                self._require_shape(name, np.asarray(its), ids)
+        encoding, told = self._encode(keep=True), self.told(tasks, len(ids))
         below = any(layer.trained for site, layer in self.sites.items() if site not in HEAD)
-        dhidden = classified_vjp(dlogits, gradients, below)
-        if below:
-            hidden_vjp(dhidden, gradients)
-        return float(self.host(loss)), self._encode_vjp(encoding, gradients)
+
+        def task(first, part, *_):
+            def of(array):
+                return None if array is None else np.asarray(array)[first : first + len(part)]
+
+            gradients: dict[str, Any] = {}
+            share = len(part) / max(len(ids), 1)
+            model = copy.copy(told.told(of(told.tasks), len(part)))
+            model.dropout = None if dropout is None else replace(dropout, first=first)
+            hidden, hidden_vjp = model._forward(part, of(seen), of(segments), keep=True, checkpointing=checkpointing)
+            logits, classified_vjp = model._classified(hidden, keep=True)
+            target = self.asarray(of(labels))
+            loss, call = self.run.forward("nn.cross_entropy", {"logits": logits, "target": target}, True)
+            dlogits = self.run.vjp(call, self.asarray(np.array(share)), ["logits"])["logits"]
+            dhidden = classified_vjp(dlogits, gradients, below)
+            if below:
+                hidden_vjp(dhidden, gradients)
+            return share * float(self.host(loss)), gradients
+
+        losses, gradients = zip(*shards.each(self.backend, self.shape.width, task, ids, None, self.operations))
+        return sum(losses), self._encode_vjp(encoding, shards.summed(gradients))
 
     def through(self, ids: np.ndarray) -> None:
         self.logits(ids)

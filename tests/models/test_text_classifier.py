@@ -10,7 +10,8 @@ from refpeft.errors import AttributeValueError, CapabilityError, DomainError, Fo
 from refpeft.formats import adapters, peft
 from refpeft.formats.lint import lint
 from refpeft.methods import Houlsby, LoRA, PTuningV2
-from refpeft.models import load_classifier, load_encoder
+from refpeft.models import load_classifier, load_encoder, shards
+from refpeft.models.dropout import Dropout
 
 IDS = np.random.default_rng(0).integers(0, 97, (3, 9))
 SEGMENTS = (np.arange(9) > 4) * np.ones((3, 1), np.int64)
@@ -81,6 +82,26 @@ def test_gradients_are_differences(bert, train):
         model.trained, gradients, lambda: model.loss(IDS, LABELS, MASK, SEGMENTS)[0], np.random.default_rng(2)
     )
     assert abs(slope - difference) < 1e-6 * abs(slope)
+
+
+def test_shards_of_a_batch_add_up_to_it(bert, monkeypatch):
+    """Three rows on two threads, with dropout, paddings and segments: equal but for the order of sums."""
+    model, random = load_classifier(bert, dtype="float64", backend="cpu"), np.random.default_rng(1)
+    model.attach(SITES, LoRA(rank=2), random)
+    shaken(model, random)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    given = {"mask": MASK, "segments": SEGMENTS, "dropout": Dropout(0.3, 0, 5)}
+    loss, gradients = model.loss(IDS, LABELS, **given)
+    cut = []
+    monkeypatch.setattr(shards, "LEAST", 1)
+    monkeypatch.setattr(shards, "summed", lambda parts, summed=shards.summed: cut.append(len(parts)) or summed(parts))
+    again, parts = model.loss(IDS, LABELS, **given)
+    assert cut == [2]
+    assert abs(again - loss) < 2.0**-45
+    for name, gradient in gradients.items():
+        assert np.abs(parts[name] - gradient).max() <= 2.0**-42 * np.abs(gradient).max()
+    with pytest.raises(ShapeError, match=r"mask must have the shape \(3, 9\) of the token ids, but \(4, 9\) came"):
+        model.loss(IDS, LABELS, np.ones((4, 9), bool))
 
 
 @pytest.mark.parametrize("train", [("pooler", "classifier"), ("classifier",)])
