@@ -74,7 +74,7 @@ def rows(model: str, data: str, folders, tokenizer, length: int, batch: int, lim
     if predictions and not (folder := Path(predictions).absolute().parent).is_dir():
         raise FormatError(f"--predictions {predictions} cannot be written because the folder {folder} does not exist.")
     loaded = {folder: adapters.load(folder) for folder in folders}
-    found = classification.examples(data)[:limit]
+    found = classification.examples(data, needed=not predictions)[:limit]
     results = []
     for name, adapter in loaded.items() or [("", None)]:
         classifier, names = _with_head(model, adapter, name, **how)
@@ -85,7 +85,7 @@ def rows(model: str, data: str, folders, tokenizer, length: int, batch: int, lim
     if predictions:
         lines = [
             {
-                **example._asdict(),
+                **{name: value for name, value in example._asdict().items() if value is not None},
                 "predicted": int(its.argmax()) if isinstance(example.label, int) else names[its.argmax()],
                 "probabilities": dict(zip(names, its.tolist())),
             }

@@ -26,7 +26,7 @@ from refpeft.cli._output import as_json, progress, report
 @click.option(
     "--predictions",
     metavar="FILE",
-    help="Of --task classification: a line for each text, with its labels' probabilities.",
+    help="Of --task classification: a line for each text, with its labels' probabilities; labels may be missing then.",
 )
 @click.option("--backend", default="cpu", show_default=True)
 @quantised

@@ -16,10 +16,10 @@ from refpeft.training.text import is_text, objects
 
 
 class Example(NamedTuple):
-    """A line of a file: a text, and its label by name or by number."""
+    """A line of a file: a text, and its label by name or by number, or None where it has none."""
 
     text: str
-    label: str | int
+    label: str | int | None
 
 
 @dataclass(frozen=True)
@@ -29,20 +29,21 @@ class Labelled:
     Attributes
     ----------
     texts : tuple of (s,) int64
-    labels : (n,) int64
+    labels : (n,) int64 or None
     names : tuple of str
         Of the labels.
     """
 
     texts: tuple[np.ndarray, ...]
-    labels: np.ndarray
+    labels: np.ndarray | None
     names: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def __getitem__(self, rows: Sequence[int]) -> Labelled:
-        return Labelled(tuple(self.texts[i] for i in rows), self.labels[list(rows)], self.names)
+        labels = None if self.labels is None else self.labels[list(rows)]
+        return Labelled(tuple(self.texts[i] for i in rows), labels, self.names)
 
     @property
     def size(self) -> int:
@@ -63,8 +64,9 @@ class Labelled:
         return ids, mask
 
 
-def examples(path: str | os.PathLike[str]) -> list[Example]:
-    """The lines of a ``.jsonl`` file of objects with a ``text`` and a ``label``.
+def examples(path: str | os.PathLike[str], needed: bool = True) -> list[Example]:
+    """The lines of a ``.jsonl`` file of objects with a ``text`` and a ``label``; with a text alone, where labels are not needed
+    and no line has one.
 
     Raises
     ------
@@ -73,14 +75,14 @@ def examples(path: str | os.PathLike[str]) -> list[Example]:
     """
     if Path(path).suffix != ".jsonl":
         raise FormatError(f"{path} must be a .jsonl file of objects with a text and a label.")
-    found = []
-    for number, line, row in objects(path):
+    found, lines = [], list(objects(path))
+    needed = needed or any("label" in row for _, _, row in lines)
+    wanted = "a text and a label, its name or its number" if needed else "a text"
+    for number, line, row in lines:
         text, label = row.get("text"), row.get("label")
-        if not is_text(text) or isinstance(label, bool) or not (isinstance(label, int) or is_text(label)):
-            raise FormatError(
-                f"{path}: line {number} must be a JSON object with a text and a label, its name or its number, got "
-                f"{line[:60]!r}."
-            )
+        known = is_text(label) or (isinstance(label, int) and not isinstance(label, bool))
+        if not is_text(text) or (needed and not known):
+            raise FormatError(f"{path}: line {number} must be a JSON object with {wanted}, got {line[:60]!r}.")
         found.append(Example(text, label))
     if not found:
         raise FormatError(f"{path} has no line, expected texts with labels.")
@@ -95,7 +97,7 @@ def names(path: str | os.PathLike[str], found: Sequence[Example]) -> tuple[str, 
     FormatError
         If there is one label only, some are names and others numbers, or a number is left out.
     """
-    labels = {example.label for example in found}
+    labels = {example.label for example in found if example.label is not None}
     if len(labels) < 2:
         raise FormatError(f"{path}: all texts have the label {labels.pop()!r}, expected two labels at least.")
     texts = sorted(label for label in labels if isinstance(label, str))
@@ -128,7 +130,8 @@ def labelled(
         raise AttributeValueError(
             f"a text must have room for more than its {special} special tokens, but {length} came."
         )
-    labels = np.array([_number(path, i, example.label, names) for i, example in enumerate(found, 1)], np.int64)
+    numbers = [_number(path, i, e.label, names) for i, e in enumerate(found, 1) if e.label is not None]
+    labels = np.array(numbers, np.int64) if numbers else None
     tokenizer.enable_truncation(max_length=length)
     texts = tuple(np.array(made.ids, np.int64) for made in tokenizer.encode_batch([example.text for example in found]))
     if empty := [i for i, text in enumerate(texts, 1) if not len(text)]:

@@ -35,13 +35,13 @@ class Classified(NamedTuple):
     ----------
     probabilities : (n, k) float64
         Of each text's labels.
-    loss, accuracy : float
-        The mean cross-entropy of the texts' labels, and the share of texts whose likeliest label is theirs.
+    loss, accuracy : float or None
+        The mean cross-entropy of the texts' labels, and the share of texts whose likeliest label is theirs, where they have any.
     """
 
     probabilities: np.ndarray
-    loss: float
-    accuracy: float
+    loss: float | None = None
+    accuracy: float | None = None
 
 
 def classified(
@@ -60,6 +60,8 @@ def classified(
     parts = [rows[range(start, min(start + batch, len(rows)))] for start in range(0, len(rows), batch)]
     found = [model.logits(*part.padded) for part in each(parts)]
     logs = log_softmax(np.concatenate([model.host(logits) for logits in found]).astype(np.float64), axis=1)
+    if rows.labels is None:
+        return Classified(np.exp(logs))
     loss = -np.mean(logs[np.arange(len(rows)), rows.labels])
     return Classified(np.exp(logs), float(loss), float(np.mean(logs.argmax(axis=1) == rows.labels)))
 

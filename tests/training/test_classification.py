@@ -226,6 +226,26 @@ def test_labels_are_the_models_or_those_of_the_data_or_those_that_are_given(fold
     assert (row["adapter"], row["texts"]) == ("", 2)
 
 
+def test_texts_without_labels_are_predicted_alike(folder, tmp_path):
+    """Where predictions are asked for: there is no loss then, and no accuracy; but a file has labels or it has none."""
+    run = tmp_path / "run"
+    assert refpeft(*training(folder, run, steps=2)).exit_code == 0
+    lines(tmp_path / "bare.jsonl", [{"text": example["text"]} for example in reviews(24, 1)])
+    said = {}
+    for name in (folder / "test.jsonl", tmp_path / "bare.jsonl"):
+        arguments = ("--adapter", run / "adapter", "--predictions", tmp_path / f"{name.stem}.said", "--json")
+        result = refpeft(*evaluating(folder, *arguments, data=name))
+        assert result.exit_code == 0, result.output
+        said[name.stem] = [*map(json.loads, (tmp_path / f"{name.stem}.said").read_text().splitlines())]
+    (row,) = json.loads(result.stdout)
+    assert (row["loss"], row["accuracy"], row["texts"]) == (None, None, 24)
+    assert [{n: v for n, v in line.items() if n != "label"} for line in said["test"]] == said["bare"]
+    some = lines(tmp_path / "some.jsonl", [{"text": "good", "label": "positive"}, {"text": "bad"}])
+    refused = refpeft(*evaluating(folder, "--adapter", run / "adapter", "--predictions", tmp_path / "no", data=some))
+    assert (refused.exit_code, (tmp_path / "no").exists()) == (2, False)
+    assert "line 2 must be a JSON object with a text and a label" in " ".join(refused.stderr.split())
+
+
 def test_a_tokenizers_file_does_not_say_how_long_a_text_is(folder):
     """It neither pads nor cuts; --sequence does, with the special tokens kept."""
     words = tokenizer(folder / "bert")
@@ -291,6 +311,7 @@ def test_wrong_runs_are_refused_in_a_sentence(folder, tmp_path, tiny_llama):
         (training(folder, new, task="language"), "is an encoder, which predicts no tokens: with --task classification"),
         (training(folder, new, model=tiny_llama), "is a decoder, expected an encoder"),
         (["train", folder / "bert", "--data", "x", "--out", new, "--head", "pooler"], "--head needs --task classific"),
+        (evaluating(folder, *adapter, data=data["none"]), "line 1 must be a JSON object with a text and a label"),
         (evaluating(folder), "bert has no classifier, and no adapter brings one"),
         (evaluating(folder, *adapter, model="bare"), "bare has no pooler, and"),
         (evaluating(folder, *adapter, model="three"), "classifier has the arrays"),
