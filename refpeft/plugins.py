@@ -11,6 +11,9 @@ A plugin is a module named by an entry point in the group ``refpeft``. It marks 
 Whatever a plugin raises, when it is imported or called, even SystemExit, is caught and listed by `broken`. refpeft's
 own plugins and operations come first, so that no other can take their names. What a plugin prints goes to standard error:
 standard output belongs to the answer.
+
+Importing importlib.metadata takes a quarter of the time in which the catalogue is imported. It is done where an installed
+package's entry points name the group at all.
 """
 
 from __future__ import annotations
@@ -18,13 +21,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import importlib.metadata
+import importlib.machinery
+import os
 import pkgutil
 import reprlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import Distribution, EntryPoint
 from typing import Any
 
 import pluggy
@@ -33,6 +36,17 @@ from refpeft.backend import Backend
 from refpeft.errors import PluginError
 
 GROUP = "refpeft"
+OWN = {
+    "conformance": "refpeft_conformance.hooks",
+    "cpu": "refpeft_cpu",
+    "cupy": "refpeft_cupy",
+    "peft": "refpeft_hf",
+    "process": "refpeft_process",
+    "reference": "refpeft.reference",
+    "torch": "refpeft_torch",
+}
+"""Modules of refpeft's own plugins, by the plugin's name."""
+
 hookspec = pluggy.HookspecMarker(GROUP)
 hookimpl = pluggy.HookimplMarker(GROUP)
 
@@ -79,8 +93,18 @@ class Broken:
         return f"plugin {self.name!r} of {self.distribution} {self.version} is broken: {self.error}"
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A plugin that can be loaded, and the distribution that brings it."""
+
+    name: str
+    distribution: str
+    version: str
+    load: Callable[[], Any]
+
+
 _broken: dict[tuple[str, str], Broken] = {}
-_entries: dict[str, EntryPoint] = {}
+_entries: dict[str, Entry] = {}
 _brought_by: dict[str, str] = {}
 _loading = False
 
@@ -102,7 +126,7 @@ def manager() -> pluggy.PluginManager:
         plugins = pluggy.PluginManager(GROUP)
         plugins.add_hookspecs(Specification)
         _import_own_operations()
-        for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: (not _is_own(e), e.name)):
+        for entry in [*_own(), *_third_parties()]:
             with _guarded(entry):
                 _register(plugins, entry)
         return plugins
@@ -117,17 +141,41 @@ def _import_own_operations() -> None:
         importlib.import_module(f"{ops.__name__}.{module.name}")
 
 
-def _is_own(entry: EntryPoint) -> bool:
-    return entry.dist is not None and _name(entry.dist) == "refpeft"
+def _own() -> list[Entry]:
+    from refpeft import __version__
+
+    return [
+        Entry(name, "refpeft", __version__, functools.partial(importlib.import_module, module))
+        for name, module in OWN.items()
+    ]
 
 
-@functools.cache
-def _name(source: Distribution) -> str:
-    """A distribution's name, for which its metadata is read from disk."""
-    return source.name
+def _third_parties() -> list[Entry]:
+    """Plugins that other distributions name in their entry points, by name."""
+    if not _is_group_named():
+        return []
+    import importlib.metadata
+
+    found = sorted(importlib.metadata.entry_points(group=GROUP), key=lambda entry: entry.name)
+    return [Entry(e.name, e.dist.name, e.dist.version, e.load) for e in found if e.dist is not None]
 
 
-def _register(plugins: pluggy.PluginManager, entry: EntryPoint) -> None:
+def _is_group_named() -> bool:
+    """Whether an entry_points.txt on the path names the group, or one may that only importlib.metadata finds."""
+    if any(hasattr(f, "find_distributions") and f is not importlib.machinery.PathFinder for f in sys.meta_path):
+        return True
+    for folder in map(os.path.abspath, sys.path):
+        if os.path.isfile(folder):
+            return True
+        for name in os.listdir(folder) if os.path.isdir(folder) else ():
+            if name.lower().endswith("-info"):
+                with contextlib.suppress(OSError), open(f"{folder}/{name}/entry_points.txt", "rb") as file:
+                    if f"[{GROUP}]".encode() in file.read():
+                        return True
+    return False
+
+
+def _register(plugins: pluggy.PluginManager, entry: Entry) -> None:
     if plugins.has_plugin(entry.name):
         raise PluginError("another distribution brings a plugin of the same name")
     plugin = entry.load()
@@ -150,7 +198,7 @@ def broken() -> list[Broken]:
 
 
 @contextlib.contextmanager
-def _guarded(entry: EntryPoint) -> Iterator[None]:
+def _guarded(entry: Entry) -> Iterator[None]:
     """Mark the plugin as broken if the block raises anything but the user's interrupt, and carry on."""
     try:
         with contextlib.redirect_stdout(sys.stderr):
@@ -158,9 +206,8 @@ def _guarded(entry: EntryPoint) -> Iterator[None]:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        distribution, version = (entry.dist.name, entry.dist.version) if entry.dist else ("unknown", "unknown")
         said = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        _broken[entry.name, distribution] = Broken(entry.name, distribution, version, said)
+        _broken[entry.name, entry.distribution] = Broken(entry.name, entry.distribution, entry.version, said)
 
 
 def _mark(plugin: str, error: BaseException) -> None:
@@ -211,8 +258,7 @@ def distribution(backend: str) -> str | None:
     """Name and version of the distribution that brings a backend, where its plugin has one."""
     backends()
     plugin = _brought_by.get(backend)
-    source = _entries[plugin].dist if plugin else None
-    return f"{source.name} {source.version}" if source else None
+    return f"{_entries[plugin].distribution} {_entries[plugin].version}" if plugin else None
 
 
 def _admit(found: dict[str, Backend], backend) -> None:

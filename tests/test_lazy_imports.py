@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 import sys
 
@@ -29,6 +30,12 @@ def imported(statements: str) -> set[str]:
 def test_looking_imports_nothing_heavy(what):
     """No array library but NumPy and SciPy, and nothing of the test kit, is imported by looking."""
     assert imported(LOOKING[what]).isdisjoint(HEAVY)
+
+
+@pytest.mark.skipif(bool(importlib.metadata.entry_points(group="refpeft")), reason="other packages bring plugins")
+def test_the_catalogue_alone_reads_no_metadata():
+    """Where no other package brings a plugin, importlib.metadata, a quarter of the catalogue's import, is left out."""
+    imported("import refpeft; refpeft.catalogue(); import sys; assert 'importlib.metadata' not in sys.modules")
 
 
 def test_torch_is_imported_when_it_is_used():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -13,6 +14,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
+from refpeft import plugins
 
 THIRD_PARTY = Path(__file__).parents[1] / "examples" / "third_party"
 
@@ -194,6 +197,54 @@ def test_interrupt_is_not_a_broken_plugin(site, tmp_path):
     (tmp_path / "slow.py").write_text("raise KeyboardInterrupt")
     distribute(tmp_path, "the-slow", "0.0.7", {"slow": "slow"})
     assert "KeyboardInterrupt" in python(tmp_path, "-c", "from refpeft import plugins; plugins.backends()").stderr
+
+
+def as_folder(site: Path) -> str:
+    return str(site)
+
+
+def as_egg_info(site: Path) -> str:
+    (info,) = site.glob("*.dist-info")
+    (info / "METADATA").rename(info / "PKG-INFO")
+    info.rename(site / "the_mine-1.egg-info")
+    return str(site)
+
+
+def as_egg(site: Path) -> str:
+    (info,) = site.glob("*.dist-info")
+    (info / "METADATA").rename(info / "PKG-INFO")
+    info.rename(site / "EGG-INFO")
+    return str(site.rename(site.with_suffix(".egg")))
+
+
+def as_archive(site: Path) -> str:
+    return shutil.make_archive(str(site), "zip", site)
+
+
+@pytest.mark.parametrize("install", [as_folder, as_egg_info, as_egg, as_archive])
+def test_a_plugin_is_found_however_it_is_installed(tmp_path, monkeypatch, install):
+    """An entry point is found in each layout that importlib.metadata reads from the path."""
+    (tmp_path / "site").mkdir()
+    distribute(tmp_path / "site", "mine", "1", {"mine": "mine"})
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "is-not-there"), install(tmp_path / "site")])
+    assert [(e.name, e.distribution, e.version) for e in plugins._third_parties()] == [("mine", "mine", "1")]
+
+
+def test_a_plugin_is_found_by_a_finder_of_its_own(tmp_path, monkeypatch):
+    """A finder that is no folder on the path, and finds distributions, is asked."""
+    distribute(tmp_path, "mine", "1", {"mine": "mine"})
+
+    class Finder:
+        find_spec = staticmethod(lambda *arguments: None)
+
+        @staticmethod
+        def find_distributions(context):
+            return map(importlib.metadata.PathDistribution, tmp_path.glob("*.dist-info"))
+
+    monkeypatch.setattr(sys, "path", [])
+    assert plugins._third_parties() == []
+    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
+    assert [e.name for e in plugins._third_parties()] == ["mine"]
 
 
 def test_third_party_package_passes_its_own_tests(site):
