@@ -7,13 +7,13 @@ the gradients' own float64 budgets and from the magnitudes of what is summed: no
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import functools
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings
 
 from refpeft import Problem, catalogue, plugins
 from refpeft.golden import BudgetError, answer, evaluate
@@ -103,18 +103,26 @@ def judge(problem: Problem, jacobian) -> tuple[float, float]:
     return abs(sum(float(np.sum(t)) for t in left) - sum(float(np.sum(t)) for t in right)), admitted
 
 
-def in_float64(data, name: str) -> Problem:
-    operation = find(name)
-    return data.draw(problems(name, dtype="float64" if "float64" in operation.dtypes else operation.dtypes[0]))
+@functools.cache
+def drawn(name: str) -> tuple[Problem, ...]:
+    """Eight problems in float64: drawn once, since drawing takes longer than any of the judges."""
+    dtypes, found = find(name).dtypes, []
+
+    @given(problem=problems(name, dtype="float64" if "float64" in dtypes else dtypes[0]))
+    @FEW
+    def collect(problem):
+        found.append(problem)
+
+    collect()
+    return tuple(found)
 
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
-@given(data=st.data())
-@FEW
-def test_a_vjp_is_the_adjoint_of_the_complex_step(name, data):
+def test_a_vjp_is_the_adjoint_of_the_complex_step(name):
     """<dy, J v> = <vjp(dy), v>, J v by complex step."""
-    distance, admitted = judge(in_float64(data, name), complex_step)
-    assert distance <= admitted
+    for problem in drawn(name):
+        distance, admitted = judge(problem, complex_step)
+        assert distance <= admitted, problem
 
 
 def has_kinks(problem: Problem) -> bool:
@@ -132,20 +140,17 @@ def _shifted(problem: Problem, v: dict, step: float) -> dict:
 
 
 @pytest.mark.parametrize("name", [n for n in DIFFERENTIABLE if "float64" in find(n).dtypes])
-@given(data=st.data())
-@FEW
-def test_a_vjp_is_the_adjoint_of_double_double_differences(name, data):
+def test_a_vjp_is_the_adjoint_of_double_double_differences(name):
     """The same identity by a third way, away from kinks: no complex number and no derivative rule is in it."""
-    problem = in_float64(data, name)
-    assume(not has_kinks(problem))
-    distance, admitted = judge(problem, differences)
-    assert distance <= admitted
+    smooth = [problem for problem in drawn(name) if not has_kinks(problem)]
+    assert len(smooth) >= 4
+    for problem in smooth:
+        distance, admitted = judge(problem, differences)
+        assert distance <= admitted, problem
 
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
-@given(data=st.data())
-@FEW
-def test_torch_autograd_agrees_in_float64(name, data):
+def test_torch_autograd_agrees_in_float64(name):
     """Outputs and gradients of the torch backend, which derives its own, lie within the proven float64 budget."""
     pytest.importorskip("torch")
     from refpeft_conformance.subject import Subject
@@ -153,13 +158,13 @@ def test_torch_autograd_agrees_in_float64(name, data):
     subject = Subject(plugins.backend("torch"))
     if name not in subject.backend.operations():
         pytest.skip("the torch backend does not implement it")
-    problem = in_float64(data, name)
-    try:
-        comparisons = subject.compare(problem, subject.run(problem))
-    except BudgetError:
-        assume(False)
-    for comparison in comparisons:
-        assert comparison.conforms, str(comparison)
+    compared = 0
+    for problem in drawn(name):
+        with suppress(BudgetError):
+            for comparison in subject.compare(problem, subject.run(problem)):
+                assert comparison.conforms, str(comparison)
+            compared += 1
+    assert compared >= 4
 
 
 def lora_problem() -> Problem:

@@ -16,8 +16,13 @@ from refpeft.errors import CapabilityError
 from refpeft_cupy.kernel import Kernel, defined_in
 
 FOLDER = Path(__file__).parent
-FLAGS = ("-std=c++17", "-O1", "-fPIC", "-shared", "-ffp-contract=off", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE")
-"""No contraction to FMA, as on the GPU; fortified longjmp would refuse to change stacks."""
+FLAGS = (
+    *("-std=c++17", "-O1", "-fPIC", "-shared", "-nostdinc++"),
+    *("-ffp-contract=off", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE"),
+)
+"""No contraction to FMA, as on the GPU; fortified longjmp would refuse to change stacks; C's headers alone, for C++'s take
+half of the compilation.
+"""
 
 TRAPS = ("-fsanitize=undefined", "-fsanitize-undefined-trap-on-error")
 """An access that is not aligned, an index beyond an array, a shift too far: each ends in SIGILL."""

@@ -98,13 +98,15 @@ static bool release_warp(Fiber* warp, int lanes, unsigned mask) {
     for (int lane = 0; lane < WARP; lane++)
         if (mask >> lane & 1)
             if (lane >= lanes || warp[lane].status != IN_WARP || warp[lane].mask != mask) return false;
-    for (int lane = 0; lane < WARP; lane++) {
-        if (!(mask >> lane & 1)) continue;
-        memset(warp[lane].seen, 0xff, sizeof warp[lane].seen);
-        for (int other = 0; other < WARP; other++)
-            if (mask >> other & 1) warp[lane].seen[other] = warp[other].given;
-        warp[lane].status = READY;
-    }
+    word gave[WARP];
+    memset(gave, 0xff, sizeof gave);
+    for (int lane = 0; lane < WARP; lane++)
+        if (mask >> lane & 1) gave[lane] = warp[lane].given;
+    for (int lane = 0; lane < WARP; lane++)
+        if (mask >> lane & 1) {
+            memcpy(warp[lane].seen, gave, sizeof gave);
+            warp[lane].status = READY;
+        }
     return true;
 }
 
@@ -157,13 +159,14 @@ static void run_block(int order, word& state, char* shared, size_t shared_size) 
     for (int ended = 0; ended < threads;) {
         bool moved = false;
         for (int k = 0; k < threads; k++) {
-            int t = places[k], first = t - t % WARP;
+            int t = places[k], first = t - t % WARP, end = first + WARP < threads ? first + WARP : threads;
             if (fibers[t].status != READY) continue;
             resume(fibers[t]);
             moved = true;
             ended += fibers[t].status == DONE;
-            bool released = fibers[t].status == IN_WARP && release_warp(fibers + first, threads - first, fibers[t].mask);
-            if (released && order != SEEDED) k = -1;
+            bool released = fibers[t].status == IN_WARP && release_warp(fibers + first, end - first, fibers[t].mask);
+            if (released && order == FORWARD) k = first - 1;
+            if (released && order == REVERSE) k = threads - end - 1;
         }
         if (!moved) release_barrier();
     }
