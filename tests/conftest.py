@@ -9,6 +9,9 @@ import pytest
 
 from refpeft.errors import CapabilityError
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+"""For the workers, one on each core, and the programs that they start: more threads would wait for each other."""
+
 
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory):
