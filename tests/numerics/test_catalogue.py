@@ -13,7 +13,7 @@ from refpeft.numerics import Strict, standard_precision
 from refpeft_conformance.strategies import problems
 
 OPERATIONS = catalogue()
-FEW = settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
