@@ -151,13 +151,13 @@ def _own() -> list[Entry]:
 
 
 def _third_parties() -> list[Entry]:
-    """Plugins that other distributions name in their entry points, by name."""
+    """Plugins that other distributions name in their entry points, by name; an older refpeft named its own there, too."""
     if not _is_group_named():
         return []
     import importlib.metadata
 
     found = sorted(importlib.metadata.entry_points(group=GROUP), key=lambda entry: entry.name)
-    return [Entry(e.name, e.dist.name, e.dist.version, e.load) for e in found if e.dist is not None]
+    return [Entry(e.name, e.dist.name, e.dist.version, e.load) for e in found if e.dist and e.dist.name != "refpeft"]
 
 
 def _is_group_named() -> bool:

@@ -247,6 +247,13 @@ def test_a_plugin_is_found_by_a_finder_of_its_own(tmp_path, monkeypatch):
     assert [e.name for e in plugins._third_parties()] == ["mine"]
 
 
+def test_what_an_older_refpeft_has_left_is_passed_over(tmp_path, monkeypatch):
+    """Pulled and not installed anew, refpeft does not count its former entry points as another's."""
+    distribute(tmp_path, "refpeft", "0.0.1", {"torch": "refpeft_torch"})
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert plugins._third_parties() == []
+
+
 def test_third_party_package_passes_its_own_tests(site):
     """The example's test file, which runs the conformance kit on it, passes."""
     run = python(site, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", str(THIRD_PARTY / "tests"))
