@@ -17,43 +17,33 @@ LEAST = 2**18
 
 
 def swiglu(gate, up, *, residuals=True):
-    """y = gate o s o up with s = sigmoid(gate)."""
+    """y = h o up with h = gate o s, s = sigmoid(gate)."""
     z, u = wide(gate).reshape(-1), wide(up).reshape(-1)
     y = empty(z.shape, z.dtype, z)
+    h, slope = (empty(z.shape, z.dtype, z), empty(z.shape, z.dtype, z)) if residuals else (y, None)
 
     def part(first, last):
+        room = np.empty_like(z, shape=min(CHUNK, last - first))
         for c in _chunks(first, last):
-            sigmoid(z[c], out=y[c])
-            y[c] *= z[c]
-            y[c] *= u[c]
+            s = room[: c.stop - c.start]
+            sigmoid(z[c], out=s)
+            np.multiply(z[c], s, out=h[c])
+            if slope is not None:
+                np.subtract(1, s, out=slope[c])
+                slope[c] *= h[c]
+                slope[c] += s
+                slope[c] *= u[c]
+            np.multiply(h[c], u[c], out=y[c])
 
     share_out(part, z.size, LEAST)
-    return (narrow(y, gate.shape, gate.dtype),), (gate, up) if residuals else None
+    return (narrow(y, gate.shape, gate.dtype),), (gate.shape, gate.dtype, {"gate": slope, "up": h}) if residuals else None
 
 
 def vjp(residuals, cotangents, wanted):
-    """With h = gate o s: dgate = dy o up o (s + h (1 - s)), dup = dy o h; s is computed again, not kept."""
-    gate, up = residuals
-    z, u, dy = (wide(x).reshape(-1) for x in (gate, up, cotangents[0]))
-    found = {name: empty(z.shape, z.dtype, z) for name in wanted}
-
-    def part(first, last):
-        s, h, slope = np.empty_like(z, shape=(3, min(CHUNK, last - first)))
-        for c in _chunks(first, last):
-            n = c.stop - c.start
-            sigmoid(z[c], out=s[:n])
-            np.multiply(z[c], s[:n], out=h[:n])
-            if "up" in found:
-                np.multiply(dy[c], h[:n], out=found["up"][c])
-            if "gate" in found:
-                np.subtract(1, s[:n], out=slope[:n])
-                slope[:n] *= h[:n]
-                slope[:n] += s[:n]
-                slope[:n] *= u[c]
-                np.multiply(slope[:n], dy[c], out=found["gate"][c])
-
-    share_out(part, z.size, LEAST)
-    return tuple(narrow(found[name], gate.shape, gate.dtype) for name in wanted)
+    """dgate = dy o up o (s + h (1 - s)), dup = dy o h: both factors are kept in place of gate and up, and written over."""
+    shape, dtype, factors = residuals
+    dy = wide(cotangents[0]).reshape(-1)
+    return tuple(narrow(np.multiply(dy, factors[name], out=factors[name]), shape, dtype) for name in wanted)
 
 
 def _chunks(first: int, last: int) -> Iterator[slice]:
