@@ -9,7 +9,7 @@ import refpeft
 from refpeft import catalogue, plugins
 from refpeft.numerics.formats import as_format
 from refpeft.ops import dynamic8, fp4, nf4
-from refpeft_cpu import chunks, llm_int8_linear, memory, qlora, threads
+from refpeft_cpu import chunks, llm_int8_linear, lm_loss, memory, qlora, threads
 from refpeft_cpu import nf4 as tuned
 
 
@@ -31,6 +31,22 @@ def test_an_input_is_kept_only_for_a_gradient_that_may_be_wanted(operation, attr
     (whole, *_), (hollow, *_) = (forward(x, *weights, residuals=r, **attributes)[1] for r in (True, ("x",)))
     assert np.shares_memory(whole, x)
     assert (hollow.shape, hollow.dtype, hollow.strides) == (x.shape, x.dtype, (0, 0))
+
+
+@pytest.mark.parametrize("largest", [1.0, 1e3])
+def test_a_loss_over_parts_of_the_vocabulary_is_the_loss(largest, monkeypatch):
+    """Where no logit is large, and where the running maximum grows from part to part."""
+    monkeypatch.setattr(lm_loss, "CHUNK", 1)
+    monkeypatch.setattr(lm_loss, "WORDS", 5)
+    random = np.random.default_rng(0)
+    x, weight = (random.uniform(-0.5, 0.5, s).astype(np.float32) for s in [(4, 6), (23, 6)])
+    weight *= np.linspace(0, largest, 23, dtype=np.float32)[:, None]
+    target, mask = np.array([22, 0, 7, 5]), np.array([True, True, False, True])
+    implementation, one = plugins.backend("cpu").implementation("nn.lm_loss"), np.float32(1)
+    (loss,), residuals = implementation.forward(x, weight, target, mask)
+    dx, dweight = implementation.vjp(residuals, (one,), ["x", "weight"])
+    found, inputs = {"loss": loss, "dx": dx, "dweight": dweight}, {"weight": weight, "target": target, "mask": mask}
+    refpeft.assert_conforms("nn.lm_loss", found, x=x, dloss=one, **inputs)
 
 
 CASES = [(nf4, v) for v in ("paper", "bitsandbytes-cpu")] + [(fp4, v) for v in ("sign-magnitude", "bitsandbytes-cpu")]

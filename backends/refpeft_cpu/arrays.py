@@ -44,6 +44,11 @@ def kept(array, residuals: bool | Sequence[str], *needing: str):
     return np.broadcast_to(np.zeros((), array.dtype), array.shape)
 
 
+def longest(vectors) -> float:
+    """The length of the longest vector along the last axis; NaN where one has a NaN."""
+    return math.sqrt(np.einsum("...i,...i->...", vectors, vectors).max(initial=0))
+
+
 def over_batch(array, axes):
     """Summed over all but the last axes."""
     batch = tuple(range(array.ndim - axes))

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from refpeft_cpu.arrays import narrow, wide
+from refpeft_cpu.arrays import longest, narrow, wide
 
 BLOCK = 64
 """Queries at a time."""
@@ -26,7 +26,7 @@ def attention(q, k, v, mask=None, *, scale, causal=False, offset=0, residuals=Tr
     """With E = exp(s Q Kᵀ - m) over what is seen, P = E / rowsum(E) and y = E V / rowsum(E)."""
     queries, keys, values = scale * wide(_flat(q)), wide(_flat(k)), _with_ones(wide(_flat(v)))
     mask = None if mask is None else mask.reshape(-1, *mask.shape[-2:])
-    tame = _largest(queries) * _largest(keys) <= TAME
+    tame = longest(queries) * longest(keys) <= TAME
     y, kept = _tokens_first(queries, (*queries.shape[:-1], values.shape[-1] - 1)), []
     for n, seen, stop in _blocks(queries, keys, causal, offset):
         e = _grouped(queries[n, :, seen], keys) @ keys[n, :, :stop].swapaxes(-1, -2)
@@ -91,11 +91,6 @@ def _hide(e, q, mask, causal, offset, seen) -> None:
         first = min(seen.start + offset + 1, stop)
         later = np.arange(first, stop) > np.arange(seen.start, seen.stop)[:, None] + offset
         np.copyto(by_query[..., first:], -np.inf, where=later)
-
-
-def _largest(x) -> float:
-    """The length of the longest vector; NaN where one has a NaN."""
-    return math.sqrt(np.einsum("...i,...i->...", x, x).max(initial=0))
 
 
 def _with_ones(v):

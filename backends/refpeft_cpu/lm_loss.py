@@ -1,20 +1,23 @@
 """Head and loss of a language model, a part of the vocabulary at a time: of the logits, tokens times vocabulary, only a chunk is
 ever there.
 
-What is kept of each token is its log-sum-exp, found with a running maximum, and the mean of W's rows under softmax, summed up on
-the way: dx is that mean without the target's row, and costs no third product. For dW the logits are computed again.
+What is kept of each token is its log-sum-exp, and the mean of W's rows under softmax, summed up on the way: dx is that mean without
+the target's row, and costs no third product. For dW the logits are computed again. Where a logit may be large, a running maximum
+is taken off, and what was summed before it grew fades; where none can be, it stays zero.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
-from refpeft_cpu.arrays import narrow, rows, wide
+from refpeft_cpu.arrays import longest, narrow, rows, wide
 
-CHUNK = 2**21
-"""Logits at a time: 8 MB."""
+CHUNK = 2**18
+"""Logits at a time: 1 MB, which stays near in the caches."""
+WORDS = 256
+"""At a time at least, since all tokens are gone through for each part."""
+TAME = 32.0
+"""Logits within it have an exponential in float32, and so have sums of them over all words, times W."""
 
 
 def lm_loss(x, weight, target, mask=None, *, residuals=True):
@@ -22,22 +25,27 @@ def lm_loss(x, weight, target, mask=None, *, residuals=True):
     flat, head, target = rows(x), wide(weight), target.reshape(-1)
     counts = np.ones(len(flat), bool) if mask is None else mask.reshape(-1)
     number = max(int(np.count_nonzero(counts)), 1)
-    largest = np.full_like(flat, -np.inf, shape=len(flat))
-    total, chosen = np.zeros_like(largest), np.zeros_like(largest)
-    mean = np.zeros_like(flat) if residuals else None
-    for part, there in _parts(target, len(head)):
-        logits = flat @ head[part].T
-        chosen[there] = logits[there, target[there] - part.start]
-        before, largest = largest, np.maximum(largest, logits.max(axis=-1))
-        logits -= largest[:, None]
+    tame = longest(flat) * longest(head) <= TAME
+    largest = np.full_like(flat, 0 if tame else -np.inf, shape=len(flat))
+    total, mean = np.zeros_like(largest), np.zeros_like(flat) if residuals else None
+    parts = _parts(target, len(head))
+    room, ones = np.empty_like(flat, shape=(len(flat), parts[0].stop)), np.ones_like(head, shape=parts[0].stop)
+    for part in parts:
+        words = head[part]
+        logits = np.matmul(flat, words.T, out=room[:, : len(words)])
+        if not tame:
+            before, largest = largest, np.maximum(largest, logits.max(axis=-1))
+            logits -= largest[:, None]
+            faded = np.exp(before - largest)
+            total *= faded
+            if mean is not None:
+                mean *= faded[:, None]
         np.exp(logits, out=logits)
-        faded = np.exp(before - largest)
-        total = total * faded + logits.sum(axis=-1)
+        total += logits @ ones[: len(words)]
         if mean is not None:
-            mean *= faded[:, None]
-            mean += logits @ head[part]
+            mean += logits @ words
     lse = largest + np.log(total)
-    loss = (lse - chosen).sum(where=counts) / number
+    loss = (lse - np.einsum("ij,ij->i", flat, head[target])).sum(where=counts) / number
     kept = (x, weight, target, counts, number, lse, mean / total[:, None]) if residuals else None
     return (narrow(loss, (), x.dtype),), kept
 
@@ -50,8 +58,9 @@ def vjp(residuals, cotangents, wanted):
 
     def dweight():
         found = np.empty_like(head)
-        for part, there in _parts(target, len(head)):
+        for part in _parts(target, len(head)):
             dl = np.exp(flat @ head[part].T - lse[:, None])
+            there = np.flatnonzero((target >= part.start) & (target < part.stop))
             dl[there, target[there] - part.start] -= 1
             np.matmul((dl * each).T, flat, out=found[part])
         return found
@@ -63,8 +72,7 @@ def vjp(residuals, cotangents, wanted):
     return tuple(gradients[name]() for name in wanted)
 
 
-def _parts(target, vocabulary: int) -> Iterator[tuple[slice, np.ndarray]]:
-    """Parts of the vocabulary, and which tokens have their target in each."""
-    step = max(1, CHUNK // max(len(target), 1))
-    for start in range(0, vocabulary, step):
-        yield slice(start, start + step), np.flatnonzero((target >= start) & (target < start + step))
+def _parts(target, vocabulary: int) -> list[slice]:
+    """Parts of the vocabulary, the first of which is the largest."""
+    step = max(WORDS, CHUNK // max(len(target), 1))
+    return [slice(start, min(start + step, vocabulary)) for start in range(0, vocabulary, step)]
