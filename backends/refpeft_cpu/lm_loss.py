@@ -1,9 +1,9 @@
 """Head and loss of a language model, a part of the vocabulary at a time: of the logits, tokens times vocabulary, only a chunk is
 ever there.
 
-What is kept of each token is its log-sum-exp, and the mean of W's rows under softmax, summed up on the way: dx is that mean without
-the target's row, and costs no third product. For dW the logits are computed again. Where a logit may be large, a running maximum
-is taken off, and what was summed before it grew fades; where none can be, it stays zero.
+What is kept of each token is its log-sum-exp, and the mean of W's rows under softmax, summed up on the way: dx is that mean
+without the target's row, and costs no third product. For dW the logits are computed again. Where logits may be large, a running
+maximum is taken off, and what was summed before it grew fades; where none can be, it stays zero.
 """
 
 from __future__ import annotations

@@ -36,7 +36,11 @@ def swiglu(gate, up, *, residuals=True):
             np.multiply(h[c], u[c], out=y[c])
 
     share_out(part, z.size, LEAST)
-    return (narrow(y, gate.shape, gate.dtype),), (gate.shape, gate.dtype, {"gate": slope, "up": h}) if residuals else None
+    return (narrow(y, gate.shape, gate.dtype),), (
+        gate.shape,
+        gate.dtype,
+        {"gate": slope, "up": h},
+    ) if residuals else None
 
 
 def vjp(residuals, cotangents, wanted):

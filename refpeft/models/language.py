@@ -122,7 +122,7 @@ class LanguageModel(Transformer):
             gated_vjp(gradients)
             return share * total, gradients
 
-        losses, gradients = zip(*shards.each(self.backend, self.shape.width, task, ids, mask, self.operations))
+        losses, gradients = zip(*shards.each(self.backend, shards.breadth(self.shape), task, ids, mask, self.operations))
         return sum(losses), self._encode_vjp(encoding, shards.summed(gradients))
 
     def score(self, ids: np.ndarray, mask: np.ndarray | None = None, tasks: np.ndarray | None = None) -> float:
@@ -137,7 +137,7 @@ class LanguageModel(Transformer):
             x, _ = model._read(ids[:, :-1], keep=False)
             return share * float(self.host(model._loss(x, ids[:, 1:], mask, keep=False)[0]))
 
-        return sum(shards.each(self.backend, self.shape.width, task, ids, mask, self.operations))
+        return sum(shards.each(self.backend, shards.breadth(self.shape), task, ids, mask, self.operations))
 
     def through(self, ids: np.ndarray) -> None:
         self.logits(ids)

@@ -14,23 +14,31 @@ from typing import Any
 import numpy as np
 
 from refpeft.backend import Backend
+from refpeft.memory.decoder import Decoder
 
 LEAST = 2**16
-"""Numbers of what enters a block, tokens times width, that a shard must have: smaller ones cost more than they gain."""
+"""Numbers that a shard must have, tokens times breadth: smaller ones cost more than they gain."""
+LOGITS = 32
+"""As many take no longer than one number of what enters a block, and all blocks after it."""
 
 
 MIXED = ("lily.linear",)
 """Operations that compute a row from all rows: the batch stays whole where one stands."""
 
 
+def breadth(shape: Decoder) -> int:
+    """Numbers of a token: what enters a block, and the logits by what they take."""
+    return shape.width + shape.vocabulary // LOGITS
+
+
 def each(
-    backend: Backend, width: int, task: Callable, ids: np.ndarray, mask: np.ndarray | None, standing: Iterable[str] = ()
+    backend: Backend, breadth: int, task: Callable, ids: np.ndarray, mask: np.ndarray | None, standing: Iterable[str] = ()
 ) -> list[Any]:
     """What ``task(first, ids, mask, share)`` gives for each shard of a batch: its first row, and its share of what counts.
 
     ``standing`` are the operations that the model calls.
     """
-    count = 1 if set(MIXED) & set(standing) else max(1, min(backend.shards, len(ids), ids[:, 1:].size * width // LEAST))
+    count = 1 if set(MIXED) & set(standing) else max(1, min(backend.shards, len(ids), ids[:, 1:].size * breadth // LEAST))
     ends = [len(ids) * k // count for k in range(count + 1)]
     counted = np.ones(ids[:, 1:].shape, bool) if mask is None else np.asarray(mask, bool)
     total = max(int(np.count_nonzero(counted)), 1)

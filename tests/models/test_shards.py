@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_sites import KINDS, tiny
+from test_sites import KINDS, TINY, tiny
 
 from refpeft.models import shards
 
@@ -49,6 +50,12 @@ def test_a_batch_is_cut_where_its_shards_are_worth_a_thread():
     assert cut(8, 512) == [2, 2, 2, 2]
     assert cut(3, 4096) == [1, 1, 1]
     assert cut(8, 512, Alone) == [8]
+
+
+def test_a_batch_is_cut_the_earlier_the_more_words_there_are():
+    """A vocabulary makes tokens broader."""
+    few, many = (shards.breadth(replace(TINY, width=64, vocabulary=words)) for words in (16, 32000))
+    assert few == 64 < many < 64 + 32000
 
 
 def test_tasks_of_the_cpu_backend_meet_each_have_a_thread_and_leave_blas_as_it_was():
