@@ -1,5 +1,6 @@
 """Arrays in the precision of the arithmetic, as matrices."""
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -20,7 +21,8 @@ def rows(array):
 
 def narrow(array, shape, dtype):
     """Rounded to the dtype of storage, in the shape that the signature has."""
-    array = np.atleast_1d(array).reshape(shape)
+    if array.shape != shape or not shape:
+        array = np.atleast_1d(array).reshape(shape)
     if array.dtype == dtype:
         return array
     with np.errstate(over="ignore"):
@@ -41,7 +43,12 @@ def kept(array, residuals: bool | Sequence[str], *needing: str):
     """An array for the gradients that need it; where none of them will be wanted, zeros of its shape that take no memory."""
     if residuals is True or set(needing) & set(residuals):
         return array
-    return np.broadcast_to(np.zeros((), array.dtype), array.shape)
+    return _hollow(array.shape, array.dtype)
+
+
+@functools.lru_cache(maxsize=256)
+def _hollow(shape, dtype):
+    return np.broadcast_to(np.zeros((), dtype), shape)
 
 
 def longest(vectors) -> float:

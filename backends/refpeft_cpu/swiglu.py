@@ -36,11 +36,8 @@ def swiglu(gate, up, *, residuals=True):
             np.multiply(h[c], u[c], out=y[c])
 
     share_out(part, z.size, LEAST)
-    return (narrow(y, gate.shape, gate.dtype),), (
-        gate.shape,
-        gate.dtype,
-        {"gate": slope, "up": h},
-    ) if residuals else None
+    factors = {"gate": slope, "up": h}
+    return (narrow(y, gate.shape, gate.dtype),), (gate.shape, gate.dtype, factors) if residuals else None
 
 
 def vjp(residuals, cotangents, wanted):

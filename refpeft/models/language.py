@@ -122,7 +122,9 @@ class LanguageModel(Transformer):
             gated_vjp(gradients)
             return share * total, gradients
 
-        losses, gradients = zip(*shards.each(self.backend, shards.breadth(self.shape), task, ids, mask, self.operations))
+        losses, gradients = zip(
+            *shards.each(self.backend, shards.breadth(self.shape), task, ids, mask, self.operations)
+        )
         return sum(losses), self._encode_vjp(encoding, shards.summed(gradients))
 
     def score(self, ids: np.ndarray, mask: np.ndarray | None = None, tasks: np.ndarray | None = None) -> float:

@@ -32,13 +32,20 @@ def breadth(shape: Decoder) -> int:
 
 
 def each(
-    backend: Backend, breadth: int, task: Callable, ids: np.ndarray, mask: np.ndarray | None, standing: Iterable[str] = ()
+    backend: Backend,
+    breadth: int,
+    task: Callable,
+    ids: np.ndarray,
+    mask: np.ndarray | None,
+    standing: Iterable[str] = (),
 ) -> list[Any]:
     """What ``task(first, ids, mask, share)`` gives for each shard of a batch: its first row, and its share of what counts.
 
     ``standing`` are the operations that the model calls.
     """
-    count = 1 if set(MIXED) & set(standing) else max(1, min(backend.shards, len(ids), ids[:, 1:].size * breadth // LEAST))
+    count = (
+        1 if set(MIXED) & set(standing) else max(1, min(backend.shards, len(ids), ids[:, 1:].size * breadth // LEAST))
+    )
     ends = [len(ids) * k // count for k in range(count + 1)]
     counted = np.ones(ids[:, 1:].shape, bool) if mask is None else np.asarray(mask, bool)
     total = max(int(np.count_nonzero(counted)), 1)
