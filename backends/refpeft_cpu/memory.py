@@ -20,7 +20,9 @@ KEPT = 2**28
 
 FREED = 2**30
 """Bytes that the C library may keep."""
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+HEAP = 2**26
+"""Bytes of one heap of a thread: where so many are wanted in reserve, none is given back whole."""
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 """As ``malloc.h`` numbers them."""
 
 _unused: defaultdict[int, list[np.ndarray]] = defaultdict(list)
@@ -54,8 +56,8 @@ def keep_freed() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        for parameter in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
-            mallopt(parameter, FREED)
+        for parameter, size in ((_TRIM_THRESHOLD, FREED), (_TOP_PAD, HEAP), (_MMAP_THRESHOLD, FREED)):
+            mallopt(parameter, size)
 
 
 class _Loan:
