@@ -26,27 +26,27 @@ def lm_loss(x, weight, target, mask=None, *, residuals=True):
     counts = np.ones(len(flat), bool) if mask is None else mask.reshape(-1)
     number = max(int(np.count_nonzero(counts)), 1)
     tame = longest(flat) * longest(head) <= TAME
-    largest = np.full_like(flat, 0 if tame else -np.inf, shape=len(flat))
+    largest = np.full_like(flat, 0 if tame else -np.inf, shape=(len(flat), 1))
     total, mean = np.zeros_like(largest), np.zeros_like(flat) if residuals else None
     parts = _parts(target, len(head))
-    room, ones = np.empty_like(flat, shape=(len(flat), parts[0].stop)), np.ones_like(head, shape=parts[0].stop)
+    room, ones = np.empty_like(flat, shape=(len(flat), parts[0].stop)), np.ones_like(head, shape=(parts[0].stop, 1))
     for part in parts:
         words = head[part]
         logits = np.matmul(flat, words.T, out=room[:, : len(words)])
         if not tame:
-            before, largest = largest, np.maximum(largest, logits.max(axis=-1))
-            logits -= largest[:, None]
+            before, largest = largest, np.maximum(largest, logits.max(axis=-1, keepdims=True))
+            logits -= largest
             faded = np.exp(before - largest)
             total *= faded
             if mean is not None:
-                mean *= faded[:, None]
+                mean *= faded
         np.exp(logits, out=logits)
         total += logits @ ones[: len(words)]
         if mean is not None:
             mean += logits @ words
     lse = largest + np.log(total)
-    loss = (lse - np.einsum("ij,ij->i", flat, head[target])).sum(where=counts) / number
-    kept = (x, weight, target, counts, number, lse, mean / total[:, None]) if residuals else None
+    loss = (lse[:, 0] - np.einsum("ij,ij->i", flat, head[target])).sum(where=counts) / number
+    kept = (x, weight, target, counts, number, lse, mean / total) if residuals else None
     return (narrow(loss, (), x.dtype),), kept
 
 
@@ -59,7 +59,7 @@ def vjp(residuals, cotangents, wanted):
     def dweight():
         found = np.empty_like(head)
         for part in _parts(target, len(head)):
-            dl = np.exp(flat @ head[part].T - lse[:, None])
+            dl = np.exp(flat @ head[part].T - lse)
             there = np.flatnonzero((target >= part.start) & (target < part.stop))
             dl[there, target[there] - part.start] -= 1
             np.matmul((dl * each).T, flat, out=found[part])
