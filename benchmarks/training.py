@@ -3,9 +3,10 @@
     OMP_NUM_THREADS=2 python benchmarks/training.py --out benchmarks/results/training.json
 
 Forward, backward and AdamW in float32, rank 8, the same random weights and adapters; the losses, without dropout, must agree
-before anything is timed. Each has a process of its own, and rounds alternate; medians with an interval that holds the median with
-95 %. ``limit`` is the products of the step (each weight once forward, and once for the gradient to its input; attention causal)
-at the rate of ``np.matmul`` in that run. ``--uneven`` is the same with dropout, rows of unequal lengths and grouped heads.
+before anything is timed. Each has a process of its own, and rounds alternate, with rests between, so that neither is slowed by
+the other's threads; medians with an interval that holds the median with 95 %. ``limit`` is the products of the step (each weight
+once forward, and once for the gradient to its input; attention causal) at the rate of ``np.matmul`` in that run. ``--uneven`` is
+the same with dropout, rows of unequal lengths and grouped heads.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ import numpy as np
 from refpeft.intervals import alternating, seconds
 
 RANK, SCALING, LR, DROPOUT = 8, 2.0, 1e-3, 0.05
+REST = 0.1
+"""Seconds after which the threads of OpenBLAS and of torch's OpenMP no longer spin."""
 
 
 class Size(NamedTuple):
@@ -92,7 +95,9 @@ def main(sizes: str, rounds: int, uneven: bool, out: Path | None) -> None:
         size = SIZES[name]
         size = size._replace(group=max(size.group, 2)) if uneven else size
         with tempfile.TemporaryDirectory() as folder, steps(size, uneven, Path(folder)) as (ours, theirs):
-            row: dict[str, Any] = {"size": name} | alternating(ours, theirs, rounds) | {"limit": size.products / rate}
+            row: dict[str, Any] = (
+                {"size": name} | alternating(ours, theirs, rounds, REST) | {"limit": size.products / rate}
+            )
         rows.append(row)
         low, median, high = row["ratio"]
         click.echo(

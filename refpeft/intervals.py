@@ -35,9 +35,22 @@ def median(values: Sequence[float]) -> tuple[float, float, float]:
     return ordered[reach], statistics.median(values), ordered[n - 1 - reach]
 
 
-def alternating(ours: Callable, theirs: Callable, rounds: int) -> dict[str, tuple[float, float, float]]:
-    """Seconds of each and their ratio, theirs over ours, after one round that does not count."""
-    times = [(seconds(ours), seconds(theirs)) for _ in range(rounds + 1)][1:]
+def alternating(
+    ours: Callable, theirs: Callable, rounds: int, rest: float = 0.0
+) -> dict[str, tuple[float, float, float]]:
+    """Seconds of each and their ratio, theirs over ours, after one round that does not count.
+
+    With a rest of so many seconds before each, the other's threads, which spin for a while after their work, are asleep; a call
+    that does not count, for which each wakes its own, comes first.
+    """
+
+    def rested(function):
+        if rest:
+            time.sleep(rest)
+            function()
+        return seconds(function)
+
+    times = [(rested(ours), rested(theirs)) for _ in range(rounds + 1)][1:]
     own, peer = ([t[k] for t in times] for k in (0, 1))
     return {"ours": median(own), "theirs": median(peer), "ratio": median([t / o for o, t in times])}
 
