@@ -1,6 +1,8 @@
-"""A training step of LoRA on q and v: refpeft's decoder on its cpu backend against transformers with peft, in one run.
+"""A training step of LoRA on q and v: refpeft's decoder on its cpu backend against transformers with peft, or against torch by
+hand (``eager.py``), in one run.
 
     OMP_NUM_THREADS=2 python benchmarks/training.py --out benchmarks/results/training.json
+    OMP_NUM_THREADS=2 python benchmarks/training.py --against eager --out benchmarks/results/training_eager.json
 
 Forward, backward and AdamW in float32, rank 8, the same random weights and adapters; the losses, without dropout, must agree
 before anything is timed. Each has a process of its own, and rounds alternate, with rests between, so that neither is slowed by
@@ -83,8 +85,9 @@ SIZES = {
 @click.option(
     "--uneven", is_flag=True, help="With dropout, rows of unequal lengths, and two heads of queries to one of keys."
 )
+@click.option("--against", type=click.Choice(("peft", "eager")), default="peft", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False))
-def main(sizes: str, rounds: int, uneven: bool, out: Path | None) -> None:
+def main(sizes: str, rounds: int, uneven: bool, against: str, out: Path | None) -> None:
     """Time, print and write."""
     from refpeft_cpu import threads
 
@@ -94,14 +97,14 @@ def main(sizes: str, rounds: int, uneven: bool, out: Path | None) -> None:
     for name in sizes.split(","):
         size = SIZES[name]
         size = size._replace(group=max(size.group, 2)) if uneven else size
-        with tempfile.TemporaryDirectory() as folder, steps(size, uneven, Path(folder)) as (ours, theirs):
+        with tempfile.TemporaryDirectory() as folder, steps(size, uneven, against, Path(folder)) as (ours, theirs):
             row: dict[str, Any] = (
                 {"size": name} | alternating(ours, theirs, rounds, REST) | {"limit": size.products / rate}
             )
         rows.append(row)
         low, median, high = row["ratio"]
         click.echo(
-            f"{name:12} {1e3 * row['ours'][1]:8.1f} ms   transformers and peft {1e3 * row['theirs'][1]:8.1f} ms   "
+            f"{name:12} {1e3 * row['ours'][1]:8.1f} ms   {against} {1e3 * row['theirs'][1]:8.1f} ms   "
             f"times ours {median:.2f} ({low:.2f} to {high:.2f})   limit {1e3 * row['limit']:.1f} ms"
         )
     if out:
@@ -110,13 +113,15 @@ def main(sizes: str, rounds: int, uneven: bool, out: Path | None) -> None:
         from refpeft.files import atomic_write
 
         versions = {name: version(name) for name in ("numpy", "torch", "transformers", "peft")}
-        content = {"machine": platform.machine(), "threads": threads.count(), "uneven": uneven}
+        content = {"machine": platform.machine(), "threads": threads.count(), "uneven": uneven, "against": against}
         atomic_write(out, (json.dumps(content | {"versions": versions, "rows": rows}, indent=1) + "\n").encode())
 
 
 @contextmanager
-def steps(size: Size, uneven: bool, folder: Path) -> Iterator[tuple[Callable[[], float], Callable[[], float]]]:
-    """A step of refpeft, and one of peft in a process of its own, where neither has the other's threads and memory."""
+def steps(
+    size: Size, uneven: bool, against: str, folder: Path
+) -> Iterator[tuple[Callable[[], float], Callable[[], float]]]:
+    """A step of refpeft, and one of the peer in a process of its own, where neither has the other's threads and memory."""
     from refpeft.methods import LoRA
     from refpeft.models import load
     from refpeft.models.dropout import Dropout
@@ -124,7 +129,7 @@ def steps(size: Size, uneven: bool, folder: Path) -> Iterator[tuple[Callable[[],
 
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    context.Process(target=peer, args=(size, uneven, folder, theirs), daemon=True).start()
+    context.Process(target=peer, args=(size, uneven, against, folder, theirs), daemon=True).start()
     ours.recv()
     model = load(folder, backend="cpu")
     random = np.random.default_rng(0)
@@ -153,9 +158,8 @@ def steps(size: Size, uneven: bool, folder: Path) -> Iterator[tuple[Callable[[],
     ours.send(False)
 
 
-def peer(size: Size, uneven: bool, folder: Path, pipe: Connection) -> None:
+def peer(size: Size, uneven: bool, against: str, folder: Path, pipe: Connection) -> None:
     """Save a random model, take ids and adapters, give the loss, and make a step whenever asked."""
-    import peft
     import torch
     import transformers
 
@@ -172,22 +176,16 @@ def peer(size: Size, uneven: bool, folder: Path, pipe: Connection) -> None:
     base = transformers.LlamaForCausalLM(config)
     base.save_pretrained(folder)
     pipe.send("saved")
-    dropout = DROPOUT if uneven else 0.0
-    at = ["q_proj", "v_proj"]
-    lora = peft.LoraConfig(r=RANK, lora_alpha=int(RANK * SCALING), target_modules=at, lora_dropout=dropout)
-    model = peft.get_peft_model(base, lora)
     ids, mask, arrays = pipe.recv()
-    for i, layer in enumerate(model.base_model.model.model.layers):
-        for name in "qv":
-            module = getattr(layer.self_attn, f"{name}_proj")
-            module.lora_A["default"].weight.data = torch.from_numpy(arrays[f"layers.{i}.attn.{name}.a"])
-    adamw = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=LR, weight_decay=0.0)
+    model, logits = PEERS[against](base, arrays, DROPOUT if uneven else 0.0)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    adamw = torch.optim.AdamW(trained, lr=LR, weight_decay=0.0, fused=against == "eager")
     tokens, seen = torch.from_numpy(ids), None if mask is None else torch.from_numpy(mask)
     target = tokens[:, 1:] if seen is None else tokens[:, 1:].where(seen, -100)
 
     def loss():
-        logits = model(input_ids=tokens[:, :-1], attention_mask=seen if seen is None else seen.long()).logits
-        return torch.nn.functional.cross_entropy(logits.reshape(-1, size.vocabulary), target.reshape(-1))
+        found = logits(tokens[:, :-1], seen)
+        return torch.nn.functional.cross_entropy(found.reshape(-1, size.vocabulary), target.reshape(-1))
 
     model.eval()
     with torch.no_grad():
@@ -199,6 +197,32 @@ def peer(size: Size, uneven: bool, folder: Path, pipe: Connection) -> None:
         found.backward()
         adamw.step()
         pipe.send(found.item())
+
+
+def with_peft(base, arrays, dropout: float):
+    """transformers' model with peft's layers, and its logits."""
+    import peft
+    import torch
+
+    at = ["q_proj", "v_proj"]
+    lora = peft.LoraConfig(r=RANK, lora_alpha=int(RANK * SCALING), target_modules=at, lora_dropout=dropout)
+    model = peft.get_peft_model(base, lora)
+    for i, layer in enumerate(model.base_model.model.model.layers):
+        for name in "qv":
+            module = getattr(layer.self_attn, f"{name}_proj")
+            module.lora_A["default"].weight.data = torch.from_numpy(arrays[f"layers.{i}.attn.{name}.a"])
+    return model, lambda ids, seen: model(input_ids=ids, attention_mask=seen if seen is None else seen.long()).logits
+
+
+def by_hand(base, arrays, dropout: float):
+    """The same in eager torch, and its logits."""
+    from eager import Eager
+
+    model = Eager(base, arrays, SCALING, dropout)
+    return model, model
+
+
+PEERS = {"peft": with_peft, "eager": by_hand}
 
 
 def product_rate() -> float:
