@@ -7,11 +7,12 @@ import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, reject, seed, settings
-from hypothesis.errors import Unsatisfiable
+from hypothesis.errors import Flaky, Unsatisfiable
 from hypothesis.strategies import SearchStrategy
 
 from refpeft import plugins
@@ -39,8 +40,8 @@ PROFILES = {"sample": 3, "quick": 8, "standard": 30, "thorough": 100}
 """Examples a check examines, by profile; ``sample`` is for test suites."""
 LARGEST_KEPT = 2**18
 """Elements of a check's problems that are kept for other subjects."""
-PATIENCE = 100
-"""So many problems may be outside of what the backend takes before a check without an example is given up."""
+PATIENCE = 300
+"""So many problems in a row may be outside of what the backend takes before no others are drawn."""
 
 
 def run(
@@ -75,6 +76,7 @@ def run(
         keeps it on the next has failed: whatever Hypothesis says of flakiness, the first violation counts.
     """
     started, observed = time.perf_counter(), Observation()
+    patience = _Patience(observed)
     found: list[tuple[Any, Violation]] = []
     asked: list[Any] = []
 
@@ -107,7 +109,8 @@ def run(
         try:
             check.examine(subject, problem, observed)
         except Outside as turned_away:
-            observed.turned_away(str(turned_away))
+            observed.examples -= 1
+            patience.turned_away(str(turned_away))
             raise
         except Violation as violation:
             found.append((problem, violation))
@@ -118,6 +121,7 @@ def run(
         if check.kind == "laws" and observed.elements == compared:
             observed.examples -= 1
             raise _Silent
+        patience.refused = 0
 
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -125,8 +129,10 @@ def run(
             before = {name: subject.counted(name) for name in check.operations}
             try:
                 examples = max(3, round(check.share * PROFILES[profile]))
-                problems = (drawn or {}).get(check.id) or check.problems(subject)
-                _examine_all(problems, examine, examples, f"{random_seed} {check.id}")
+                problems = (drawn or {}).get(check.id) or check.problems(
+                    replace(subject, turned_away=patience.turned_away)
+                )
+                _examine_all(problems, examine, examples, f"{random_seed} {check.id}", patience)
             except Exception:
                 if not found:
                     raise
@@ -182,11 +188,29 @@ def _missing(check: Check, subject: Subject) -> str:
     return ""
 
 
+@dataclass
+class _Patience:
+    """How many problems in a row were outside of what the backend takes, each counted in ``observed``."""
+
+    observed: Observation
+    refused: int = 0
+
+    @property
+    def over(self) -> bool:
+        return self.refused >= PATIENCE
+
+    def turned_away(self, reason: str) -> None:
+        self.observed.turned_away(reason)
+        self.refused += 1
+        if self.over:
+            raise Outside(reason)
+
+
 class _Silent(Exception):
     """A law compares nothing on a problem, or with what has no budget."""
 
 
-def _examine_all(problems, examine: Callable, examples: int, random_seed: str) -> None:
+def _examine_all(problems, examine: Callable, examples: int, random_seed: str, patience: _Patience) -> None:
     """Examine problems that are given, or drawn; those outside of what the backend takes make room for others, and those too
     of which a law says nothing.
 
@@ -209,21 +233,21 @@ def _examine_all(problems, examine: Callable, examples: int, random_seed: str) -
     )
     @given(problems)
     def search(problem):
-        nonlocal taken, turned_away
         try:
             examine(problem)
         except Outside:
-            turned_away += 1
-            if not taken and turned_away >= PATIENCE:
+            if patience.over:
                 raise
             reject()
         except _Silent:
             reject()
-        taken += 1
 
-    taken, turned_away = 0, 0
-    with suppress(Unsatisfiable, Outside):
-        search()
+    try:
+        with suppress(Unsatisfiable, Outside):
+            search()
+    except Flaky:
+        if not patience.over:
+            raise
 
 
 def _told_apart(check: Check, subject: Subject, problem: Problem) -> Callable[[Problem], bool]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 import numpy as np
 from hypothesis import strategies as st
@@ -114,7 +114,7 @@ def attribute_values(draw, operation: Operation, *, exact: bool = False, dtype: 
         admitted = [
             v
             for v in ([dtype] if name == "dtype" and dtype else candidates(operation, attribute, exact))
-            if holds(operation, values | {name: v}, values.keys() | {name})
+            if holds(operation, values | {name: v}, values.keys() | {name}, values.keys())
         ]
         values[name] = draw(_one_of(admitted)) if admitted else reject()
     return values
@@ -152,7 +152,7 @@ def dim_sizes(draw, operation: Operation, attributes: dict, *, long: bool = Fals
     for name in free:
         stretch = operation.sizes.get("long", LONG_SIZES) if name == stretched else ()
         sizes = stretch or operation.sizes.get(name, SIZES[:4] if long else SIZES)
-        admitted = [s for s in sizes if holds(operation, derived(known | {name: s}, defined), None)]
+        admitted = [s for s in sizes if holds(operation, derived(known | {name: s}, defined), None, known.keys())]
         known[name] = draw(_one_of(admitted)) if admitted else reject()
     known = derived(known, defined)
     for name in signature.dims:
@@ -182,10 +182,10 @@ def derived(known: dict, defined: dict) -> dict:
     return known
 
 
-def holds(operation: Operation, known: dict, names) -> bool:
-    """Whether no constraint on ``names`` (None for all that are known) is broken."""
-    constraints = [c for c in operation.signature.constraints if c.names <= (known.keys() if names is None else names)]
-    return all(c.holds(known) for c in constraints)
+def holds(operation: Operation, known: dict, names: Set[str] | None, kept: Set[str] = frozenset()) -> bool:
+    """Whether no constraint on ``names`` (None for all that are known) is broken; those on ``kept`` alone are not."""
+    names = known.keys() if names is None else names
+    return all(c.holds(known) for c in operation.signature.constraints if c.names <= names and not c.names <= kept)
 
 
 def _defined_by_steps(operation: Operation) -> bool:

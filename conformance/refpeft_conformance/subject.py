@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
+from hypothesis.strategies import SearchStrategy
 
 from refpeft.backend import Backend
 from refpeft.golden import answer
 from refpeft.numerics.precision import Precision, rounding_model
+from refpeft.operation import Operation
 from refpeft.oracle import Comparison, compare
 from refpeft.problem import Problem
 from refpeft.provenance import poisoned
+from refpeft_conformance import strategies
 from refpeft_conformance.intact import disturbance
 from refpeft_conformance.verdict import NoGradient, Observation, Outside, Violation
 from refpeft_conformance.worker import said, timed
@@ -50,12 +53,15 @@ class Subject:
         Whether gradients are asked of it at all.
     loop : str
         The mistake that the loop of a training makes, see `refpeft_conformance.loop_faults`; empty for none.
+    turned_away : callable
+        Told the reason each time that the backend does not take what is about to be drawn.
     """
 
     backend: Backend
     device: str = "cpu"
     gradients: bool = True
     loop: str = ""
+    turned_away: Callable[[str], None] = lambda reason: None
 
     def precision(self, dtype: str) -> Precision | None:
         """What the backend declares for the dtype; None where it does not have it."""
@@ -122,13 +128,29 @@ class Subject:
             return problem
         return problem.with_cotangents({})
 
+    def problems(self, operation: Operation, dtype: str, **how) -> SearchStrategy[Problem]:
+        """`refpeft_conformance.strategies.problems` at the backend's precision, of those that it takes.
+
+        It is asked before the arrays are drawn and the answer is worked out: many a library takes one problem in a hundred.
+        """
+
+        def taken(shapes, attributes):
+            if reason := self._outside(operation.name, dtype, shapes, attributes):
+                self.turned_away(reason)
+            return not reason
+
+        return strategies.problems(operation, dtype=dtype, precision=self.precision(dtype), taken=taken, **how)
+
     def outside(self, problem: Problem) -> str:
         """Why the backend says that it does not take the problem; empty if it does."""
-        implementation = self.backend.implementation(problem.operation.name)
-        if reason := implementation.lacks.get(problem.dtype, ""):
-            return reason
         shapes = {name: array.shape for name, array in problem.inputs.items()}
-        reason = self.guarded(implementation.outside, shapes, dict(problem.attributes))
+        return self._outside(problem.operation.name, problem.dtype, shapes, problem.attributes)
+
+    def _outside(self, operation: str, dtype: str, shapes: Mapping, attributes: Mapping) -> str:
+        implementation = self.backend.implementation(operation)
+        if reason := implementation.lacks.get(dtype, ""):
+            return reason
+        reason = self.guarded(implementation.outside, shapes, dict(attributes))
         if not isinstance(reason, str):
             raise Violation(f"outside must return a reason or an empty string, but returned {type(reason).__name__}")
         return reason

@@ -71,8 +71,7 @@ class Observation:
     counted: dict[str, int] = field(default_factory=dict)
 
     def turned_away(self, reason: str) -> None:
-        """Count a problem that the backend did not take, which was begun as an example."""
-        self.examples -= 1
+        """Count a problem that the backend did not take."""
         self.outside[reason] = self.outside.get(reason, 0) + 1
 
     def add(self, comparison) -> None:

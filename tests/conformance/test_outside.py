@@ -11,7 +11,7 @@ from refpeft import plugins
 from refpeft.backend import Backend, Implementation
 from refpeft.errors import CapabilityError
 from refpeft.operation import find
-from refpeft_conformance import certificate, verification
+from refpeft_conformance import certificate, strategies, verification
 from refpeft_conformance.certify import Outcome, Plan
 from refpeft_conformance.checks import checks_of
 from refpeft_conformance.counterexample import Counterexample
@@ -114,9 +114,35 @@ def test_a_dtype_that_an_operation_lacks_is_unsupported():
     assert Subject(backend).outside(spoiled.problem) == REASON
 
 
-def test_the_kit_gives_up_on_what_takes_nothing():
-    """After a hundred problems, whatever the profile; Hypothesis looks at the last one twice."""
-    assert PATIENCE <= checked(Choosy(nothing)).observation.outside[REASON] <= PATIENCE + 2
+def test_the_backend_is_asked_before_the_arrays_are_drawn(monkeypatch):
+    """No array is made for a problem that it does not take."""
+    made = []
+
+    def build(operation, format, attributes, dims, present, *rest):
+        made.append({argument.name for argument in present})
+        return strategies_build(operation, format, attributes, dims, present, *rest)
+
+    strategies_build = strategies.build
+    monkeypatch.setattr(strategies, "build", build)
+    verdict = checked(Choosy(no_bias))
+    assert len(made) >= verdict.observation.examples > 0
+    assert all("bias" not in names for names in made)
+    assert verdict.observation.outside[REASON] > 0
+
+
+@pytest.mark.parametrize("taken", [0, 2])
+def test_the_kit_gives_up_on_what_takes_nothing(taken):
+    """After so many problems in a row, whether it took others before or not; Hypothesis looks at the last one twice."""
+    asked = []
+
+    def outside(shapes, attributes):
+        """Each problem is asked for twice, when it is drawn and when it is run."""
+        asked.append(shapes)
+        return REASON if len(asked) > 2 * taken else ""
+
+    observed = checked(Choosy(outside)).observation
+    assert observed.examples == taken
+    assert PATIENCE <= observed.outside[REASON] <= PATIENCE + 2
 
 
 def test_golden_files_outside_are_left_out_one_by_one():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from refpeft.errors import DomainError
 from refpeft.golden import BudgetError, answer
 from refpeft_conformance.checks import Check
-from refpeft_conformance.strategies import LAYOUTS, problems
+from refpeft_conformance.strategies import LAYOUTS
 from refpeft_conformance.subject import require_form
 from refpeft_conformance.verdict import Outside, Violation
 
@@ -20,10 +20,10 @@ def checks(operation, dtype):
     """The claims that every operation makes, and two more for those with gradients."""
 
     def drawn(subject):
-        return problems(operation, dtype=dtype, precision=subject.precision(dtype))
+        return subject.problems(operation, dtype)
 
     def forward(subject):
-        return problems(operation, dtype=dtype, precision=subject.precision(dtype), gradients=False)
+        return subject.problems(operation, dtype, gradients=False)
 
     def uniform(subject):
         return drawn(subject).map(_uniform).filter(_has_answer(subject))

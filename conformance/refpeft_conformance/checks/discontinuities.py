@@ -6,7 +6,6 @@ Elements that pass only for that reason are counted.
 from __future__ import annotations
 
 from refpeft_conformance.checks import Check
-from refpeft_conformance.strategies import problems
 
 
 def checks(operation, dtype):
@@ -22,7 +21,7 @@ def _at(operation, dtype, regime: str) -> Check:
         subject.hold(problem, observed, gradients=False)
 
     def drawn(subject):
-        return problems(operation, dtype=dtype, regime=regime, gradients=False, precision=subject.precision(dtype))
+        return subject.problems(operation, dtype, regime=regime, gradients=False)
 
     return Check(
         operation, dtype, "discontinuities", f"codes change only at a boundary on {regime} inputs", examine, drawn

@@ -6,7 +6,7 @@ import numpy as np
 
 from refpeft.golden import stored
 from refpeft_conformance.checks import Check
-from refpeft_conformance.strategies import is_exact, problems
+from refpeft_conformance.strategies import is_exact
 from refpeft_conformance.verdict import Violation
 
 
@@ -21,7 +21,7 @@ def _lane(operation, dtype, *, gradients: bool) -> Check:
     by_steps = not {"proven", "perturbed"} & set(operation.kinds.values())
 
     def drawn(subject):
-        return problems(operation, dtype=dtype, regime="exact", gradients=gradients, precision=subject.precision(dtype))
+        return subject.problems(operation, dtype, regime="exact", gradients=gradients)
 
     def examine(subject, problem, observed):
         if not by_steps and not is_exact(problem, subject.precision(dtype)):

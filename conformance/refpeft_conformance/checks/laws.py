@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from refpeft_conformance.checks import Check
 from refpeft_conformance.laws import laws_of
-from refpeft_conformance.strategies import problems
 
 
 def checks(operation, dtype):
@@ -15,8 +14,6 @@ def checks(operation, dtype):
 
 def _check(operation, dtype, law) -> Check:
     def drawn(subject):
-        return problems(
-            operation, dtype=dtype, regime=law.regime, gradients=law.gradients, precision=subject.precision(dtype)
-        )
+        return subject.problems(operation, dtype, regime=law.regime, gradients=law.gradients)
 
     return Check(operation, dtype, "laws", law.claim, law.examine, drawn, law.gradients, law.needs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from refpeft_conformance.checks import Check
-from refpeft_conformance.strategies import problems
 
 
 def checks(operation, dtype):
@@ -13,6 +12,6 @@ def checks(operation, dtype):
         subject.run(problem)
 
     def drawn(subject):
-        return problems(operation, dtype=dtype, precision=subject.precision(dtype))
+        return subject.problems(operation, dtype)
 
     yield Check(operation, dtype, "provenance", "computes without the reference", examine, drawn)

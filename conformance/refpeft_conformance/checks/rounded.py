@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from refpeft_conformance.checks import Check
-from refpeft_conformance.strategies import problems, regimes_of
+from refpeft_conformance.strategies import regimes_of
 
 
 def checks(operation, dtype):
@@ -16,7 +16,7 @@ def checks(operation, dtype):
 
 def _lane(operation, dtype, regime: str, *, gradients: bool) -> Check:
     def drawn(subject):
-        return problems(operation, dtype=dtype, regime=regime, gradients=gradients, precision=subject.precision(dtype))
+        return subject.problems(operation, dtype, regime=regime, gradients=gradients)
 
     def examine(subject, problem, observed):
         subject.hold(problem, observed, gradients=gradients)
