@@ -236,6 +236,15 @@ def test_the_suite_reports_each_finding_unaided(backend, operation, claim, dtype
             ],
         ),
         (
+            "peft_channels_last.py",
+            [
+                "LoRA: works; channels last, forward works, merge works",
+                "DoRA: works; channels last, forward RuntimeError, merge works",
+                "HRA: works; channels last, forward RuntimeError, merge RuntimeError",
+                "OFT: works; channels last, forward works, merge RuntimeError",
+            ],
+        ),
+        (
             "peft_prefix_encoder_decoder.py",
             [
                 "layers 1: self-attention of layer 0, 1, ... has the prefix of layer [0], cross-attention 0 tokens",

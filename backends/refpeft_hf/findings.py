@@ -68,7 +68,7 @@ COVERED = {
     "lora.conv1d": {"peft-lora-conv": _conv},
     "lora.conv2d": {"peft-lora-conv": _conv},
     "lora.conv3d": {"peft-lora-conv": _conv},
-    "dora.linear": {"peft-dora-vector": _vector},
+    "dora.linear": {"peft-dora-vector": _vector, "peft-boft-bias": _bias},
     "dora.conv2d": {"peft-lora-conv": _conv, "peft-boft-bias": _bias},
     "boft.linear": {"peft-boft-bias": _bias},
     "oft.linear": {"peft-oft-axes": _four_axes},
@@ -104,7 +104,7 @@ LACKING = {
     "deft.linear": {"peft-deft": (*SINGLE, *HALVES)},
     "deft.merge": {"peft-deft": SINGLE},
     "adaption_prompt.attention": {"peft-adaption-float32": SINGLE},
-    "glora.linear": {"peft-glora-base": HALVES},
+    "glora.linear": {"peft-glora-base": ("float32", *HALVES)},
     "xlora.linear": {"peft-xlora-rounding": HALVES},
     "osf.linear": {"peft-xlora-rounding": HALVES},
     "psoft.linear": {"peft-psoft-rounding": HALVES},
@@ -133,7 +133,13 @@ FROZEN = {
 """Operation -> frozen inputs to which peft gives no gradient (``peft-base-gradient.md``), as no training asks for one."""
 
 
-CONTIGUOUS = dict.fromkeys(("alora.linear", "qalora.linear"), "docs/findings/peft-views.md")
+CONTIGUOUS = {
+    "alora.linear": "docs/findings/peft-views.md",
+    "boft.conv2d": "docs/findings/peft-channels-last.md",
+    "dora.conv2d": "docs/findings/peft-channels-last.md",
+    "hra.conv2d": "docs/findings/peft-channels-last.md",
+    "qalora.linear": "docs/findings/peft-views.md",
+}
 """Operation -> page on inputs that peft refuses, where they do not lie in row-major order."""
 
 
