@@ -62,6 +62,10 @@ def _one_expert(shapes, attributes) -> bool:
     return shapes["weight"][0] == 1 and attributes["layout"] == "in_out"
 
 
+def _one_column(shapes, attributes) -> bool:
+    return shapes["core"][-1] == 1
+
+
 COVERED = {
     "lora.experts": {"peft-one-expert": _one_expert},
     "lora.experts_merge": {"peft-one-expert": _one_expert},
@@ -89,6 +93,8 @@ COVERED = {
     "loha.merge": {"peft-loha-scale": _float32_scale},
     "loha.conv2d": {"peft-loha-scale": _float32_scale},
     "loha_core.merge": {"peft-loha-scale": _float32_scale},
+    "lokr_core.conv2d": {"torch-kron": _one_column},
+    "lokr_core.merge": {"torch-kron": _one_column},
     "waveft.linear": {"peft-waveft-wavelets": _no_wavelet},
     "waveft.merge": {"peft-waveft-wavelets": _no_wavelet},
 }
@@ -104,7 +110,7 @@ LACKING = {
     "deft.linear": {"peft-deft": (*SINGLE, *HALVES)},
     "deft.merge": {"peft-deft": SINGLE},
     "adaption_prompt.attention": {"peft-adaption-float32": SINGLE},
-    "glora.linear": {"peft-glora-base": ("float32", *HALVES)},
+    "glora.linear": {"peft-glora-base": HALVES},
     "xlora.linear": {"peft-xlora-rounding": HALVES},
     "osf.linear": {"peft-xlora-rounding": HALVES},
     "psoft.linear": {"peft-psoft-rounding": HALVES},
@@ -134,11 +140,15 @@ FROZEN = {
 
 
 CONTIGUOUS = {
-    "alora.linear": "docs/findings/peft-views.md",
-    "boft.conv2d": "docs/findings/peft-channels-last.md",
-    "dora.conv2d": "docs/findings/peft-channels-last.md",
-    "hra.conv2d": "docs/findings/peft-channels-last.md",
-    "qalora.linear": "docs/findings/peft-views.md",
+    **dict.fromkeys(("alora.linear", "qalora.linear"), "docs/findings/peft-views.md"),
+    **dict.fromkeys(("boft.conv2d", "dora.conv2d", "hra.conv2d"), "docs/findings/peft-channels-last.md"),
+    **dict.fromkeys(
+        (
+            *("lokr.linear", "lokr.merge", "lokr.conv2d", "lokr_core.conv2d", "lokr_core.merge"),
+            *("lokr_dense.linear", "lokr_dense.merge"),
+        ),
+        "docs/findings/torch-kron.md",
+    ),
 }
 """Operation -> page on inputs that peft refuses, where they do not lie in row-major order."""
 

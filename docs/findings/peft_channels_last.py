@@ -12,10 +12,10 @@ METHODS = {
 }
 
 
-def tried(act):
-    """Nothing, or the name of what is raised."""
+def tried(act, *arguments):
+    """Whether it works, or the name of what is raised."""
     try:
-        act()
+        act(*arguments)
     except RuntimeError as error:
         return type(error).__name__
     return "works"
@@ -24,6 +24,6 @@ def tried(act):
 x = torch.randn(2, 4, 8, 8)
 for name, config in METHODS.items():
     model = peft.get_peft_model(torch.nn.Sequential(torch.nn.Conv2d(4, 6, 3)), config).eval()
-    layer, before = model.base_model.model[0], tried(lambda: model(x))
+    layer, before = model.base_model.model[0], tried(model, x)
     model.to(memory_format=torch.channels_last)
-    print(f"{name}: {before}; channels last, forward {tried(lambda: model(x))}, merge {tried(layer.merge)}")
+    print(f"{name}: {before}; channels last, forward {tried(model, x)}, merge {tried(layer.merge)}")
