@@ -73,9 +73,9 @@ def test_a_faulty_torch_is_caught(operation, dtype, fault):
 
 
 def in_turn(operation: str, kind: str) -> bool:
-    """Whether a kind of check is tried on an operation: laws on every third, conduct on every eighth, others on every fifth."""
+    """Whether a kind of check is tried on an operation: laws on every fourth, conduct on every tenth, others on every sixth."""
     number = OPERATIONS.index(operation)
-    every = {"laws": 3, "conduct": 8}.get(kind, 5)
+    every = {"laws": 4, "conduct": 10}.get(kind, 6)
     return (number + KINDS.index(kind)) % every == 0
 
 

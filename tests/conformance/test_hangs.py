@@ -187,7 +187,7 @@ def stuck(tmp_path):
 
 def test_a_program_that_hangs_fails_with_its_last_words(start, stuck, note, tmp_path):
     """The limit is the same, each request of a program has it, and what it wrote to standard error is quoted."""
-    arguments = certify("--command", stuck, "--jobs", 2, "--timeout", 1, "--out", tmp_path / "c")
+    arguments = certify("--command", stuck, "--jobs", 4, "--timeout", 1, "--out", tmp_path / "c")
     process = start(*arguments)
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 1, errors
