@@ -245,6 +245,13 @@ def test_the_suite_reports_each_finding_unaided(backend, operation, claim, dtype
             ],
         ),
         (
+            "peft_dense_rotation.py",
+            [
+                f"{name}, blocks of 2: 8 of 64 weights are not finite after the merge"
+                for name in ("OFT", "BOFT", "RoAd")
+            ],
+        ),
+        (
             "peft_supertuning_merge.py",
             [
                 "row-major, safe_merge False: merged and unmerged layer differ by 0",
