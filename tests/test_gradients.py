@@ -1,29 +1,25 @@
 """Hand-derived gradients against three judges: the complex step, double-double differences, and torch's autograd.
 
-The adjoint identity <dy, J v> = <vjp(dy), v> holds for every v. How far the two sides may lie apart in float64
-follows from
+The adjoint identity <dy, J v> = <vjp(dy), v> holds for every v. How far the two sides may lie apart in float64 follows from
 the gradients' own float64 budgets and from the magnitudes of what is summed: nothing is set by hand.
 """
 
 from __future__ import annotations
 
-import functools
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from small_problems import drawn
 
 from refpeft import Problem, catalogue, plugins
 from refpeft.golden import BudgetError, answer, evaluate
 from refpeft.numerics import FLOAT64, ComplexStep, DoubleDouble, standard_precision
 from refpeft.operation import Operation, find
-from refpeft_conformance.strategies import problems
 
 PRECISION = standard_precision("float64")
 DIFFERENTIABLE = [name for name, op in catalogue().items() if op.has_vjp]
-FEW = settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 def directions(problem: Problem, seed: int = 0) -> dict[str, np.ndarray]:
@@ -101,20 +97,6 @@ def judge(problem: Problem, jacobian) -> tuple[float, float]:
     # roundings where the reverse mode has one, so that with the reverse mode's own budget five of them are due.
     admitted = 5 * budgets + count * FLOAT64.unit * summed
     return abs(sum(float(np.sum(t)) for t in left) - sum(float(np.sum(t)) for t in right)), admitted
-
-
-@functools.cache
-def drawn(name: str) -> tuple[Problem, ...]:
-    """Eight problems in float64: drawn once, since drawing takes longer than any of the judges."""
-    dtypes, found = find(name).dtypes, []
-
-    @given(problem=problems(name, dtype="float64" if "float64" in dtypes else dtypes[0]))
-    @FEW
-    def collect(problem):
-        found.append(problem)
-
-    collect()
-    return tuple(found)
 
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
