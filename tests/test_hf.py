@@ -245,6 +245,17 @@ def test_the_suite_reports_each_finding_unaided(backend, operation, claim, dtype
             ],
         ),
         (
+            "peft_delora_half.py",
+            [
+                "a row of A of length 0.001, a column of B of 1: largest gradient to A inf, to B inf",
+                "to B nan",
+            ],
+        ),
+        (
+            "peft_frod_rounding.py",
+            ["256 inputs, bfloat16: off by 3.", "e-03, the base layer alone by 1."],
+        ),
+        (
             "peft_dense_rotation.py",
             [
                 f"{name}, blocks of 2: 8 of 64 weights are not finite after the merge"
