@@ -108,6 +108,8 @@ def load_classifier(
     ------
     FormatError
         If the folder's classifier has other labels, or there is none and nothing says how many.
+    CapabilityError
+        If it is a decoder, or there is one label only: its loss is always 0, and transformers takes it for a regression.
     """
     shape, weights, stated = _read(path, dtype, quantise, plugins.backend(backend))
     if shape.causal:
@@ -117,6 +119,8 @@ def load_classifier(
     known = len(head_of(path, source).labels)
     if labels < 0 or known not in (0, labels or known) or not (labels or known):
         raise FormatError(f"{path}: its classifier has {known or 'no'} labels, but {labels or 'none'} are asked for.")
+    if (labels or known) == 1:
+        raise CapabilityError(f"{path}: a classifier of one label has nothing to tell apart, expected two at least.")
     for name, outputs in (("pooler", shape.width), ("classifier", labels or known)):
         own = drawn(random, outputs, shape.width)
         for end, drew in zip(("", ".bias"), own):

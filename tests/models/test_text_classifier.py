@@ -160,6 +160,8 @@ def test_a_head_is_drawn_over_an_encoder_that_has_none(bert, tmp_path):
     np.testing.assert_array_equal(model.head["pooler"]["weight"], load_classifier(bert).head["pooler"]["weight"])
     with pytest.raises(FormatError, match="its classifier has no labels, but none are asked for"):
         load_classifier(tmp_path)
+    with pytest.raises(CapabilityError, match="one label has nothing to tell apart, expected two at least"):
+        load_classifier(tmp_path, labels=1)
     with pytest.raises(FormatError, match="its classifier has 3 labels, but 4 are asked for"):
         load_classifier(bert, labels=4)
     with pytest.raises(AttributeValueError, match="train must be of pooler, classifier, but 'head' came"):
