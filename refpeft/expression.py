@@ -6,17 +6,26 @@ import functools
 import math
 import operator
 import re
+import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 
 from refpeft.errors import AttributeValueError, RefpeftError, ShapeError
+
+if typing.TYPE_CHECKING:
+    from fractions import Fraction
 
 
 def _power_of_two(exponent) -> int:
     if exponent not in range(63):
         raise ShapeError(f"pow2 takes an integer from 0 to 62, but {exponent} came.")
     return 1 << int(exponent)
+
+
+def _quotient(a, b) -> Fraction:
+    from fractions import Fraction
+
+    return Fraction(a) / Fraction(b)
 
 
 _FUNCTIONS: dict[str, Callable] = {"min": min, "max": max, "ceil": math.ceil, "pow2": _power_of_two}
@@ -26,7 +35,7 @@ _ARITHMETIC = {
     "-": operator.sub,
     "*": operator.mul,
     "//": operator.floordiv,
-    "/": lambda a, b: Fraction(a) / Fraction(b),
+    "/": _quotient,
 }
 _LONGEST = 2000
 _ENDS = (",", "]", ")")

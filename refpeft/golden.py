@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from refpeft.errors import DomainError, RefpeftError
-from refpeft.numerics.bounded import Bounded
-from refpeft.numerics.doubledouble import DoubleDouble
 from refpeft.numerics.formats import as_format, round_to_format, store, ulp
+from refpeft.numerics.interpretations import Bounded, DoubleDouble
 from refpeft.numerics.perturbed import spread
 from refpeft.numerics.precision import Precision, RoundingModel, rounding_model, standard_precision
 from refpeft.problem import Problem

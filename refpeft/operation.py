@@ -367,7 +367,7 @@ def find(name: str | Operation) -> Operation:
 def _guarded(name: str, function: Callable) -> Callable:
     """``function``, refused while the reference is poisoned."""
 
-    @functools.wraps(function)
+    @functools.wraps(function, assigned=("__module__", "__name__", "__doc__"))
     def run(*arguments, **attributes):
         provenance.guard(name, arguments)
         return function(*arguments, **attributes)

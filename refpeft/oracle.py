@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,10 +12,12 @@ import numpy as np
 from refpeft import plugins
 from refpeft.arrays import to_numpy
 from refpeft.errors import AttributeValueError
-from refpeft.golden import Golden, answer
 from refpeft.numerics.precision import Precision
 from refpeft.operation import find
 from refpeft.problem import Problem
+
+if typing.TYPE_CHECKING:
+    from refpeft.golden import Golden
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ def oracle(operation, /, *, dtype=None, precision: Precision | None = None, **ar
     array([[2., 2.],
            [2., 2.]])
     """
-    return answer(_problem(operation, dtype, arguments), precision)
+    return _answer(_problem(operation, dtype, arguments), precision)
 
 
 def assert_conforms(operation, outputs, /, *, dtype=None, precision: Precision | None = None, **arguments) -> None:
@@ -156,7 +159,7 @@ def assert_conforms(operation, outputs, /, *, dtype=None, precision: Precision |
     specs = problem.result_specs
     if not outputs:
         raise AttributeValueError(f"{problem.operation.name}: no output came; the problem has {', '.join(specs)}.")
-    golden = answer(problem, precision)
+    golden = _answer(problem, precision)
     arrays, failures = {}, []
     for name, output in outputs.items():
         if name not in specs:
@@ -208,6 +211,13 @@ def explain(problem: Problem, outputs: Mapping[str, np.ndarray]) -> list[str]:
 def _explanation(problem, arrays) -> list[str]:
     faults = explain(problem, arrays) if arrays else []
     return [f"the output lies within the budget of fault {faults[0]!r}, and of no other"] if len(faults) == 1 else []
+
+
+def _answer(problem: Problem, precision: Precision | None) -> dict[str, Golden]:
+    """What `golden.answer` gives; the interpretations behind it are imported by who asks first."""
+    from refpeft.golden import answer
+
+    return answer(problem, precision)
 
 
 def _problem(operation, dtype, arguments) -> Problem:

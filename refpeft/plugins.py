@@ -23,7 +23,6 @@ import functools
 import importlib
 import importlib.machinery
 import os
-import pkgutil
 import reprlib
 import sys
 from collections.abc import Callable, Iterator
@@ -137,8 +136,9 @@ def manager() -> pluggy.PluginManager:
 def _import_own_operations() -> None:
     from refpeft import ops
 
-    for module in pkgutil.iter_modules(ops.__path__):
-        importlib.import_module(f"{ops.__name__}.{module.name}")
+    for file in sorted(os.listdir(ops.__path__[0])):
+        if file.endswith(".py"):
+            importlib.import_module(f"{ops.__name__}.{file.removesuffix('.py')}")
 
 
 def _own() -> list[Entry]:

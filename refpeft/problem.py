@@ -4,7 +4,6 @@ counterexamples and the process protocol all hold.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -112,6 +111,8 @@ class Problem:
 
     def pack(self) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         """Tensors and metadata for a safetensors file: ``input.NAME``, ``cotangent.NAME``; operation, dtype, attributes."""
+        import json
+
         tensors = {f"input.{n}": a for n, a in self.inputs.items()} | {
             f"cotangent.{n}": a for n, a in self.cotangents.items()
         }
@@ -130,6 +131,8 @@ class Problem:
         FormatError
             If the metadata does not name an operation, dtype and attributes.
         """
+        import json
+
         try:
             attributes = json.loads(metadata["attributes"])
             operation, dtype = metadata["operation"], metadata["dtype"]

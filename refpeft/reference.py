@@ -7,7 +7,6 @@ import functools
 import numpy as np
 
 from refpeft.backend import Backend, Implementation
-from refpeft.golden import stored
 from refpeft.operation import Operation, catalogue
 from refpeft.plugins import hookimpl
 from refpeft.problem import Problem
@@ -16,6 +15,7 @@ from refpeft.problem import Problem
 @functools.cache
 def as_implementation(operation: Operation) -> Implementation:
     """Adapt a reference operation: the residuals are its inputs."""
+    from refpeft.golden import stored
 
     def problem(inputs, attributes, cotangents=None):
         arrays = {a.name: x for a, x in zip(operation.signature.inputs, inputs) if x is not None}

@@ -15,7 +15,8 @@ from small_problems import drawn
 
 from refpeft import Problem, catalogue, plugins
 from refpeft.golden import BudgetError, answer, evaluate
-from refpeft.numerics import FLOAT64, ComplexStep, DoubleDouble, standard_precision
+from refpeft.numerics import FLOAT64, standard_precision
+from refpeft.numerics.interpretations import ComplexStep, DoubleDouble
 from refpeft.operation import Operation, find
 
 PRECISION = standard_precision("float64")

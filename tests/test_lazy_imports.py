@@ -38,6 +38,12 @@ def test_the_catalogue_alone_reads_no_metadata():
     imported("import refpeft; refpeft.catalogue(); import sys; assert 'importlib.metadata' not in sys.modules")
 
 
+def test_the_catalogue_alone_loads_no_interpretation():
+    """Names, signatures and sources come without the arithmetic that judges them."""
+    looked = "import refpeft, sys; refpeft.catalogue(); names = {n for n in sys.modules if n.startswith('refpeft.')}"
+    imported(f"{looked}; assert names.isdisjoint({{'refpeft.golden', 'refpeft.numerics.interpretations'}}), names")
+
+
 def test_torch_is_imported_when_it_is_used():
     """The torch backend's operations do import torch: the list above would see it."""
     pytest.importorskip("torch")

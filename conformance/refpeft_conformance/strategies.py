@@ -18,8 +18,8 @@ from hypothesis.control import reject
 from refpeft.attribute import Attribute
 from refpeft.errors import RefpeftError
 from refpeft.golden import BudgetError, answer, interpret
-from refpeft.numerics.exact import Exact, Inexact
 from refpeft.numerics.formats import FORMATS, as_format, round_to_format, store
+from refpeft.numerics.interpretations import Exact, Inexact
 from refpeft.numerics.precision import Precision, standard_precision
 from refpeft.operation import Operation, find
 from refpeft.problem import Problem

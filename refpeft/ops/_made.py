@@ -81,4 +81,4 @@ class _Source:
     @property
     def __annotations__(self) -> dict:  # type: ignore[override]
         types = {n: tuple[int, int] if isinstance(d, tuple) else type(d) for n, d in self._beside.items()}
-        return typing.get_type_hints(self._part) | types
+        return typing.get_type_hints(inspect.unwrap(self._part)) | types

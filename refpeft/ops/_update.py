@@ -11,6 +11,7 @@ Where delta depends on W itself, ``weight`` is its first parameter, and the grad
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 
@@ -41,7 +42,10 @@ class Update:
         self._function, self.parameters, self.where = function, parameters, where
         self._vjp: Callable | None = None
         self.__doc__, self.__name__, self.__module__ = function.__doc__, function.__name__, function.__module__
-        self._of_weight = next(iter(inspect.signature(function).parameters)) == "weight"
+
+    @functools.cached_property
+    def _of_weight(self) -> bool:
+        return next(iter(inspect.signature(self._function).parameters)) == "weight"
 
     def __call__(self, *parameters, **attributes):
         return self._function(*parameters, **attributes)

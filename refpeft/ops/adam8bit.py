@@ -11,8 +11,6 @@ from __future__ import annotations
 import numpy as np
 
 from refpeft.errors import DomainError
-from refpeft.numerics.bounded import Bounded
-from refpeft.numerics.bounded.upward import leading
 from refpeft.operation import operation
 from refpeft.ops._blocks import FLOOR, in_blocks, interval, largest, require_finite
 from refpeft.ops.adam import NUMBERS, WORTH_DRAWING, moments, update
@@ -109,6 +107,9 @@ def _accepts(got, golden, model, inputs, attributes, which):
     """A code lies between those of the least and the greatest that the new moment, within its bound, over the new maximum, within
     its own, may be found to be; through bins, with their three roundings.
     """
+    from refpeft.numerics.bounded.upward import leading
+    from refpeft.numerics.interpretations import Bounded
+
     _, grad, m, v, *maxima = inputs
     grad, *maxima = (Bounded.input(a, model) for a in (grad, *maxima))
     betas = (Bounded.scalar(attributes[n], model) for n in ("beta1", "beta2"))

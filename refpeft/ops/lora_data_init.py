@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 
 from refpeft.errors import AttributeValueError, DomainError, ShapeError
-from refpeft.golden import stored
 from refpeft.ops.lora_init import Factors, matrix, principal, with_residual
 from refpeft.ops.lora_inputs import Inputs
 from refpeft.problem import Problem
@@ -233,6 +232,8 @@ class Quantised(NamedTuple):
 
     def base(self, shape: tuple[int, ...], blocksize: int = 64) -> np.ndarray:
         """Q as numbers, in float64."""
+        from refpeft.golden import stored
+
         codes = {"packed": self.packed, "absmax": self.absmax}
         options = {"n": math.prod(shape), "blocksize": blocksize, "dtype": "float32"}
         return stored(Problem.of("nf4.dequantize", codes, options))["y"].astype(np.float64).reshape(shape)
@@ -262,6 +263,8 @@ def loftq(
     AttributeValueError, DomainError, ShapeError
         If an option is outside its domain, or weight is no matrix of finite numbers.
     """
+    from refpeft.golden import stored
+
     w, _ = matrix("loftq", weight, rank)
     _above_zero("loftq", scaling=scaling)
     if not isinstance(iterations, int) or iterations < 1:

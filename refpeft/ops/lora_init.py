@@ -16,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 
 from refpeft.errors import AttributeValueError, DomainError, ShapeError
-from refpeft.numerics.correct import round_update
 from refpeft.numerics.formats import as_format, store
 
 
@@ -190,6 +189,8 @@ def mica(weight: np.ndarray, rank: int) -> np.ndarray:
 
 def with_residual(weight, a, b, scaling, format) -> Factors:
     """Factors rounded to a format, and the correctly rounded W - s B A of them as they are stored."""
+    from refpeft.numerics.correct import round_update
+
     a, b = store(a, format), store(b, format)
     return Factors(a, b, round_update(weight, a, b, -scaling, format).astype(format.dtype))
 

@@ -9,7 +9,6 @@ added or not.
 
 from __future__ import annotations
 
-from refpeft.numerics.correct import round_update
 from refpeft.operation import operation
 
 
@@ -68,6 +67,8 @@ def _(dmerged, weight, a, b, *, scaling):
 @merge.stored_as
 def _(format, weight, a, b, *, scaling):
     """The correctly rounded W + s B A."""
+    from refpeft.numerics.correct import round_update
+
     return round_update(weight, a, b, scaling, format)
 
 
@@ -103,4 +104,6 @@ def _(dweight, merged, a, b, *, scaling):
 @unmerge.stored_as
 def _(format, merged, a, b, *, scaling):
     """The correctly rounded M - s B A."""
+    from refpeft.numerics.correct import round_update
+
     return round_update(merged, a, b, -scaling, format)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from refpeft.numerics import BFLOAT16, FLOAT32, Bounded, RoundingModel
+from refpeft.numerics import BFLOAT16, FLOAT32, RoundingModel
+from refpeft.numerics.interpretations import Bounded
 from refpeft.numerics.primitives import round_to
 from refpeft.operation import catalogue
 from refpeft.problem import Problem

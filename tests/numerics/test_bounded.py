@@ -18,8 +18,6 @@ from refpeft.numerics import (
     FLOAT16,
     FLOAT32,
     TF32,
-    Bounded,
-    DoubleDouble,
     Precision,
     as_format,
     rounding_model,
@@ -27,6 +25,7 @@ from refpeft.numerics import (
     store,
 )
 from refpeft.numerics.formats import round_to_format
+from refpeft.numerics.interpretations import Bounded, DoubleDouble
 from refpeft.numerics.primitives import dropout, erf, fold, round_to, scatter_add, topk, windows
 from refpeft.problem import Problem
 

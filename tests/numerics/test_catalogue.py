@@ -8,7 +8,8 @@ from small_problems import drawn
 
 from refpeft import catalogue
 from refpeft.golden import answer, evaluate
-from refpeft.numerics import Strict, standard_precision
+from refpeft.numerics import standard_precision
+from refpeft.numerics.interpretations import Strict
 
 OPERATIONS = catalogue()
 

@@ -7,20 +7,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from refpeft.numerics import (
-    FLOAT64,
+from refpeft.numerics import FLOAT64, PRIMITIVES, rounding_model, standard_precision
+from refpeft.numerics.interpretations import (
     INTERPRETATIONS,
-    PRIMITIVES,
+    Ambiguous,
     Bounded,
     ComplexStep,
     DoubleDouble,
     Exact,
     Perturbed,
     Strict,
-    rounding_model,
-    standard_precision,
 )
-from refpeft.numerics.bounded import Ambiguous
 
 PRECISION = standard_precision("float64")
 MODEL = rounding_model(PRECISION)

@@ -9,8 +9,8 @@ import mpmath
 import numpy as np
 import pytest
 
-from refpeft.numerics import DoubleDouble
 from refpeft.numerics.doubledouble import two_prod, two_sum
+from refpeft.numerics.interpretations import DoubleDouble
 from refpeft.numerics.primitives import erf, fold, round_to, scatter_add, topk
 
 UNIT = Fraction(1, 2**100)

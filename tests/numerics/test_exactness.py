@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from refpeft.golden import evaluate, interpret
-from refpeft.numerics import BFLOAT16, FLOAT16, FLOAT32, TF32, Exact, Inexact, Precision, standard_precision
+from refpeft.numerics import BFLOAT16, FLOAT16, FLOAT32, TF32, Precision, standard_precision
 from refpeft.numerics.formats import round_to_format
+from refpeft.numerics.interpretations import Exact, Inexact
 from refpeft.numerics.primitives import dropout, fold, scatter_add
 from refpeft.problem import Problem
 

@@ -7,19 +7,10 @@ import numpy as np
 import pytest
 import scipy.fft
 
-from refpeft.numerics import (
-    TF32,
-    Bounded,
-    ComplexStep,
-    DoubleDouble,
-    Exact,
-    Inexact,
-    Perturbed,
-    rounding_model,
-    standard_precision,
-)
+from refpeft.numerics import TF32, rounding_model, standard_precision
 from refpeft.numerics.formats import round_to_format
 from refpeft.numerics.fourier import along_last, prime_factors
+from refpeft.numerics.interpretations import Bounded, ComplexStep, DoubleDouble, Exact, Inexact, Perturbed
 from refpeft.numerics.primitives import circular_matmul, real_ifft2
 
 SINGLE = standard_precision("float32")

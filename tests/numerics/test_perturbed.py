@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from refpeft.golden import answer, interpret
-from refpeft.numerics import Bounded, Perturbed, rounding_model, standard_precision
+from refpeft.numerics import rounding_model, standard_precision
+from refpeft.numerics.interpretations import Bounded, Perturbed
 from refpeft.numerics.perturbed import SAFETY_FACTOR, SAMPLES, spread
 from refpeft.operation import CATALOGUE, operation
 from refpeft.problem import Problem

@@ -7,18 +7,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from refpeft.numerics import (
-    TF32,
-    Bounded,
-    ComplexStep,
-    DoubleDouble,
-    Exact,
-    Inexact,
-    Perturbed,
-    rounding_model,
-    standard_precision,
-)
+from refpeft.numerics import TF32, rounding_model, standard_precision
 from refpeft.numerics.formats import round_to_format
+from refpeft.numerics.interpretations import Bounded, ComplexStep, DoubleDouble, Exact, Inexact, Perturbed
 from refpeft.numerics.primitives import solve
 
 FLOAT32 = standard_precision("float32")

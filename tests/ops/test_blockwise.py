@@ -11,7 +11,7 @@ from refpeft import golden
 from refpeft.errors import DomainError
 from refpeft.formats.weights import matrices
 from refpeft.numerics.formats import FLOAT32, as_format, store, ulp
-from refpeft.numerics.strict import Strict
+from refpeft.numerics.interpretations import Strict
 from refpeft.operation import find
 from refpeft.ops import dynamic8, fp4
 from refpeft.ops._blocks import DTYPES

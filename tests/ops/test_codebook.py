@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from refpeft import golden
 from refpeft.errors import AttributeValueError, DomainError
 from refpeft.numerics.formats import FLOAT32, ulp
-from refpeft.numerics.strict import Strict
+from refpeft.numerics.interpretations import Strict
 from refpeft.ops import dynamic8, fp4, nf4, quantile
 from refpeft.problem import Problem
 from refpeft_conformance.strategies import problems

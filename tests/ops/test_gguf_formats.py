@@ -8,7 +8,7 @@ from hypothesis import given, settings
 
 from refpeft import golden
 from refpeft.errors import DomainError, ShapeError
-from refpeft.numerics.strict import Strict
+from refpeft.numerics.interpretations import Strict
 from refpeft.oracle import assert_conforms
 from refpeft.problem import Problem
 from refpeft_conformance.strategies import problems

@@ -7,7 +7,8 @@ import pytest
 
 import refpeft
 from refpeft.methods import LayerNormTuning
-from refpeft.numerics import Exact, standard_precision
+from refpeft.numerics import standard_precision
+from refpeft.numerics.interpretations import Exact
 from refpeft.ops.layer_norm import layer_norm
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from refpeft import golden
 from refpeft.errors import DomainError, ShapeError
 from refpeft.numerics.formats import FLOAT32, as_format, store
-from refpeft.numerics.strict import Strict
+from refpeft.numerics.interpretations import Strict
 from refpeft.ops._blocks import DTYPES
 from refpeft.oracle import assert_conforms
 from refpeft.problem import Problem

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from refpeft import golden, plugins
 from refpeft.errors import AttributeValueError, ShapeError
-from refpeft.numerics.complexstep import ComplexStep
 from refpeft.numerics.formats import FLOAT64, FORMATS
-from refpeft.numerics.strict import Strict
+from refpeft.numerics.interpretations import ComplexStep, Strict
 from refpeft.ops import lora_conv, lora_merge
 from refpeft.problem import Problem
 from refpeft_conformance.strategies import problems, regimes_of

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from refpeft import golden, plugins
 from refpeft.errors import AttributeValueError, ShapeError
-from refpeft.numerics.complexstep import ComplexStep
 from refpeft.numerics.correct import round_fraction
 from refpeft.numerics.formats import FLOAT64, FORMATS, as_format, ulp
+from refpeft.numerics.interpretations import ComplexStep
 from refpeft.ops import lora_merge
 from refpeft.problem import Problem
 from refpeft_conformance.strategies import problems, regimes_of

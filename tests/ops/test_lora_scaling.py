@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from refpeft import golden, plugins
 from refpeft.errors import AttributeValueError, ShapeError
-from refpeft.numerics.complexstep import ComplexStep
 from refpeft.numerics.formats import FLOAT64, FORMATS
+from refpeft.numerics.interpretations import ComplexStep
 from refpeft.ops.lora_scaling import scaling
 from refpeft.problem import Problem
 from refpeft_conformance.strategies import problems, regimes_of

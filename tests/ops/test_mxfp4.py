@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from refpeft import golden
 from refpeft.errors import DomainError, ShapeError
 from refpeft.numerics.formats import as_format, store
-from refpeft.numerics.strict import Strict
+from refpeft.numerics.interpretations import Strict
 from refpeft.ops import _e2m1, mxfp4, nvfp4
 from refpeft.oracle import assert_conforms
 from refpeft.problem import Problem

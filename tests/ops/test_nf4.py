@@ -13,7 +13,7 @@ from refpeft import golden, plugins
 from refpeft.errors import AttributeValueError, DomainError, DtypeError, ShapeError
 from refpeft.formats.weights import matrices
 from refpeft.numerics.formats import FORMATS, as_format, store
-from refpeft.numerics.strict import Strict
+from refpeft.numerics.interpretations import Strict
 from refpeft.ops import nf4
 from refpeft.ops._blocks import FLOOR, in_blocks
 from refpeft.oracle import assert_conforms, compare, oracle

@@ -13,7 +13,7 @@ from refpeft import golden, plugins
 from refpeft.errors import DomainError, ShapeError
 from refpeft.formats.weights import matrices
 from refpeft.numerics.formats import FLOAT32, store, ulp
-from refpeft.numerics.strict import Strict
+from refpeft.numerics.interpretations import Strict
 from refpeft.ops import dynamic8
 from refpeft.ops._blocks import FLOOR
 from refpeft.oracle import assert_conforms, compare

@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 
 from refpeft import golden, plugins
 from refpeft.errors import AttributeValueError, DtypeError, ShapeError
-from refpeft.numerics.complexstep import ComplexStep
 from refpeft.numerics.formats import FLOAT64, FORMATS, as_format, store
+from refpeft.numerics.interpretations import ComplexStep, Strict
 from refpeft.numerics.precision import standard_precision
-from refpeft.numerics.strict import Strict
 from refpeft.ops import nf4, qlora
 from refpeft.oracle import assert_conforms, compare
 from refpeft.problem import Problem
