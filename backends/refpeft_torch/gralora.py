@@ -19,8 +19,12 @@ def delta(block_a, block_b, general_a, general_b, scaling):
 
 @implements("gralora.linear")
 def linear(x, weight, block_a, block_b, general_a, general_b, bias=None, *, scaling):
-    """The base layer and the update, side by side."""
-    return F.linear(x, weight, bias) + F.linear(x, delta(block_a, block_b, general_a, general_b, scaling))
+    """Each stretch of x through its A, the shares of the rank exchanged, each output's through its B."""
+    k, c, r = block_a.shape
+    shares = torch.einsum("...nc,ncmq->...nmq", x.unflatten(-1, (k, c)), block_a.unflatten(-1, (k, r // k)))
+    blocks = torch.einsum("...nmq,mnqd->...md", shares, block_b.unflatten(1, (k, r // k))).flatten(-2)
+    general = F.linear(F.linear(x, general_a), general_b)
+    return F.linear(x, weight, bias) + scaling * (blocks + general)
 
 
 @implements("gralora.merge")
