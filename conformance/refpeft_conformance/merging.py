@@ -9,11 +9,11 @@ import numpy as np
 from refpeft.merging import DTYPES, merging_cost, merging_methods
 from refpeft.operation import find
 from refpeft_conformance.plan import Plan
-from refpeft_conformance.verdict import Violation
+from refpeft_conformance.verdict import Outside, Violation
 
 
 def measure(plan: Plan, operation: str) -> dict[str, dict[str, dict]]:
-    """By method and dtype, for the methods that ``operation``, a family's merge, serves; what fails gives no figure."""
+    """By method and dtype, for the methods that ``operation``, a family's merge, serves; what fails, or is not taken, gives no figure."""
     subject, merge = plan.subject(), find(operation)
     costs: dict[str, dict[str, dict]] = {}
     for name, method in merging_methods(operation.partition(".")[0]).items():
@@ -27,6 +27,6 @@ def measure(plan: Plan, operation: str) -> dict[str, dict[str, dict]]:
             try:
                 with np.errstate(all="ignore"):
                     costs.setdefault(name, {})[dtype] = asdict(merging_cost(method, dtype, merge=merged))
-            except Violation:
+            except (Outside, Violation):
                 continue
     return costs

@@ -272,3 +272,10 @@ def test_what_a_backends_merges_cost_is_measured():
     assert {"lora", "rslora", "pissa"} <= right.keys()
     assert 1e-3 < right["lora"]["bfloat16"]["apart"] < 4e-3
     assert wrong["rslora"]["float32"]["lost"] > 0.5 > right["rslora"]["float32"]["lost"]
+
+
+def test_what_a_backend_does_not_take_has_no_merging_figure():
+    """peft's OFT turns by the inverse of the paper's rotation, which is the one that a method merges by."""
+    pytest.importorskip("peft")
+    assert merging.measure(Plan("peft-apart"), "oft.merge") == {}
+    assert set(merging.measure(Plan("peft-apart"), "lora.merge")["lora"]) == {"float32", "bfloat16", "float16"}
