@@ -5,15 +5,17 @@ hand (``eager.py``), in one run.
     OMP_NUM_THREADS=2 python benchmarks/training.py --against eager --out benchmarks/results/training_eager.json
 
 Forward, backward and AdamW in float32, rank 8, the same random weights and adapters; the losses, without dropout, must agree
-before anything is timed. Each has a process of its own, and rounds alternate, with rests between, so that neither is slowed by
-the other's threads; medians with an interval that holds the median with 95 %. ``limit`` is the products of the step (each weight
-once forward, and once for the gradient to its input; attention causal) at the rate of ``np.matmul`` in that run. ``--uneven`` is
-the same with dropout, rows of unequal lengths and grouped heads.
+before anything is timed. Each has a process of its own, and rounds alternate, with rests between, so that neither is slowed
+by the other's threads; medians with an interval that holds the median with 95 %. A feed-forward layer is 8/3 as wide as the
+model, as Llama's. ``limit`` is the products of the step (each weight once forward, and once for the gradient to its input;
+attention causal) at the rate of ``np.matmul`` in that run. ``--uneven`` is the same with dropout, rows of unequal lengths and
+grouped heads.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import platform
 import tempfile
@@ -30,6 +32,8 @@ import numpy as np
 from refpeft.intervals import alternating, seconds
 
 RANK, SCALING, LR, DROPOUT = 8, 2.0, 1e-3, 0.05
+MOST = 41
+"""Rounds: the interval of their median is then narrow."""
 REST = 0.1
 """Seconds after which the threads of OpenBLAS and of torch's OpenMP no longer spin."""
 
@@ -42,7 +46,7 @@ class Size(NamedTuple):
     length: int
     rows: int
     vocabulary: int = 256
-    inner: float = 4
+    inner: float = 8 / 3
     head: int = 32
     group: int = 1
 
@@ -57,10 +61,15 @@ class Size(NamedTuple):
         return self.heads // self.group
 
     @property
+    def between(self) -> int:
+        """Width within the feed-forward layer, a multiple of 16."""
+        return 16 * math.ceil(round(self.inner * self.width, 6) / 16)
+
+    @property
     def products(self) -> float:
         """Multiplications with addition of a step."""
         keys = self.kv_heads * self.head
-        block = 2 * self.width * (self.width + keys) + 3 * int(self.inner * self.width) * self.width
+        block = 2 * self.width * (self.width + keys) + 3 * self.between * self.width
         weights = self.layers * block + self.vocabulary * self.width
         adapters = self.layers * RANK * (3 * self.width + keys)
         attention = self.layers * 2 * self.width * self.length / 2
@@ -81,13 +90,14 @@ SIZES = {
 
 @click.command()
 @click.option("--sizes", default=",".join(SIZES), show_default=True)
-@click.option("--rounds", default=9, show_default=True)
+@click.option("--rounds", default=9, show_default=True, help="At least.")
+@click.option("--minutes", default=1.0, show_default=True, help="For each size, of more rounds.")
 @click.option(
     "--uneven", is_flag=True, help="With dropout, rows of unequal lengths, and two heads of queries to one of keys."
 )
 @click.option("--against", type=click.Choice(("peft", "eager")), default="peft", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False))
-def main(sizes: str, rounds: int, uneven: bool, against: str, out: Path | None) -> None:
+def main(sizes: str, rounds: int, minutes: float, uneven: bool, against: str, out: Path | None) -> None:
     """Time, print and write."""
     from refpeft_cpu import threads
 
@@ -98,9 +108,10 @@ def main(sizes: str, rounds: int, uneven: bool, against: str, out: Path | None) 
         size = SIZES[name]
         size = size._replace(group=max(size.group, 2)) if uneven else size
         with tempfile.TemporaryDirectory() as folder, steps(size, uneven, against, Path(folder)) as (ours, theirs):
-            row: dict[str, Any] = (
-                {"size": name} | alternating(ours, theirs, rounds, REST) | {"limit": size.products / rate}
-            )
+            once = sum(2 * min(seconds(f) for _ in range(3)) + REST for f in (ours, theirs))
+            count = max(rounds, min(MOST, int(60 * minutes / once)))
+            row: dict[str, Any] = {"size": name, "rounds": count, "limit": size.products / rate}
+            row |= alternating(ours, theirs, count, REST)
         rows.append(row)
         low, median, high = row["ratio"]
         click.echo(
@@ -169,7 +180,7 @@ def peer(size: Size, uneven: bool, against: str, folder: Path, pipe: Connection)
     torch.set_num_threads(threads.count())
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
-        vocab_size=size.vocabulary, hidden_size=size.width, intermediate_size=int(size.inner * size.width),
+        vocab_size=size.vocabulary, hidden_size=size.width, intermediate_size=size.between,
         num_hidden_layers=size.layers, num_attention_heads=size.heads, num_key_value_heads=size.kv_heads,
         tie_word_embeddings=False,
     )  # fmt: skip

@@ -13,7 +13,7 @@ from refpeft_conformance.verdict import Outside, Violation
 
 
 def measure(plan: Plan, operation: str) -> dict[str, dict[str, dict]]:
-    """By method and dtype, for the methods that ``operation``, a family's merge, serves; what fails, or is not taken, gives no figure."""
+    """By method and dtype, for the methods that ``operation``, a family's merge, serves; none for what fails or is not taken."""
     subject, merge = plan.subject(), find(operation)
     costs: dict[str, dict[str, dict]] = {}
     for name, method in merging_methods(operation.partition(".")[0]).items():

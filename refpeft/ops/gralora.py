@@ -6,8 +6,8 @@ to the m-th of the output, and block (m, n) uses its share q = r / k of both:
     delta[m, n] = s (A_n[:, m q : (m + 1) q] B_m[n q : (n + 1) q, :])ᵀ      + s Bg Ag over all,  s = alpha / (r + h)
 
 so that the update has rank up to k r at LoRA's number of parameters. The layer goes through the rank, as LoRA's does: stretch n
-becomes h_n = x_n A_n, output m meets the shares h_n[m q : (m + 1) q] of all n side by side, and delta is never formed. The hybrid part Ag (h, i), Bg (o, h) is an ordinary LoRA
-of rank h, none where h = 0. B and Bg are zero at the start.
+becomes h_n = x_n A_n, output m meets the shares h_n[m q : (m + 1) q] of all n side by side, and delta is never formed. The
+hybrid part Ag (h, i), Bg (o, h) is an ordinary LoRA of rank h, none where h = 0. B and Bg are zero at the start.
 """
 
 from __future__ import annotations
