@@ -35,15 +35,32 @@ def delta(core1, w1_a, w1_b, core2, w2_a, w2_b, *, scaling: float):
     scaling : float
         s; alpha / r.
     """
-    return scaling * (tucker(core1, w1_a, w1_b) * tucker(core2, w2_a, w2_b))
+    return scaling * (_kernel(core1, w1_a, w1_b) * _kernel(core2, w2_a, w2_b))
 
 
 @delta.vjp
 def _(ddelta, core1, w1_a, w1_b, core2, w2_a, w2_b, *, scaling):
     """With u = s ddelta: dK1 = u o K2 and dK2 = u o K1, each back through its own Tucker product."""
     u = scaling * ddelta
-    dk1, dk2 = u * tucker(core2, w2_a, w2_b), u * tucker(core1, w1_a, w1_b)
-    return *tucker_vjp(dk1, core1, w1_a, w1_b), *tucker_vjp(dk2, core2, w2_a, w2_b)
+    dk1, dk2 = u * _kernel(core2, w2_a, w2_b), u * _kernel(core1, w1_a, w1_b)
+    return *_kernel_vjp(dk1, core1, w1_a, w1_b), *_kernel_vjp(dk2, core2, w2_a, w2_b)
+
+
+def _kernel(core, a, b):
+    """K as a matrix (o, c kh kw), the core along Wb first, as LyCORIS has it."""
+    return _swapped(tucker(core.transpose(1, 0, 2, 3), b, a), b.shape[1], a.shape[1])
+
+
+def _kernel_vjp(dk, core, a, b):
+    """(dT, dWa, dWb)."""
+    dcore, db, da = tucker_vjp(_swapped(dk, a.shape[1], b.shape[1]), core.transpose(1, 0, 2, 3), b, a)
+    return dcore.transpose(1, 0, 2, 3), da, db
+
+
+def _swapped(kernel, m, n):
+    """A matrix (m, n kh kw) as (n, m kh kw)."""
+    area = kernel.shape[1] // max(1, n)
+    return kernel.reshape(m, n, area).transpose(1, 0, 2).reshape(n, m * area)
 
 
 conv2d = delta.conv2d("loha_core.conv2d", sizes=SIZES)
