@@ -7,11 +7,11 @@ import numpy as np
 from refpeft.errors import DomainError, ShapeError
 
 
-def distinct(operation: str, places: np.ndarray) -> None:
+def distinct(operation: str, places: np.ndarray, what: str = "places") -> None:
     """Refuse a place that comes more than once."""
     first, often = np.unique(places, return_counts=True)
     if np.any(often > 1):
-        raise DomainError(f"{operation}: places must be distinct, but {first[often > 1][0]} comes {often.max()} times.")
+        raise DomainError(f"{operation}: {what} must be distinct, but {first[often > 1][0]} comes {often.max()} times.")
 
 
 def rows_and_columns(places: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -2,8 +2,8 @@
 
     E'[t] = p_j where t = tokens_j,    E[t] elsewhere        E (v, d),  P (k, d)
 
-The rows are replaced, not added to: what stood there reaches nothing any more, and P starts as a copy of it. The vectors of a
-token that comes twice add up. An output layer tied to the table uses the same E'.
+The rows are replaced, not added to: what stood there reaches nothing any more, and P starts as a copy of it. No token comes
+twice. An output layer tied to the table uses the same E'.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import numpy as np
 from refpeft.numerics.primitives import scatter_add, take
 from refpeft.operation import operation
 from refpeft.ops._arrays import plus, rows
+from refpeft.ops._places import distinct
 
 _SIZES = {"k": (2, 1, 3, 0, 5)}
 
 
 @operation(
     "trainable_tokens.embedding",
-    "ids: index(v)[*n] weight[v,d] trained[k,d] tokens: index(v)[k] -> y[*n,d]",
+    "ids: index(v)[*n] weight[v,d] trained[k,d] tokens: index(v)[k] -> y[*n,d] where k <= v",
     sizes=_SIZES,
 )
 def embedding(ids, weight, trained, tokens):
@@ -36,7 +37,7 @@ def embedding(ids, weight, trained, tokens):
     trained : (k, d)
         P, the rows that take the place of E's.
     tokens : (k,) int64
-        Which rows they are.
+        Which rows they are, none twice.
 
     Returns
     -------
@@ -52,7 +53,9 @@ def _(dy, ids, weight, trained, tokens):
 
 
 @operation(
-    "trainable_tokens.linear", "x[*n,d] weight[v,d] trained[k,d] tokens: index(v)[k] bias?[v] -> y[*n,v]", sizes=_SIZES
+    "trainable_tokens.linear",
+    "x[*n,d] weight[v,d] trained[k,d] tokens: index(v)[k] bias?[v] -> y[*n,v] where k <= v",
+    sizes=_SIZES,
 )
 def linear(x, weight, trained, tokens, bias=None):
     """y = x E'ᵀ + bias, the output layer that is tied to the table.
@@ -65,7 +68,7 @@ def linear(x, weight, trained, tokens, bias=None):
     trained : (k, d)
         P.
     tokens : (k,) int64
-        Which rows of E they take the place of.
+        Which rows of E they take the place of, none twice.
     bias : (v,), optional
         The base layer's bias.
 
@@ -83,7 +86,11 @@ def _(dy, x, weight, trained, tokens, bias=None):
     return dx, *_split(rows(dy).T @ rows(x), tokens), rows(dy).sum(axis=0)
 
 
-@operation("trainable_tokens.merge", "weight[v,d] trained[k,d] tokens: index(v)[k] -> merged[v,d]", sizes=_SIZES)
+@operation(
+    "trainable_tokens.merge",
+    "weight[v,d] trained[k,d] tokens: index(v)[k] -> merged[v,d] where k <= v",
+    sizes=_SIZES,
+)
 def merge(weight, trained, tokens):
     """merged = E'."""
     return _replaced(weight, trained, tokens)
@@ -109,13 +116,27 @@ def _hit(table, tokens):
     return np.expand_dims(scatter_add(np.ones(tokens.shape), tokens, table.shape[0]) > 0, 1)
 
 
+@embedding.refuses
+def _(ids, weight, trained, tokens):
+    distinct("trainable_tokens.embedding", tokens, "tokens")
+
+
+@linear.refuses
+def _(x, weight, trained, tokens, bias=None):
+    distinct("trainable_tokens.linear", tokens, "tokens")
+
+
+@merge.refuses
+def _(weight, trained, tokens):
+    distinct("trainable_tokens.merge", tokens, "tokens")
+
+
 @embedding.makes_valid
 @linear.makes_valid
 @merge.makes_valid
-def distinct(random, arrays, attributes):
-    """Each token once, as far as the table has any."""
-    k, v = len(arrays["tokens"]), len(arrays["weight"])
-    return {"tokens": np.resize(random.permutation(v), k)}
+def drawn(random, arrays, attributes):
+    """Each token once."""
+    return {"tokens": random.permutation(len(arrays["weight"]))[: len(arrays["tokens"])]}
 
 
 @embedding.problems
