@@ -26,7 +26,7 @@ from refpeft_conformance.certify import Outcome
 from refpeft_conformance.counterexample import Counterexample
 from refpeft_conformance.plan import trainable
 from refpeft_conformance.summary import TRAINING, counts, summary
-from refpeft_conformance.verdict import FAIL
+from refpeft_conformance.verdict import FAIL, PASS
 from refpeft_spec.trajectory import trajectories
 
 FORMAT = "refpeft-certificate/1"
@@ -105,7 +105,8 @@ def build(outcome: Outcome, folder: Path) -> dict:
         "unselected": sorted(declared - set(ran)),
         "unknown": list(getattr(backend, "unknown", ())),
         "training": {"declared": backend.training, "trainable": trainable(plan), "known": sorted(trajectories())},
-        "reference": counts([v.record() for v in outcome.reference]),
+        "reference": counts([v.record() for v in outcome.reference])
+        | {"failed": [v.id for v in outcome.reference if v.verdict != PASS]},
         "remembered": outcome.remembered,
         "merging": outcome.merging,
         "smoke": [

@@ -177,6 +177,7 @@ def _reasons(certificate: dict) -> list[str]:
     ]
     if reference["PASS"] != reference["expected"]:
         reasons.append(f"The reference passed only {reference['PASS']:,} of its {reference['expected']:,} checks.")
+    reasons += [f"The reference does not pass {check}." for check in reference.get("failed", ())]
     reasons += [f"No check caught the fault “{s['fault']}” made to {s['operation']} in {s['dtype']}." for s in missed]
     if not counts["PASS"]:
         reasons.append("Nothing passed.")

@@ -98,6 +98,8 @@ def certificate(content: dict, folder: Path) -> None:
         f"smoke faults caught {caught} of {len(content['smoke'])}"
         + (f" ({content['remembered']} of these answers are from earlier runs)" if content["remembered"] else "")
     )
+    for check in content["reference"].get("failed", ()):
+        console.print(f"[red]UNSOUND[/] the reference does not pass {check}", highlight=False)
     for record in content["checks"]:
         if record["verdict"] == "ERROR":
             console.print(f"[red]ERROR[/] {record['id']}: {record['message'].splitlines()[0]}", highlight=False)

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from refpeft_conformance import certificate, plot, report
+from refpeft_conformance import certificate, plot, report, terminal
 
 VOID = {"meta", "br", "path", "rect"}
 
@@ -50,6 +50,7 @@ def certified(records, **fields):
             "device": "cpu",
             "versions": {"chiplib": "3.1"},
             "deterministic": True,
+            "frozen": {},
             "precision": {"float32": precision | {"flush_to_zero": False, "elementary_ulps": 2.0}},
             "source": {r["operation"]: "own" for r in records},
         },
@@ -253,3 +254,13 @@ def test_a_dot_for_each_share_and_a_bar_for_each_bin():
 def test_shares_have_three_digits_at_most(number, text):
     """Small ones as fractions, large ones without."""
     assert report._share(number) == text
+
+
+def test_a_check_that_the_reference_fails_is_named(capsys, tmp_path):
+    """On the page and in the terminal: whoever reads it can ask for that check alone."""
+    content = certified(
+        [check("toy.one")], reference={"PASS": 4, "run": 5, "expected": 5, "failed": ["a.b-fp64-laws-x"]}
+    )
+    terminal.certificate(content, tmp_path)
+    assert "the reference does not pass a.b-fp64-laws-x" in capsys.readouterr().out
+    assert "The reference does not pass a.b-fp64-laws-x." in report.render(content)
