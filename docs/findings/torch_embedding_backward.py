@@ -2,7 +2,9 @@
 
 import torch
 
+often = torch.zeros(1000, dtype=torch.int64)
 for dtype in (torch.float32, torch.bfloat16, torch.float16):
-    table = torch.zeros(1, 1, dtype=dtype, requires_grad=True)
-    torch.nn.functional.embedding(torch.zeros(1000, dtype=torch.int64), table).sum().backward()
-    print(dtype, table.grad.item(), "sum:", torch.ones(1000, dtype=dtype).sum().item())
+    table, vector = (torch.zeros(shape, dtype=dtype, requires_grad=True) for shape in ((1, 1), (1,)))
+    (torch.nn.functional.embedding(often, table).sum() + vector[often].sum()).backward()
+    found = f"embedding {table.grad.item()} indexing {vector.grad.item()}"
+    print(dtype, found, "sum:", torch.ones(1000, dtype=dtype).sum().item())
