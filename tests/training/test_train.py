@@ -163,9 +163,17 @@ def test_qlora_is_trained_with_paged_state_and_its_options_may_lie_in_a_file(mod
     assert four != plain
 
 
-@pytest.mark.parametrize("method", ["eva", "corda", "lora_ga", "loftq"])
-def test_a_start_from_data_is_the_same_when_a_run_goes_on(model, tmp_path, method):
-    """Interrupted behind any step and started anew, a run ends with the adapter, to the bit, of one that was left alone."""
+@pytest.mark.parametrize(
+    ("method", "backend", "options"),
+    [
+        *((name, "cpu", {"rank": 3}) for name in ("eva", "corda", "lora_ga", "loftq")),
+        ("vblora", "reference", {"rank": 2, "bank": 6, "length": 8}),
+    ],
+)
+def test_a_start_of_its_own_is_the_same_when_a_run_goes_on(model, tmp_path, method, backend, options):
+    """Interrupted behind any step and started anew, a run ends with the adapter, to the bit, of one that was left alone: where
+    it starts from data, and where matrices share a bank.
+    """
     from pathlib import Path
 
     from refpeft.methods import methods
@@ -182,7 +190,9 @@ def test_a_start_from_data_is_the_same_when_a_run_goes_on(model, tmp_path, metho
 
         ids = np.random.default_rng(0).integers(0, 256, (9, 12))
         settings = loop.Settings(steps=4, batch=2, lr=0.02, start_batches=2)
-        loop.train(load(model, backend="cpu"), methods()[method](rank=3), "*.q,*.down", ids, settings, out, {}, advance)
+        loop.train(
+            load(model, backend=backend), methods()[method](**options), "*.q,*.down", ids, settings, out, {}, advance
+        )
         return {path.name: path.read_bytes() for path in (out / "adapter").iterdir()}
 
     whole = run(tmp_path / "whole", 0)
