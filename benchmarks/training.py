@@ -18,6 +18,8 @@ import json
 import math
 import multiprocessing
 import platform
+import resource
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -107,16 +109,18 @@ def main(sizes: str, rounds: int, minutes: float, uneven: bool, against: str, ou
     for name in sizes.split(","):
         size = SIZES[name]
         size = size._replace(group=max(size.group, 2)) if uneven else size
-        with tempfile.TemporaryDirectory() as folder, steps(size, uneven, against, Path(folder)) as (ours, theirs):
-            once = sum(2 * min(seconds(f) for _ in range(3)) + REST for f in (ours, theirs))
+        with tempfile.TemporaryDirectory() as folder, sides(size, uneven, against, Path(folder)) as (ours, theirs):
+            once = sum(2 * min(seconds(side.step) for _ in range(3)) + REST for side in (ours, theirs))
             count = max(rounds, min(MOST, int(60 * minutes / once)))
             row: dict[str, Any] = {"size": name, "rounds": count, "limit": size.products / rate}
-            row |= alternating(ours, theirs, count, REST)
+            row |= alternating(ours.step, theirs.step, count, REST)
+            row |= {"resident": {"ours": ours.resident(), "theirs": theirs.resident()}}
         rows.append(row)
         low, median, high = row["ratio"]
         click.echo(
             f"{name:12} {1e3 * row['ours'][1]:8.1f} ms   {against} {1e3 * row['theirs'][1]:8.1f} ms   "
-            f"times ours {median:.2f} ({low:.2f} to {high:.2f})   limit {1e3 * row['limit']:.1f} ms"
+            f"times ours {median:.2f} ({low:.2f} to {high:.2f})   limit {1e3 * row['limit']:.1f} ms   "
+            f"resident {row['resident']['ours'] / 1e6:.0f} and {row['resident']['theirs'] / 1e6:.0f} MB"
         )
     if out:
         from importlib.metadata import version
@@ -128,49 +132,77 @@ def main(sizes: str, rounds: int, minutes: float, uneven: bool, against: str, ou
         atomic_write(out, (json.dumps(content | {"versions": versions, "rows": rows}, indent=1) + "\n").encode())
 
 
+class Side(NamedTuple):
+    """A process that makes a step whenever asked."""
+
+    pipe: Connection
+
+    def step(self) -> float:
+        """Its loss."""
+        self.pipe.send("step")
+        return self.pipe.recv()
+
+    def resident(self) -> int:
+        """Bytes that it held at most, its libraries among them."""
+        self.pipe.send("resident")
+        return self.pipe.recv()
+
+
 @contextmanager
-def steps(
-    size: Size, uneven: bool, against: str, folder: Path
-) -> Iterator[tuple[Callable[[], float], Callable[[], float]]]:
-    """A step of refpeft, and one of the peer in a process of its own, where neither has the other's threads and memory."""
+def sides(size: Size, uneven: bool, against: str, folder: Path) -> Iterator[tuple[Side, Side]]:
+    """refpeft and the peer in processes of their own, where neither has the other's threads and memory."""
+    context, pipes = multiprocessing.get_context("spawn"), []
+    random = np.random.default_rng(0)
+    ids = random.integers(0, size.vocabulary, (size.rows, size.length + 1))
+    lengths = np.linspace(size.length // 2, size.length, size.rows).astype(int)[:, None] if uneven else size.length
+    mask = np.arange(size.length) < lengths if uneven else None
+    for side, more in ((peer, (against,)), (own, ())):
+        mine, its = context.Pipe()
+        pipes.append(mine)
+        context.Process(target=side, args=(size, ids, mask, folder, its, *more), daemon=True).start()
+        said = mine.recv()
+    theirs, ours = pipes
+    theirs.send(said)
+    first, second = ours.recv(), theirs.recv()
+    if abs(first - second) > 1e-4 * abs(first):
+        raise click.UsageError(f"the losses {first} and {second} of {size} differ: there is nothing to time.")
+    yield Side(ours), Side(theirs)
+    for pipe in pipes:
+        pipe.send("end")
+
+
+def answer(pipe: Connection, step: Callable[[], float]) -> None:
+    """Do what is asked."""
+    unit = 1024 if sys.platform == "linux" else 1
+    while (asked := pipe.recv()) != "end":
+        pipe.send(step() if asked == "step" else unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def own(size: Size, ids, mask, folder: Path, pipe: Connection) -> None:
+    """Load the model, say which adapters it starts with, give the loss, and make steps."""
     from refpeft.methods import LoRA
     from refpeft.models import load
     from refpeft.models.dropout import Dropout
     from refpeft.training import PagedAdamW
 
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    context.Process(target=peer, args=(size, uneven, against, folder, theirs), daemon=True).start()
-    ours.recv()
     model = load(folder, backend="cpu")
-    random = np.random.default_rng(0)
-    model.attach("layers.*.attn.q,layers.*.attn.v", LoRA(rank=RANK, alpha=RANK * SCALING), random)
+    model.attach("layers.*.attn.q,layers.*.attn.v", LoRA(rank=RANK, alpha=RANK * SCALING), np.random.default_rng(0))
     state = 8 * sum(p.size for p in model.trained.values())
     optimizer = PagedAdamW(model.trained, lr=LR, budget=state + 2**21, page_size=2**20, backend="cpu", decay=0.0)
-    ids = random.integers(0, size.vocabulary, (size.rows, size.length + 1))
-    lengths = np.linspace(size.length // 2, size.length, size.rows).astype(int)[:, None] if uneven else size.length
-    mask = np.arange(size.length) < lengths if uneven else None
-    ours.send((ids, mask, {name: array.copy() for name, array in model.trained.items()}))
-    first, second = model.score(ids, mask), ours.recv()
-    if abs(first - second) > 1e-4 * abs(first):
-        raise click.UsageError(f"the losses {first} and {second} of {size} differ: there is nothing to time.")
+    pipe.send({name: array.copy() for name, array in model.trained.items()})
+    pipe.send(model.score(ids, mask))
 
     def step() -> float:
-        dropout = Dropout(DROPOUT, 0, optimizer.steps) if uneven else None
+        dropout = Dropout(DROPOUT, 0, optimizer.steps) if mask is not None else None
         loss, gradients = model.loss(ids, mask, dropout=dropout)
         optimizer.step(gradients)
         return loss
 
-    def asked() -> float:
-        ours.send(True)
-        return ours.recv()
-
-    yield step, asked
-    ours.send(False)
+    answer(pipe, step)
 
 
-def peer(size: Size, uneven: bool, against: str, folder: Path, pipe: Connection) -> None:
-    """Save a random model, take ids and adapters, give the loss, and make a step whenever asked."""
+def peer(size: Size, ids, mask, folder: Path, pipe: Connection, against: str) -> None:
+    """Save a random model, take adapters, give the loss, and make steps."""
     import torch
     import transformers
 
@@ -187,8 +219,7 @@ def peer(size: Size, uneven: bool, against: str, folder: Path, pipe: Connection)
     base = transformers.LlamaForCausalLM(config)
     base.save_pretrained(folder)
     pipe.send("saved")
-    ids, mask, arrays = pipe.recv()
-    model, logits = PEERS[against](base, arrays, DROPOUT if uneven else 0.0)
+    model, logits = PEERS[against](base, pipe.recv(), 0.0 if mask is None else DROPOUT)
     trained = [p for p in model.parameters() if p.requires_grad]
     adamw = torch.optim.AdamW(trained, lr=LR, weight_decay=0.0, fused=against == "eager")
     tokens, seen = torch.from_numpy(ids), None if mask is None else torch.from_numpy(mask)
@@ -198,16 +229,18 @@ def peer(size: Size, uneven: bool, against: str, folder: Path, pipe: Connection)
         found = logits(tokens[:, :-1], seen)
         return torch.nn.functional.cross_entropy(found.reshape(-1, size.vocabulary), target.reshape(-1))
 
-    model.eval()
-    with torch.no_grad():
-        pipe.send(loss().item())
-    model.train()
-    while pipe.recv():
+    def step() -> float:
         adamw.zero_grad()
         found = loss()
         found.backward()
         adamw.step()
-        pipe.send(found.item())
+        return found.item()
+
+    model.eval()
+    with torch.no_grad():
+        pipe.send(loss().item())
+    model.train()
+    answer(pipe, step)
 
 
 def with_peft(base, arrays, dropout: float):
