@@ -137,8 +137,9 @@ def _import_own_operations() -> None:
     from refpeft import ops
 
     for file in sorted(os.listdir(ops.__path__[0])):
-        if file.endswith(".py"):
-            importlib.import_module(f"{ops.__name__}.{file.removesuffix('.py')}")
+        name, kind = os.path.splitext(file)
+        if kind == ".py" and name.isidentifier() and name != "__init__":
+            importlib.import_module(f"{ops.__name__}.{name}")
 
 
 def _own() -> list[Entry]:

@@ -68,7 +68,7 @@ def problems(
     dtype : str
         ``float64 float32 bfloat16 float16`` or ``fp64 fp32 bf16 fp16``.
     regime : str
-        One of `regimes_of`, or ``"exact"``: inputs that `refpeft.numerics.Exact` accepts at ``precision``.
+        One of `regimes_of`, or ``"exact"``: inputs that `refpeft.numerics.interpretations.Exact` accepts at ``precision``.
     gradients : bool
         Whether the problem has cotangents.
     optional : bool
