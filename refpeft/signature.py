@@ -71,6 +71,11 @@ class Constraint:
         """Whether it is true of these dims and attributes."""
         return _COMPARE[self.symbol](self.left.value(known), self.right.value(known))
 
+    def solved(self, name: str, known: Mapping) -> int:
+        """What an equality linear in ``name`` says of it, rounded down; 0 where it says nothing."""
+        low, high = (self.left.value({**known, name: k}) - self.right.value({**known, name: k}) for k in (0, 1))
+        return int(low // (low - high)) if low != high else 0
+
     @functools.cached_property
     def names(self) -> frozenset[str]:
         """All names it depends on."""
@@ -156,9 +161,13 @@ class Signature:
             wanted = self.shape(argument, known)
             if wanted != tuple(shapes[argument.name]):
                 raise ShapeError(_mismatch(operation, argument, shapes[argument.name], wanted, source, known))
-        for constraint in self.constraints:
-            if constraint.names <= known.keys() and not constraint.holds(known):
-                given = ", ".join(f"{n} = {known[n]}" for n in sorted(constraint.names))
+        solved = dict(known)
+        for constraint in sorted(self.constraints, key=lambda c: not c.names <= known.keys()):
+            hidden = constraint.names - solved.keys()
+            if constraint.symbol == "=" and len(hidden) == 1 and hidden.isdisjoint(self.dims):
+                solved |= {name: constraint.solved(name, solved) for name in hidden}
+            if constraint.names <= solved.keys() and not constraint.holds(solved):
+                given = ", ".join(f"{n} = {solved[n]}" for n in sorted(constraint.names))
                 raise ShapeError(f"{operation}: the signature needs {constraint}, but {given}.")
         return known
 

@@ -146,6 +146,22 @@ def test_a_constraint_that_does_not_hold_is_explained():
     assert bound("x[n] w?[m] -> y[n] where m <= n", {"x": (3,)}) == {"n": 3}
 
 
+def test_an_equality_with_a_name_that_no_shape_binds_is_asked_too():
+    """There must be a whole number that it can stand for: one for all of several equalities."""
+    tiled, folded = "x[o] d[m] -> y[o] where o = tiles*m", "x[c,h] w[q,v] -> y[c] where i = c*h, i = q*v"
+    assert bound(tiled, {"x": (6,), "d": (2,)}) == {"o": 6, "m": 2}
+    assert bound(tiled, {"x": (0,), "d": (0,)}) == {"o": 0, "m": 0}
+    assert (
+        misfit(tiled, {"x": (7,), "d": (2,)})
+        == "test.op: the signature needs o = tiles*m, but m = 2, o = 7, tiles = 3."
+    )
+    assert bound(folded, {"x": (4, 3), "w": (2, 6)}) == {"c": 4, "h": 3, "q": 2, "v": 6}
+    assert (
+        misfit(folded, {"x": (4, 3), "w": (2, 5)}) == "test.op: the signature needs i = q*v, but i = 12, q = 2, v = 5."
+    )
+    assert bound("x[n] w?[m] -> y[n] where n = 2*m", {"x": (3,)}) == {"n": 3}
+
+
 @pytest.mark.parametrize(
     ("expression", "message"),
     [
