@@ -358,7 +358,7 @@ def find(name: str | Operation) -> Operation:
     if name not in known:
         import difflib
 
-        near = difflib.get_close_matches(name, known, n=3)
+        near = [n for n in known if n.startswith(f"{name}.")][:3] or difflib.get_close_matches(name, known, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}."
         raise CapabilityError(f"there is no operation {name!r}: {hint}")
     return known[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -11,10 +12,10 @@ from click.testing import CliRunner
 from refpeft import plugins
 from refpeft.cli import main
 from refpeft.cli.methods import DIMS
-from refpeft.errors import AttributeValueError, CapabilityError
+from refpeft.errors import AttributeValueError, CapabilityError, DomainError, ShapeError
 from refpeft.golden import evaluate
 from refpeft.merging import merging_cost, stand_in
-from refpeft.methods import METHODS, LoRA, dims_of, methods
+from refpeft.methods import METHODS, LoRA, dims_of, methods, needs_of
 from refpeft.numerics.formats import as_format, store
 from refpeft.operation import find
 from refpeft.problem import Problem
@@ -60,6 +61,96 @@ def test_the_count_is_what_the_start_trains(name, shape):
     assert chosen.count(*shape) == sum(parameters[n].size for n in chosen.trainable)
 
 
+def weighed(name: str, **options) -> Problem:
+    """The layer of a method as it starts over a small weight of odd sides, or of even ones that few numbers divide."""
+    shape = options.pop("shape")
+    chosen, random = ALL[name](**options), np.random.default_rng(0)
+    weight = random.normal(size=shape)
+    parameters = chosen.init(random, weight, **stand_in(chosen, random, weight))
+    operation = find(chosen.operation)
+    names = {a.name for a in operation.signature.inputs}
+    arrays = {"x": np.ones((1, 2, shape[1])), "task": np.zeros(1, np.int64), "weight": weight} | parameters
+    return Problem.of(operation, {n: a for n, a in arrays.items() if n in names}, chosen.attributes())
+
+
+@pytest.mark.parametrize("shape", [(13, 7), (6, 64), (1, 1)])
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_a_method_starts_and_counts_where_its_layer_is_one(name, shape):
+    """Over a weight that it does not fit neither ``init`` nor ``count`` gives anything, and both say the same."""
+    try:
+        problem = weighed(name, shape=shape)
+    except AttributeValueError as refused:
+        with pytest.raises(AttributeValueError) as counted:
+            ALL[name]().count(*shape)
+        assert str(counted.value) == str(refused)
+        return
+    assert ALL[name]().count(*shape) == sum(problem.inputs[n].size for n in ALL[name].trainable)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("c3a", {"block": 5}, "C3A: block must be a divisor of the 12 outputs and the 8 inputs, but 5 came."),
+        ("boft", {"factors": 3}, "BOFT: block must be such that 4 of them divide the 8 inputs, but 4 came."),
+        (
+            "hra_gram_schmidt",
+            {"rank": 8},
+            "HRAGramSchmidt: rank must be at most 7, where the layer has 8 inputs, but 8 came.",
+        ),
+        ("miss", {"mini": 5}, "MiSS: mini must be 0 or a divisor of the 12 outputs, but 5 came."),
+        ("poly", {"heads": 3}, "Poly: heads must be a divisor of the 12 outputs and the 8 inputs, but 3 came."),
+        ("bdlora", {"side": "b", "blocks": 8}, "BDLoRA: blocks must be a divisor of the 12 outputs, but 8 came."),
+        ("pissa", {"rank": 9}, "PiSSA: rank must be at most 8, the smaller side of the weight, but 9 came."),
+        ("kasa", {"rank": 8}, "KaSA: rank must be below 8, the smaller side of the weight, but 8 came."),
+    ],
+)
+def test_what_does_not_fit_a_weight_is_said(name, options, said):
+    """Method, field, what the weight (12, 8) asks for, and what came."""
+    with pytest.raises(AttributeValueError) as refused:
+        weighed(name, shape=(12, 8), **options)
+    assert str(refused.value) == said
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if ALL[n].axes == 2])
+def test_a_start_needs_a_weight(name):
+    """A matrix with elements; and a generator, not a seed."""
+    chosen = ALL[name]()
+    data = dict.fromkeys(needs_of(chosen))
+    for weight, came in (
+        (np.ones(8), "one of shape (8,)"),
+        (np.ones((0, 8)), "one of shape (0, 8)"),
+        ([[1.0]], "a list"),
+    ):
+        with pytest.raises(ShapeError) as refused:
+            chosen.init(np.random.default_rng(0), weight, **data)
+        said = f"{type(chosen).__name__}: weight must be an array of 2 axes with elements, but {came} came."
+        assert str(refused.value) == said
+    with pytest.raises(AttributeValueError, match=r"random must be a numpy\.random\.Generator, but 0 came"):
+        chosen.init(0, np.ones((64, 64)), **data)
+
+
+@pytest.mark.parametrize("name", ["adamss", "kasa", "osf", "pissa", "psoft", "tinylora"])
+def test_a_start_that_factorises_refuses_what_has_no_factors(name):
+    """NaN in the weight is said to be there."""
+    with pytest.raises(DomainError, match="weight holds NaN or infinity, which have no factorisation"):
+        ALL[name]().init(np.random.default_rng(0), np.full((32, 24), np.nan))
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if dims_of(ALL[n])])
+def test_a_count_is_of_whole_sizes(name):
+    """At least 1, each of them."""
+    for dim, size in itertools.product(dims_of(ALL[name]), [0, -3, 2.5, "4", None, True]):
+        with pytest.raises(AttributeValueError, match=f"{dim} must be an integer of at least 1, but {size!r} came"):
+            ALL[name]().count(**dict.fromkeys(dims_of(ALL[name]), 64) | {dim: size})
+
+
+def test_a_prefix_is_of_whole_heads():
+    """Heads divide the width, and keys the heads."""
+    for heads, kv_heads in ((7, 7), (8, 3)):
+        with pytest.raises(ShapeError, match=f"but heads = {heads} and kv_heads = {kv_heads} came"):
+            ALL["ptuning_v2"]().count(layers=2, width=64, heads=heads, kv_heads=kv_heads)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", [n for n in WEIGHTED if ALL[n].identity])
 def test_training_begins_at_the_base_model(name, shape):
@@ -101,6 +192,19 @@ def test_unmerging_gives_the_weight_back(name):
     assert np.linalg.norm(back - weight) <= 2.0**-40 * np.linalg.norm(weight)
 
 
+@pytest.mark.parametrize("name", [n for n in MERGEABLE if not ALL[n].not_unmergeable])
+def test_unmerging_is_checked_as_merging_is(name):
+    """A parameter that is not there, and a weight of another shape, where the layer needs one: never a wrong weight."""
+    chosen, weight, parameters = started(name)
+    weight = parameters.pop("weight", weight)
+    first = chosen.trainable[0]
+    less = {n: a for n, a in parameters.items() if n != first}
+    for wrong, given in ((weight, less), (weight[None], parameters), (weight[:5, :7], parameters)):
+        for change in (chosen.merge, chosen.unmerge):
+            with pytest.raises((ShapeError, AttributeValueError, DomainError), match=r"\w: .*\w"):
+                change(wrong, given)
+
+
 @pytest.mark.parametrize("name", ["lora", "dora", "ia3", "c3a"])
 def test_a_merge_costs_half_an_ulp_of_the_weight(name):
     """The merged layer is off by a third of a unit roundoff in norm, in every dtype: so much one rounding costs."""
@@ -123,6 +227,16 @@ def test_explain_tells_what_merging_costs(operation, shown):
     """Where an operation is a method's layer or its merge."""
     said = CliRunner().invoke(main, ["explain", operation]).output
     assert ("| lora | bf16 |" in said) == shown
+
+
+def test_explain_takes_a_methods_name():
+    """It is the page of the method's operation; a family's name is answered with its operations."""
+    said = CliRunner().invoke(main, ["explain", "rslora"]).output
+    assert said.startswith("# lora.linear\n")
+    assert "| rslora | bf16 |" in said
+    refused = CliRunner().invoke(main, ["explain", "adapter"])
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "did you mean adapter.bottleneck or adapter.fusion or adapter.sublayer?" in refused.stderr
 
 
 @pytest.mark.parametrize("name", [n for n in ALL if ALL[n].not_mergeable])
@@ -196,9 +310,19 @@ def test_the_command_lists_every_method():
     assert rows.keys() == METHODS.keys()
     assert rows["lora"]["parameters"] == 8 * (48 + 32)
     assert rows["lora"]["mergeable"] == "yes"
+    assert (rows["lora"]["unfit"], rows["waveft"]["parameters"]) == (None, 1024)
 
 
-@pytest.mark.parametrize("text", ["o", "o=", "o=0", "o=-4", "depth=3", "o=1e3"])
+def test_the_command_says_which_methods_do_not_fit():
+    """No number is made up for a layer that cannot be."""
+    sizes = ["--dim", "o=13", "--dim", "i=7"]
+    rows = {row["name"]: row for row in json.loads(CliRunner().invoke(main, ["methods", "--json", *sizes]).stdout)}
+    assert rows["lora"]["parameters"] == 8 * (13 + 7)
+    assert rows["c3a"]["parameters"] is None
+    assert rows["c3a"]["unfit"] in CliRunner().invoke(main, ["methods", *sizes]).stdout
+
+
+@pytest.mark.parametrize("text", ["o", "o=", "o=0", "o=-4", "depth=3", "o=1e3", "o=1000000001", "o=" + "9" * 5000])
 def test_a_bad_size_is_refused(text):
     """Exit status 2 and one sentence."""
     result = CliRunner().invoke(main, ["methods", "--dim", text])

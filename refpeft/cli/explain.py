@@ -1,4 +1,4 @@
-"""``refpeft explain``: an operation's page of the spec in the terminal, and what merging costs where it can be merged."""
+"""``refpeft explain``: the page of the spec of an operation, or of a method's, and what merging costs where it can be merged."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from refpeft.numerics.formats import as_format
 
 
 @click.command("explain")
-@click.argument("operation")
-def command(operation):
-    """Show what OPERATION is: signature, attributes, budget kinds, and its page of the spec."""
+@click.argument("name", metavar="OPERATION|METHOD")
+def command(name):
+    """Show what an operation is, or that of a method: signature, attributes, budget kinds, and its page of the spec."""
     from refpeft.errors import CapabilityError
+    from refpeft.methods import methods
     from refpeft.operation import find
     from refpeft_spec import body, page_of
 
-    found = find(operation)
+    found = find(methods()[name].operation if name in methods() else name)
     try:
         page = body(page_of(found.name))
     except CapabilityError:

@@ -18,7 +18,9 @@ from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 import numpy as np
 
+from refpeft.arrays import to_numpy
 from refpeft.errors import AttributeValueError, CapabilityError
+from refpeft.methods._given import of_a_weight, of_sizes, require_weight
 from refpeft.operation import Operation, find
 from refpeft.problem import Problem
 
@@ -55,6 +57,8 @@ class Method:
         Why the merged weight and the parameters alone do not give the base weight back; empty where they do.
     identity : bool
         Whether training begins at the base model.
+    axes : int
+        Of the weight that it stands over.
     """
 
     operation: ClassVar[str]
@@ -67,6 +71,13 @@ class Method:
     not_mergeable: ClassVar[str] = ""
     not_unmergeable: ClassVar[str] = ""
     identity: ClassVar[bool] = True
+    axes: ClassVar[int] = 2
+
+    def __init_subclass__(cls, **keywords: Any):
+        super().__init_subclass__(**keywords)
+        for name, checked in (("init", of_a_weight), ("count", of_sizes)):
+            if name in cls.__dict__:
+                setattr(cls, name, checked(cls.__dict__[name]))
 
     def __post_init__(self):
         self.validate()
@@ -105,10 +116,25 @@ class Method:
         came = getattr(self, field)
         raise AttributeValueError(f"{type(self).__name__}: {field} must be {expected}, but {came!r} came.")
 
+    def fits(self, *args: Any, **dims: Any) -> None:
+        """Refuse a weight (o, i) over which the method, configured as it is, cannot stand; `init` and `count` ask it first.
+
+        Raises
+        ------
+        AttributeValueError
+            Naming method, field, what was expected and what came.
+        """
+
+    def divides(self, field: str, **sides: int) -> None:
+        """Refuse the field unless it divides these sides of the weight."""
+        said = " and ".join(f"the {size} {name}" for name, size in sides.items())
+        self.require(field, not any(size % getattr(self, field) for size in sides.values()), f"a divisor of {said}")
+
     def attributes(self) -> dict:
         """Attributes of the operation."""
         return {}
 
+    @of_a_weight
     def init(self, random: np.random.Generator, weight: np.ndarray) -> dict[str, np.ndarray]:
         """The operation's parameters at the start of training, trained and frozen ones, as float64 arrays.
 
@@ -243,7 +269,8 @@ class Method:
         CapabilityError
             If the method cannot be merged, with the reason.
         """
-        operation, whole = self._merging("merge"), self._whole(weight, parameters)
+        operation, weight = self._merging("merge"), to_numpy(weight)
+        whole = self._whole(weight, parameters)
         missing = self.following and not set(self.following) & set(whole)
         return self._problem(operation, {"weight": weight} | whole | (self.derived(weight, whole) if missing else {}))
 
@@ -262,11 +289,12 @@ class Method:
         operation = self._merging("merge")
         if self.not_unmergeable:
             raise CapabilityError(f"{type(self).__name__} cannot be unmerged: {self.not_unmergeable}")
-        module, parameters = importlib.import_module(operation.__module__), self._whole(merged, parameters)
+        module, merged = importlib.import_module(operation.__module__), to_numpy(merged)
+        parameters = self._whole(merged, parameters)
         if isinstance(module.unmerge, Operation):
             return _stored(self._problem(module.unmerge, {"merged": merged} | parameters))
-        names = [a.name for a in operation.signature.inputs[1:]]
-        return module.unmerge(merged, *(parameters.get(n) for n in names), **self._of(operation))
+        weight, *given = self._problem(operation, {"weight": merged} | parameters).positional
+        return module.unmerge(weight, *given, **self._of(operation))
 
     def _merging(self, what: str) -> Operation:
         if self.not_mergeable:
@@ -274,7 +302,8 @@ class Method:
         return find(f"{self.operation.partition('.')[0]}.{what}")
 
     def _whole(self, weight: np.ndarray, parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        parameters = self.unpacked(weight.shape, parameters)
+        require_weight(self, weight)
+        parameters = self.unpacked(weight.shape, {n: to_numpy(a) for n, a in parameters.items()})
         return self.implied(weight.shape, parameters) | parameters
 
     def _of(self, operation: Operation) -> dict:

@@ -69,6 +69,9 @@ class KaSA(Method):
     def attributes(self):
         return {"scaling": self.alpha / self.rank}
 
+    def fits(self, o, i):
+        self.require("rank", self.rank < min(o, i), f"below {min(o, i)}, the smaller side of the weight")
+
     def init(self, random, weight) -> dict[str, np.ndarray]:
         return kasa.init(random, weight, rank=self.rank)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from refpeft.errors import ShapeError
 from refpeft.methods import Method, method
 from refpeft.ops import bdlora
 
@@ -44,12 +43,11 @@ class BDLoRA(Method):
     def attributes(self):
         return {"scaling": self.alpha / self.rank} | self._blocks()
 
+    def fits(self, o, i):
+        self.divides("blocks", **({"inputs": i} if self.side == "a" else {"outputs": o}))
+
     def init(self, random, weight):
-        o, i = weight.shape
-        width = i if self.side == "a" else o
-        if width % self.blocks:
-            raise ShapeError(f"BDLoRA: blocks must divide the layer's width of {width}, but is {self.blocks}.")
-        return bdlora.init(random, o, i, rank=self.rank, **self._blocks())
+        return bdlora.init(random, *weight.shape, rank=self.rank, **self._blocks())
 
     def count(self, o, i):
         return bdlora.count(o, i, rank=self.rank, **self._blocks())

@@ -40,6 +40,10 @@ class BOFT(Method):
     def attributes(self):
         return {"block": self.block, "factors": self.factors, "variant": self.variant}
 
+    def fits(self, o, i):
+        runs = 2 ** (self.factors - 1)
+        self.require("block", i % (runs * self.block) == 0, f"such that {runs} of them divide the {i} inputs")
+
     def init(self, random, weight):
         return boft.init(*weight.shape, block=self.block, factors=self.factors)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from refpeft.errors import ShapeError
 from refpeft.methods import Method, method
 from refpeft.ops import c3a
 
@@ -35,13 +34,11 @@ class C3A(Method):
     def attributes(self):
         return {"normalised": self.normalised}
 
+    def fits(self, o, i):
+        self.divides("block", outputs=o, inputs=i)
+
     def init(self, random, weight):
-        o, i = weight.shape
-        if o % self.block or i % self.block:
-            raise ShapeError(
-                f"C3A: block must divide both sides of the weight, but {self.block} does not divide {(o, i)}."
-            )
-        return c3a.init(random, o, i, block=self.block)
+        return c3a.init(random, *weight.shape, block=self.block)
 
     def count(self, o, i):
         return c3a.count(o, i, block=self.block)

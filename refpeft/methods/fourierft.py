@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 
-from refpeft.errors import ShapeError
 from refpeft.methods import Method, method
 from refpeft.ops import fourierft
 from refpeft.torch_random import randperm
@@ -48,13 +47,11 @@ class FourierFT(Method):
     def attributes(self):
         return {"scaling": self.scaling}
 
+    def fits(self, o, i):
+        self.require("frequencies", self.frequencies <= o * i, f"at most the weight's {o * i} elements")
+
     def init(self, random, weight):
-        o, i = weight.shape
-        if self.frequencies > o * i:
-            raise ShapeError(
-                f"FourierFT: frequencies must be at most the weight's {o * i} elements, but {self.frequencies} came."
-            )
-        return fourierft.init(random, o, i, k=self.frequencies, seed=self.seed, start=self.start)
+        return fourierft.init(random, *weight.shape, k=self.frequencies, seed=self.seed, start=self.start)
 
     def implied(self, shape, arrays):
         k = np.asarray(arrays.get("values", ())).size

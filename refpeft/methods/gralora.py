@@ -42,6 +42,9 @@ class GraLoRA(Method):
     def attributes(self):
         return {"scaling": self.alpha / (self.rank + self.hybrid)}
 
+    def fits(self, o, i):
+        self.divides("blocks", outputs=o, inputs=i)
+
     def init(self, random, weight):
         return gralora.init(random, *weight.shape, rank=self.rank, blocks=self.blocks, hybrid=self.hybrid)
 

@@ -33,6 +33,10 @@ class HRA(Method):
     def attributes(self):
         return {"variant": self.variant}
 
+    def fits(self, o, i):
+        most = i - (self.variant == "gram_schmidt")
+        self.require("rank", self.rank <= most, f"at most {most}, where the layer has {i} inputs")
+
     def init(self, random, weight):
         return hra.init(random, weight.shape[1], rank=self.rank, variant=self.variant)
 

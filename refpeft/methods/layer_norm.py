@@ -24,6 +24,7 @@ class LayerNormTuning(Method):
     paper = "arXiv:2312.11420"
     peft = ("LN_TUNING",)
     not_mergeable = "it trains the norm's own gain and bias, so that there is nothing to merge."
+    axes = 1
 
     def validate(self):
         super().validate()

@@ -92,6 +92,9 @@ class RsLoRA(LoRA):
 class Split(LowRank):
     """LoRA that starts from a part of the base weight, which is taken out of the base."""
 
+    def fits(self, o, i):
+        self.require("rank", self.rank <= min(o, i), f"at most {min(o, i)}, the smaller side of the weight")
+
     def over(self, arrays, weight):
         """LoRA of twice the rank: where R = W - s B0 A0 is what was left, R + s B A = W + s [B -B0] [A; A0]."""
 
@@ -137,6 +140,7 @@ class MiCA(LowRank):
     trainable: ClassVar[tuple[str, ...]] = ("a",)
     paper = "arXiv:2604.01694"
     peft = ("LORA: init_lora_weights=mica",)
+    fits = Split.fits
 
     def init(self, random, weight):
         b = lora_init.mica(weight, self.rank)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 from refpeft.methods import method
 from refpeft.methods.lora import LowRank, Split, started
 from refpeft.ops import lora_data_init, lora_init
+from refpeft.ops._blocks import Blocksize
 
 
 @method("eva")
@@ -32,6 +34,9 @@ class EVA(LowRank):
     def validate(self):
         super().validate()
         self.require("rho", self.rho >= 1, "at least 1")
+
+    def fits(self, o, i):
+        self.require("rank", self.rank <= i, f"at most {i}, the inputs of the layer")
 
     def shared(self, data):
         """Ranks go where they explain most of the variance; alpha goes with them, so that the scaling is everywhere the same."""
@@ -126,9 +131,13 @@ class LoftQ(LowRank):
     paper = "arXiv:2310.08659"
     peft = ("LORA: init_lora_weights=loftq",)
     identity = False
+    fits = Split.fits
 
     def validate(self):
         super().validate()
+        self.require(
+            "blocksize", self.blocksize in get_args(Blocksize), f"one of {', '.join(map(str, get_args(Blocksize)))}"
+        )
         self.require("iterations", self.iterations >= 1, "at least 1")
 
     def init(self, random, weight):

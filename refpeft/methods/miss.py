@@ -30,6 +30,9 @@ class MiSS(Method):
         super().validate()
         self.require("mini", self.mini >= 0, "at least 0")
 
+    def fits(self, o, i):
+        self.require("mini", self.mini == 0 or o % self.mini == 0, f"0 or a divisor of the {o} outputs")
+
     def init(self, random, weight):
         return miss.init(random, *weight.shape, rank=self.rank, mini=self.mini or None)
 
@@ -53,6 +56,9 @@ class BatMiSS(Method):
     trainable = ("block",)
     paper = "arXiv:2409.15371"
     peft = ("MISS: init_weights=bat",)
+
+    def fits(self, o, i):
+        self.divides("rank", outputs=o, inputs=i)
 
     def init(self, random, weight):
         return miss_bat.init(random, *weight.shape, rank=self.rank)

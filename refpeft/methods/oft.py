@@ -41,6 +41,9 @@ class OFT(Method):
     def attributes(self):
         return {"block": self.block, "share": self.share, "variant": self.variant, "terms": self.terms}
 
+    def fits(self, o, i):
+        self.divides("block", inputs=i)
+
     def init(self, random, weight):
         return oft.init(*weight.shape, block=self.block, share=self.share)
 

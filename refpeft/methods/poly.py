@@ -42,6 +42,9 @@ class Poly(Method):
     def attributes(self):
         return {"scaling": 1 / self.rank}
 
+    def fits(self, o, i):
+        self.divides("heads", outputs=o, inputs=i)
+
     def init(self, random, weight):
         shape = {"rank": self.rank, "skills": self.skills, "heads": self.heads, "tasks": self.tasks}
         return poly.init(random, *weight.shape, **shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from refpeft.errors import ShapeError
 from refpeft.methods import Method, method
 from refpeft.ops import adaption_prompt, prefix
 
@@ -44,8 +45,23 @@ class PTuningV2(Method):
         keys, values = prefix.cut(prefix.init(random, self.tokens, 1, groups, self.size), l=1, g=groups, d=self.size)
         return {"prefix_k": keys[0], "prefix_v": values[0]}
 
+    def keys(self, width, heads, kv_heads):
+        """Elements of a token's keys.
+
+        Raises
+        ------
+        ShapeError
+            If there are not whole heads.
+        """
+        if width % heads or heads % kv_heads:
+            raise ShapeError(
+                f"{type(self).__name__}: heads must divide the width of {width} and be a multiple of the kv_heads, "
+                f"but heads = {heads} and kv_heads = {kv_heads} came."
+            )
+        return width // heads * kv_heads
+
     def count(self, layers, width, heads, kv_heads):
-        return prefix.count(self.tokens, layers, width // heads * kv_heads)
+        return prefix.count(self.tokens, layers, self.keys(width, heads, kv_heads))
 
 
 @method("prefix")
@@ -80,7 +96,7 @@ class PrefixTuning(PTuningV2):
         return prefix.init_encoder(random, self.tokens, width, self.hidden, 2 * width)
 
     def count(self, layers, width, heads, kv_heads):
-        return prefix.count_encoder(self.tokens, layers, width // heads * kv_heads, self.hidden)
+        return prefix.count_encoder(self.tokens, layers, self.keys(width, heads, kv_heads), self.hidden)
 
 
 @method("cartridge")
@@ -104,7 +120,7 @@ class Cartridge(PTuningV2):
         self.require("frozen", 0 <= self.frozen <= self.tokens, f"from 0 to tokens = {self.tokens}")
 
     def count(self, layers, width, heads, kv_heads):
-        return prefix.count(self.tokens - self.frozen, layers, width // heads * kv_heads)
+        return prefix.count(self.tokens - self.frozen, layers, self.keys(width, heads, kv_heads))
 
 
 @method("adaption_prompt")

@@ -43,6 +43,9 @@ class PSOFT(Method):
     def attributes(self):
         return {"scaling": self.alpha / self.rank, "variant": self.variant, "terms": self.terms}
 
+    def fits(self, o, i):
+        self.require("rank", self.rank <= min(o, i), f"at most {min(o, i)}, the smaller side of the weight")
+
     def init(self, random, weight):
         return psoft.init(weight, rank=self.rank, scaling=self.alpha / self.rank)
 

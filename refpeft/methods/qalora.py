@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from refpeft.errors import ShapeError
 from refpeft.methods import Method, method
 from refpeft.ops import qalora
 from refpeft.ops.lora_init import kaiming_uniform
@@ -44,10 +43,11 @@ class QALoRA(Method):
     def attributes(self):
         return {"scaling": self.alpha / self.rank, "group": self.group, "variant": self.variant}
 
+    def fits(self, o, i):
+        self.divides("group", inputs=i)
+
     def init(self, random, weight):
         o, i = weight.shape
-        if i % self.group:
-            raise ShapeError(f"QALoRA: group must divide the {i} inputs of the layer, but is {self.group}.")
         return {"a": kaiming_uniform(random, (self.rank, i // self.group)), "b": np.zeros((o, self.rank))}
 
     def count(self, o, i):

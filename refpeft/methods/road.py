@@ -35,6 +35,9 @@ class RoAd(Method):
     def attributes(self):
         return {"group": self.group, "variant": self.variant}
 
+    def fits(self, o, i):
+        self.divides("group", outputs=o)
+
     def init(self, random, weight):
         return road.init(len(weight), variant=self.variant)
 

@@ -41,6 +41,9 @@ class VBLoRA(Method):
     def attributes(self):
         return {"chosen": self.chosen}
 
+    def fits(self, o, i):
+        self.divides("length", outputs=o, inputs=i)
+
     def corners(self, shape):
         return {"vectors": (self.bank, self.length)}
 

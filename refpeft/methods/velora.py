@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from refpeft.errors import ShapeError
 from refpeft.methods import Method, method
 from refpeft.methods.lora import LoRA
 from refpeft.ops.lora_init import kaiming_uniform
@@ -44,11 +43,12 @@ class VeLoRA(Method):
     def attributes(self):
         return {"scaling": self.alpha / self.rank, "groups": self.groups, "restore": self.restore}
 
+    def fits(self, o, i):
+        self.divides("groups", inputs=i)
+
     def init(self, random, weight):
         """A Kaiming-uniform, B zero, and a random v of norm one; `refpeft.ops.velora.projection` gives one from a batch."""
         o, i = weight.shape
-        if i % self.groups:
-            raise ShapeError(f"VeLoRA: groups must divide the {i} inputs of the layer, but is {self.groups}.")
         v = random.normal(size=i // self.groups)
         a, b = kaiming_uniform(random, (self.rank, i)), np.zeros((o, self.rank))
         return {"a": a, "b": b, "v": v / np.linalg.norm(v)}

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 
-from refpeft.errors import ShapeError
 from refpeft.methods import Method, method
 from refpeft.ops import waveft
 from refpeft.torch_random import randperm
@@ -47,13 +46,11 @@ class WaveFT(Method):
     def attributes(self):
         return {"scaling": self.scaling, "wavelet": self.wavelet}
 
+    def fits(self, o, i):
+        self.require("coefficients", self.coefficients <= o * i, f"at most the weight's {o * i} elements")
+
     def init(self, random, weight):
-        o, i = weight.shape
-        if self.coefficients > o * i:
-            raise ShapeError(
-                f"WaveFT: coefficients must be at most the weight's {o * i} elements, but {self.coefficients} came."
-            )
-        return waveft.init(random, o, i, k=self.coefficients, seed=self.seed)
+        return waveft.init(random, *weight.shape, k=self.coefficients, seed=self.seed)
 
     def implied(self, shape, arrays):
         k = np.asarray(arrays.get("values", ())).size

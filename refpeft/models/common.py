@@ -28,8 +28,10 @@ def drawn(
     shapes = {site: tuple(model.places[site].weight.shape) for site in sites}
     largest = np.max([*shapes.values()], axis=0)
     whole = {name: array.astype(dtype) for name, array in method.common(random, tuple(largest.tolist())).items()}
-    dealt = method.dealt(shapes)
-    own = {site: method.own(random, model.weight(site)) for site in sites} if whole else {}
+    dealt, own = method.dealt(shapes), {}
+    for site in sites if whole else ():
+        method.fits(*shapes[site])
+        own[site] = method.own(random, model.weight(site))
     return {site: {**whole, **its, **dealt.get(site, {})} for site, its in own.items()}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 
@@ -26,8 +28,8 @@ def split(size: int, factor: int = -1) -> tuple[int, int]:
     size : int
         o or i, at least 1.
     factor : int
-        The share of W1 where it divides ``size``; else the largest divisor not above it that makes the shares' sum
-        smaller than the one before did, -1 meaning the divisor next to the square root.
+        The share of W1 where it divides ``size``; else the largest divisor that is above neither it nor the square root, -1
+        meaning the largest not above the square root.
 
     Returns
     -------
@@ -36,11 +38,6 @@ def split(size: int, factor: int = -1) -> tuple[int, int]:
     """
     if factor > 0 and size % factor == 0:
         return factor, size // factor
-    limit = size if factor == -1 else factor
-    shares = 1, size
-    while shares[0] < shares[1]:
-        candidate = next(d for d in range(shares[0] + 1, size + 1) if size % d == 0)
-        if candidate + size // candidate > sum(shares) or candidate > limit:
-            break
-        shares = candidate, size // candidate
-    return min(shares), max(shares)
+    root = math.isqrt(size)
+    share = next(d for d in range(root if factor == -1 else min(factor, root), 0, -1) if size % d == 0)
+    return share, size // share

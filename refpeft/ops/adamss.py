@@ -14,6 +14,7 @@ import numpy as np
 
 from refpeft.numerics.primitives import scatter_add, take
 from refpeft.ops._factors import factors
+from refpeft.ops.lora_init import finite
 
 SIZES = {"groups": (2, 1, 3), "q": (1, 2, 3), "r": (2, 1, 3)}
 
@@ -69,7 +70,7 @@ def init(
     """
     from scipy.cluster.vq import kmeans2
 
-    left, _, right = np.linalg.svd(np.asarray(weight, np.float64), full_matrices=False)
+    left, _, right = np.linalg.svd(finite("adamss", weight), full_matrices=False)
     rank = min(rank, len(right))
     left = left[:, :rank]
     group = kmeans2(left, min(groups, len(left)), iter=10, minit="points", seed=random)[1].astype(np.int64)

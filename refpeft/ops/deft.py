@@ -16,6 +16,7 @@ from refpeft.errors import DomainError
 from refpeft.numerics.formats import as_format, store
 from refpeft.ops._activations import relu, relu_vjp
 from refpeft.ops._update import update
+from refpeft.ops.lora_init import finite
 
 Projection = Literal["relu", "orthogonal"]
 Fill = Literal["deft", "para"]
@@ -80,7 +81,7 @@ def unmerge(
     DomainError
         If I - Qᵀ P is singular, as for every orthogonal projection: the merge has lost the subspace.
     """
-    p, r = np.asarray(subspace, np.float64), np.asarray(fill, np.float64)
+    p, r = finite("deft.unmerge", subspace, "subspace"), np.asarray(fill, np.float64)
     q = _other(p, projection)
     left = merged.astype(np.float64) - (scaling * (p @ r) if variant == "deft" else 0.0)
     core = np.eye(p.shape[1]) - q.T @ p

@@ -14,7 +14,7 @@ import numpy as np
 
 from refpeft.errors import DomainError
 from refpeft.ops.adalora import orthogonality
-from refpeft.ops.lora_init import kaiming_uniform
+from refpeft.ops.lora_init import finite, kaiming_uniform
 
 
 def truncate(weight: np.ndarray, rank: int) -> np.ndarray:
@@ -28,7 +28,7 @@ def truncate(weight: np.ndarray, rank: int) -> np.ndarray:
     least = min(weight.shape)
     if not rank < least:
         raise DomainError(f"KaSA: rank must be below min(o, i) = {least}, but {rank} came.")
-    u, s, vt = np.linalg.svd(weight.astype(np.float64), full_matrices=False)
+    u, s, vt = np.linalg.svd(finite("KaSA", weight), full_matrices=False)
     kept = least - rank
     return (u[:, :kept] * s[:kept]) @ vt[:kept]
 

@@ -206,10 +206,21 @@ def matrix(name, weight, rank, what="weight"):
             f"{name}: rank must be an integer from 1 to {min(weight.shape)}, the smaller side of {what}, "
             f"but {rank!r} came."
         )
-    w = weight.astype(np.float64)
+    return finite(name, weight, what), format
+
+
+def finite(name, weight, what="weight"):
+    """W in float64, for a factorisation.
+
+    Raises
+    ------
+    DomainError
+        If it holds NaN or infinity, which have none.
+    """
+    w = np.asarray(weight).astype(np.float64)
     if not np.all(np.isfinite(w)):
         raise DomainError(f"{name}: {what} holds NaN or infinity, which have no factorisation.")
-    return w, format
+    return w
 
 
 def _fan_in(shape) -> int:

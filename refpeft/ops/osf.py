@@ -21,6 +21,7 @@ from refpeft.numerics.formats import as_format, store
 from refpeft.numerics.primitives import detach, straight_through
 from refpeft.operation import operation
 from refpeft.ops._arrays import plus, rows
+from refpeft.ops.lora_init import finite
 
 
 @operation(
@@ -111,7 +112,7 @@ def init(weight: np.ndarray, *, preserved: float) -> dict[str, np.ndarray]:
     dict of str to float64 array
     """
     h = frozen(*weight.shape, preserved=preserved)
-    left, values, right = np.linalg.svd(np.asarray(weight, np.float64), full_matrices=False)
+    left, values, right = np.linalg.svd(finite("osf", weight), full_matrices=False)
     return {"u": left[:, h:], "s": values[h:], "v": right[h:]} | _high(left, values, right, h)
 
 
@@ -126,7 +127,7 @@ def high(weight: np.ndarray, *, trained: int) -> dict[str, np.ndarray]:
     h = min(weight.shape) - trained
     if h < 0:
         raise ShapeError(f"osf: a weight {weight.shape} has {min(weight.shape)} triplets, but {trained} came.")
-    return _high(*np.linalg.svd(np.asarray(weight, np.float64), full_matrices=False), h)
+    return _high(*np.linalg.svd(finite("osf", weight), full_matrices=False), h)
 
 
 def _high(left, values, right, h):

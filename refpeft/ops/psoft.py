@@ -17,6 +17,7 @@ import numpy as np
 from refpeft.errors import AttributeValueError
 from refpeft.ops._rotation import identity, rotation, to_skew
 from refpeft.ops._update import update
+from refpeft.ops.lora_init import finite
 from refpeft.ops.oft import quarter_turns
 
 Variant = Literal["paper", "neumann"]
@@ -110,7 +111,7 @@ def init(weight: np.ndarray, *, rank: int, scaling: float) -> dict[str, np.ndarr
     """
     if not 1 <= rank <= min(weight.shape):
         raise AttributeValueError(f"psoft: rank must be from 1 to {min(weight.shape)}, but {rank!r} came.")
-    u, s, vt = np.linalg.svd(weight.astype(np.float64), full_matrices=False)
+    u, s, vt = np.linalg.svd(finite("psoft", weight), full_matrices=False)
     return {
         "a": vt[:rank],
         "b": u[:, :rank] * (s[:rank] / scaling),

@@ -90,8 +90,8 @@ def _(random, arrays, attributes):
 
 def mean(parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The parameters of the VeRA layer that this one is without noise: the first halves of A and lambda_d."""
-    half = parameters["b"].shape[1]
-    return dict(parameters) | {"a": parameters["a"][:half], "lambda_d": parameters["lambda_d"][:half]}
+    halves = {n: parameters[n][: len(parameters[n]) // 2] for n in ("a", "lambda_d") if n in parameters}
+    return dict(parameters) | halves
 
 
 def shapes(o: int, i: int, *, rank: int) -> dict[str, tuple[int, ...]]:

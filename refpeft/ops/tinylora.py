@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from refpeft.ops._factors import factors
+from refpeft.ops.lora_init import finite
 
 SIZES = {"r": (2, 1, 3), "u": (3, 1, 2, 5)}
 
@@ -67,7 +68,7 @@ def init(random: np.random.Generator, weight: np.ndarray, *, rank: int, u: int) 
     dict of str to float64 array
         a (r, i), b (o, r), projections (u, r, r) and v (u,).
     """
-    left, values, right = np.linalg.svd(np.asarray(weight, np.float64), full_matrices=False)
+    left, values, right = np.linalg.svd(finite("tinylora", weight), full_matrices=False)
     rank = min(rank, len(values))
     root = np.sqrt(values[:rank])
     return {

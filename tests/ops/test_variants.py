@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from refpeft import assert_conforms
-from refpeft.errors import ShapeError
+from refpeft.errors import AttributeValueError
 from refpeft.methods import BDLoRA, VeLoRA
 from refpeft.ops import velora
 
@@ -69,9 +69,9 @@ def test_peft_velora_agrees_within_the_float64_budget(o, i, rank, groups):
 def test_what_does_not_divide_is_refused():
     """In a sentence that says what must divide what."""
     random = np.random.default_rng(0)
-    with pytest.raises(ShapeError, match="blocks must divide the layer's width of 7, but is 2"):
+    with pytest.raises(AttributeValueError, match="blocks must be a divisor of the 7 inputs, but 2 came"):
         BDLoRA().init(random, np.zeros((4, 7)))
-    with pytest.raises(ShapeError, match="groups must divide the 30 inputs of the layer, but is 16"):
+    with pytest.raises(AttributeValueError, match="groups must be a divisor of the 30 inputs, but 16 came"):
         VeLoRA().init(random, np.zeros((4, 30)))
 
 
