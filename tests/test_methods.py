@@ -144,6 +144,23 @@ def test_a_count_is_of_whole_sizes(name):
             ALL[name]().count(**dict.fromkeys(dims_of(ALL[name]), 64) | {dim: size})
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("compacter", {"m": 7}, "Compacter: m must be a divisor of the widths 64 and 2, but 7 came."),
+        ("compacter", {"reduction": 65}, "Compacter: reduction must be at most the width of 64, but 65 came."),
+        ("loreft", {"rank": 65}, "LoReFT: rank must be at most the width of 64, but 65 came."),
+    ],
+)
+def test_what_does_not_fit_a_width_is_said(name, options, said):
+    """By the start and by the count."""
+    chosen = ALL[name](**options)
+    for asked in (lambda: chosen.init(np.random.default_rng(0), np.ones((64, 64))), lambda: chosen.count(64, 2)):
+        with pytest.raises(AttributeValueError) as refused:
+            asked()
+        assert str(refused.value) == said
+
+
 def test_a_prefix_is_of_whole_heads():
     """Heads divide the width, and keys the heads."""
     for heads, kv_heads in ((7, 7), (8, 3)):

@@ -187,12 +187,18 @@ class Compacter(Method):
         for field in ("reduction", "m"):
             self.require(field, getattr(self, field) >= 1, "at least 1")
 
+    def fits(self, width, *_):
+        r = width // self.reduction
+        self.require("reduction", r >= 1, f"at most the width of {width}")
+        self.require("m", width % self.m == r % self.m == 0, f"a divisor of the widths {width} and {r}")
+
     def init(self, random, weight):
         """The down-projection of one adapter, for a sublayer whose last matrix is ``weight`` (width, ...)."""
         d = weight.shape[0]
         return compacter.init(random, d, d // self.reduction, m=self.m, rank=self.rank)
 
     def count(self, width, layers):
+        self.fits(width)
         r = width // self.reduction
         one = compacter.count(width, r, rank=self.rank) + compacter.count(r, width, rank=self.rank)
         return self.m**3 + layers * self.places * one

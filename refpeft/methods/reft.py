@@ -33,11 +33,15 @@ class LoReFT(Method):
     def attributes(self):
         return {"subtract": self.subtract}
 
+    def fits(self, width, *_):
+        self.require("rank", self.rank <= width, f"at most the width of {width}")
+
     def init(self, random, weight):
         """For hidden states as wide as the outputs of ``weight`` (width, ...)."""
         return reft.init(random, weight.shape[0], rank=self.rank, orthonormal=self.orthonormal)
 
     def count(self, width, layers):
+        self.fits(width)
         return layers * reft.count(width, rank=self.rank)
 
 
