@@ -161,15 +161,28 @@ class Signature:
             wanted = self.shape(argument, known)
             if wanted != tuple(shapes[argument.name]):
                 raise ShapeError(_mismatch(operation, argument, shapes[argument.name], wanted, source, known))
+        asked = [c for c in self.constraints if c.names <= known.keys()]
+        for constraint in asked:
+            self._require(operation, constraint, known)
+        if len(asked) < len(self.constraints):
+            self._ask_hidden(operation, known)
+        return known
+
+    def _ask_hidden(self, operation, known):
+        """Constraints with a name that no shape binds: the first equality that has no other says what it stands for."""
         solved = dict(known)
-        for constraint in sorted(self.constraints, key=lambda c: not c.names <= known.keys()):
+        for constraint in self.constraints:
             hidden = constraint.names - solved.keys()
             if constraint.symbol == "=" and len(hidden) == 1 and hidden.isdisjoint(self.dims):
                 solved |= {name: constraint.solved(name, solved) for name in hidden}
-            if constraint.names <= solved.keys() and not constraint.holds(solved):
-                given = ", ".join(f"{n} = {solved[n]}" for n in sorted(constraint.names))
-                raise ShapeError(f"{operation}: the signature needs {constraint}, but {given}.")
-        return known
+            if constraint.names <= solved.keys():
+                self._require(operation, constraint, solved)
+
+    @staticmethod
+    def _require(operation, constraint, known):
+        if not constraint.holds(known):
+            given = ", ".join(f"{n} = {known[n]}" for n in sorted(constraint.names))
+            raise ShapeError(f"{operation}: the signature needs {constraint}, but {given}.")
 
     def _bind_names(self, operation, argument, shape, known, source):
         count = len(argument.dims)
