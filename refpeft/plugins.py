@@ -23,6 +23,7 @@ import functools
 import importlib
 import importlib.machinery
 import os
+import pkgutil
 import reprlib
 import sys
 from collections.abc import Callable, Iterator
@@ -136,10 +137,8 @@ def manager() -> pluggy.PluginManager:
 def _import_own_operations() -> None:
     from refpeft import ops
 
-    for file in sorted(os.listdir(ops.__path__[0])):
-        name, kind = os.path.splitext(file)
-        if kind == ".py" and name.isidentifier() and name != "__init__":
-            importlib.import_module(f"{ops.__name__}.{name}")
+    for module in pkgutil.iter_modules(ops.__path__):
+        importlib.import_module(f"{ops.__name__}.{module.name}")
 
 
 def _own() -> list[Entry]:

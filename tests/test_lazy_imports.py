@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
+import shutil
 import subprocess
 import sys
 
@@ -43,6 +45,15 @@ def test_the_catalogue_alone_loads_no_interpretation():
     looked = "import refpeft, sys; refpeft.catalogue(); names = {n for n in sys.modules if n.startswith('refpeft.')}"
     others = {"refpeft.golden", "refpeft.numerics.interpretations", "refpeft.ops.__init__"}
     imported(f"{looked}; assert names.isdisjoint({others}), names")
+
+
+def test_the_catalogue_comes_out_of_a_zip_file(tmp_path):
+    """As in an application that is one file: whatever lists the families asks the import system, and no folder."""
+    import refpeft
+
+    package = shutil.make_archive(str(tmp_path / "z"), "zip", *os.path.split(refpeft.__path__[0]))
+    ask = "import refpeft; assert '.zip' in refpeft.__file__ and 'gralora.linear' in refpeft.catalogue()"
+    imported(f"import sys; sys.path.insert(0, {package!r}); {ask}")
 
 
 def test_torch_is_imported_when_it_is_used():

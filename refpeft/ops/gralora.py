@@ -21,11 +21,11 @@ from refpeft.ops.lora_init import kaiming_uniform
 
 SIZES = {"o": (4, 6, 2, 3, 1), "i": (6, 4, 2, 3, 1), "k": (2, 1, 3), "r": (2, 6, 4, 1, 3), "h": (1, 0, 2)}
 
+PARAMETERS = "block_a[k,c,r] block_b[k,r,d] general_a[h,i] general_b[o,h]"
+WHERE = "c = i//k, d = o//k, k >= 1, i//k*k = i, o//k*k = o, r//k*k = r"
 
-@update(
-    "block_a[k,c,r] block_b[k,r,d] general_a[h,i] general_b[o,h]",
-    where="c = i//k, d = o//k, k >= 1, i//k*k = i, o//k*k = o, r//k*k = r",
-)
+
+@update(PARAMETERS, WHERE)
 def delta(block_a, block_b, general_a, general_b, *, scaling: float):
     """delta[m, n] = s (A_n B_m over their share of the rank)ᵀ, and s Bg Ag.
 
@@ -68,8 +68,7 @@ def _shares(block_a, block_b):
 
 @operation(
     "gralora.linear",
-    "x[*n,i] weight[o,i] block_a[k,c,r] block_b[k,r,d] general_a[h,i] general_b[o,h] bias?[o] -> y[*n,o] "
-    "where c = i//k, d = o//k, k >= 1, i//k*k = i, o//k*k = o, r//k*k = r",
+    f"x[*n,i] weight[o,i] {PARAMETERS} bias?[o] -> y[*n,o] where {WHERE}",
     sizes=SIZES,
 )
 def linear(x, weight, block_a, block_b, general_a, general_b, bias=None, *, scaling: float):
@@ -80,13 +79,8 @@ def linear(x, weight, block_a, block_b, general_a, general_b, bias=None, *, scal
     x : (*n, i)
     weight : (o, i)
         Frozen.
-    block_a : (k, i / k, r)
-        A_n.
-    block_b : (k, r, o / k)
-        B_m.
-    general_a : (h, i)
-    general_b : (o, h)
-        The hybrid part; h = 0 for none.
+    block_a, block_b, general_a, general_b
+        As for the update.
     bias : (o,), optional
     scaling : float
         s; alpha / (r + h).
