@@ -62,36 +62,33 @@ def launch(kernel: Kernel, grid: Sequence[int], block: Sequence[int], arguments:
     ShapeError, DtypeError
         If the arguments are not those of the signature.
     """
-    if 0 in (*grid, *block):
+    if 0 in grid or 0 in block:
         return
-    parameters = kernel.parameters
-    if len(arguments) != len(parameters):
-        raise ShapeError(f"kernel {kernel.name} takes {len(parameters)} arguments, but {len(arguments)} came.")
-    passed = [_passed(kernel, parameter, x) for parameter, x in zip(parameters, arguments)]
+    if len(arguments) != len(kernel.parameters):
+        raise ShapeError(f"kernel {kernel.name} takes {len(kernel.parameters)} arguments, but {len(arguments)} came.")
+    passed, arrays = [], []
+    for parameter, argument in zip(kernel.parameters, arguments):
+        if parameter.kind == "number":
+            argument = parameter.dtype.type(argument)
+        elif argument is not None:
+            _require_fit(kernel, parameter, argument)
+            arrays.append(argument)
+        passed.append(argument)
     grid, block = (tuple([*sizes, 1, 1][:3]) for sizes in (grid, block))
     LAUNCHES[_operation.get(), kernel.name] += 1
-    arrays = [x for p, x in zip(parameters, passed) if p.kind != "number" and x is not None]
-    if all(isinstance(x, np.ndarray) for x in arrays):
+    if isinstance(arrays[0], np.ndarray):
         run(kernel, grid, block, passed, shared)
     else:
         _run_on_gpu(kernel, grid, block, passed, shared, arrays[0].device)
 
 
-def _passed(kernel: Kernel, parameter: Parameter, argument):
-    """A number as the scalar that the signature declares; an array as it is."""
-    if parameter.kind == "number":
-        return parameter.dtype.type(argument)
-    if argument is None:
-        return None
-    if argument.dtype != parameter.dtype:
+def _require_fit(kernel: Kernel, parameter: Parameter, array) -> None:
+    if array.dtype != parameter.dtype:
         raise DtypeError(
-            f"kernel {kernel.name}: {parameter.name} must be {parameter.dtype}, but is {argument.dtype.name}."
+            f"kernel {kernel.name}: {parameter.name} must be {parameter.dtype}, but is {array.dtype.name}."
         )
-    if not argument.flags.c_contiguous:
-        raise ShapeError(
-            f"kernel {kernel.name}: {parameter.name} must be contiguous, but has strides {argument.strides}."
-        )
-    return argument
+    if not array.flags.c_contiguous:
+        raise ShapeError(f"kernel {kernel.name}: {parameter.name} must be contiguous, but has strides {array.strides}.")
 
 
 def _run_on_gpu(kernel, grid, block, arguments, shared, device) -> None:

@@ -41,7 +41,7 @@ FAULTS = {
         "unguarded tail": replaced("if (e < count) to[e]", "to[e]"),
         "unwritten last element": replaced("if (e < count) to[e]", "if (e + 1 < count) to[e]"),
         "the first block's maximum": replaced("absmax[first >> log2_blocksize]", "absmax[0]"),
-        "words that are not aligned": replaced(" && (unsigned long long)place % 4 == 0", ""),
+        "words that are not aligned": replaced(" && at_word(packed + first / 2)", ""),
         "a codeword left out": replaced("threadIdx.x < 16", "threadIdx.x < 15"),
     },
     "nf4.double_quantize": {
@@ -106,37 +106,45 @@ FAULTS = {
         "no barrier before the products": replaced("inner, columns);\n        __syncthreads();", "inner, columns);"),
         "no barrier after the products": replaced("sum);\n        __syncthreads();", "sum);"),
         "blocks of columns begin one late": replaced(
-            "blockIdx.y * (long long)(blockDim", "(blockIdx.y + 1) * (long long)(blockDim"
+            "blockIdx.y * (long long)COLUMNS", "(blockIdx.y + 1) * (long long)COLUMNS"
         ),
         "one row short": replaced("if (row + n >= rows) continue;", "if (row + n + 1 >= rows) continue;"),
-        "unguarded rows": replaced("if (row + n >= rows) continue;", ""),
-        "unguarded columns": replaced("row + n >= rows || column + c >= o", "row + n >= rows"),
+        "unguarded rows": replaced("if (row + n < rows) left(row + n", "left(row + n"),
+        "unguarded columns": replaced("n < rows && k < o", "n < rows"),
+        "every matrix is taken for one of whole eights": replaced("if (whole)", "if (true)"),
         "columns are read behind the last": replaced("column + c < columns ? column + c : columns - 1", "column + c"),
-        "no barrier before the warps' parts are added": replaced("= sum[n][c];\n    __syncthreads();", "= sum[n][c];"),
+        "no barrier before the warps' parts are added": replaced(
+            "        }\n    __syncthreads();\n    if (threadIdx.x < ROWS", "        }\n    if (threadIdx.x < ROWS"
+        ),
         "one warp's part": replaced("warp < WARPS", "warp < 1"),
         "unguarded tile": replaced("row + r < rows && column + c < columns ?", "row + r < rows ?"),
-        "unwritten last row": replaced("+ c || row + n >= rows", "+ c || row + n + 1 >= rows"),
+        "unwritten last row": replaced("n < rows && k < o", "n + 1 < rows && k < o"),
         "half a warp in the mask": replaced("0xffffffff", "0x0000ffff"),
         "half a warp is summed": replaced("int distance = 16", "int distance = 1"),
-        "scaling lost": replaced("(wide)scaling * inner", "inner"),
+        "scaling lost": replaced("(wide)scaling * (lora_bias", "(lora_bias"),
         "the bias of the update is not scaled": replaced(
-            "(wide)scaling * inner", "(wide)scaling * update[n][c] + (inner - update[n][c])"
+            "(wide)scaling * (lora_bias ? update + widen(lora_bias[k]) : update)",
+            "(wide)scaling * update + (lora_bias ? widen(lora_bias[k]) : (wide)0)",
         ),
-        "mask lost on the way back": replaced("if (kept) total = kept[at] ? total / (wide)keep : (wide)0;", ""),
+        "mask lost on the way back": replaced(
+            "if (kept && n < down && m < across) total = kept[at + n * columns + m] ? total / (wide)keep : (wide)0;", ""
+        ),
         "the mask multiplies": replaced("kept[at + e] ? into[e] / (wide)keep : (wide)0", "kept[at + e] * into[e]"),
         "the last inner step is left out": replaced("k < inner; k += TILE", "k + TILE < inner; k += TILE"),
         "transposed where it is not": replaced("left_turned ? k * rows + n : n * inner + k", "n * inner + k"),
         "the last row of the batch is not summed": replaced("n < rows; n++) total", "n < rows - 1; n++) total"),
     },
     "lora.merge": {
-        "unguarded columns": replaced("if (m >= columns) return;", ""),
-        "unwritten last column": replaced("if (m >= columns) return;", "if (m >= columns - 1) return;"),
-        "unguarded rows": replaced("rows - row < DOWN ? (int)(rows - row) : DOWN", "DOWN"),
-        "the last rank is left out": replaced("l + e < r ? widen(left", "l + e < r - 1 ? widen(left"),
-        "no barrier before the sums": replaced("__syncthreads();\n        if (m < columns)", "if (m < columns)"),
-        "no barrier after the sums": replaced("}\n        __syncthreads();\n    }", "}\n    }"),
-        "scaling twice": replaced("total *= (wide)scaling", "total *= (wide)scaling * (wide)scaling"),
-        "left transposed": replaced("left[(row + n) * r + l + e]", "left[(l + e) * rows + row + n]"),
+        "unguarded columns": replaced("across, rounded", "8, rounded"),
+        "unwritten last column": replaced("across, rounded", "across - 1, rounded"),
+        "unguarded rows": replaced("if (n < down) store_eight", "store_eight"),
+        "the last rank is left out": replaced("r - l, of_left", "r - l - 1, of_left"),
+        "no barrier before the sums": replaced("}\n        __syncthreads();\n", "}\n"),
+        "no barrier after the sums": replaced("sum[n][m]);\n        __syncthreads();\n", "sum[n][m]);\n"),
+        "scaling twice": replaced("total = (wide)scaling", "total = (wide)scaling * (wide)scaling"),
+        "left transposed": replaced("left + n * r + l, r - l", "left + l * rows + n, rows - n"),
+        "the base of the first row": replaced("from + n * columns, count", "from, count"),
+        "the update of the first eight columns": replaced("right_tile[warp][8 * lane + e]", "right_tile[warp][e]"),
     },
     "qlora.linear": {
         "missing barrier": replaced(
@@ -145,7 +153,7 @@ FAULTS = {
         ),
         "halves swapped": replaced("element % 2 ? 0 : 4", "element % 2 ? 4 : 0"),
         "words across the ends of rows": replaced("first % 8 == 0 && ", ""),
-        "unguarded rows": replaced("+ c || row + n >= rows", "+ c"),
+        "unguarded rows": replaced("n < rows && k < o", "k < o"),
         "half a warp in the mask": replaced("0xffffffff", "0xffff0000"),
         "the weight keeps float32": replaced(
             "into[e] = e < count ? widen(weights[e])",

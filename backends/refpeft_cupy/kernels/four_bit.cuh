@@ -18,18 +18,28 @@ __device__ inline int code_at(const unsigned char* packed, long long element) {
     return element % 2 ? packed[element / 2] & 15 : packed[element / 2] >> 4;
 }
 
-// The weights of `count` elements from `first` on, at most eight: f32(codeword absmax), rounded to STORAGE.
+// Whether codes begin where words of eight of them may be read.
+__device__ inline bool at_word(const unsigned char* packed) { return (unsigned long long)packed % 4 == 0; }
+
+// The weights of eight elements from `first`, a multiple of 8, on: f32(codeword absmax), rounded to STORAGE.
+__device__ inline void decode_eight(
+    const unsigned char* packed, const float* absmax, const float* codeword, int log2_blocksize, long long first, Whole,
+    STORAGE (&result)[8]
+) {
+    const unsigned word = *(const unsigned*)(packed + first / 2);
+    const float scale = absmax[first >> log2_blocksize];
+    #pragma unroll
+    for (int e = 0; e < 8; e++) result[e] = narrowed<STORAGE>(codeword[word >> shift_of(e) & 15] * scale);
+}
+
+// The weights of the first `count` of them, at most eight.
 __device__ inline void decode_eight(
     const unsigned char* packed, const float* absmax, const float* codeword, int log2_blocksize, long long first, long long count,
     STORAGE (&result)[8]
 ) {
-    const unsigned char* place = packed + first / 2;
-    if (count >= 8 && first % 8 == 0 && (unsigned long long)place % 4 == 0) {
-        const unsigned word = *(const unsigned*)place;
-        const float scale = absmax[first >> log2_blocksize];
-        #pragma unroll
-        for (int e = 0; e < 8; e++) result[e] = narrowed<STORAGE>(codeword[word >> shift_of(e) & 15] * scale);
-    } else {
+    if (count >= 8 && first % 8 == 0 && at_word(packed + first / 2))
+        decode_eight(packed, absmax, codeword, log2_blocksize, first, Whole(), result);
+    else {
         #pragma unroll
         for (int e = 0; e < 8; e++)
             if (e < count)
@@ -93,7 +103,7 @@ __device__ inline void quantize_blocks(
             word |= (unsigned)code(v) << shift_of(e);
         }
         unsigned char* place = packed + k / 2;
-        if (k + 8 <= end && (unsigned long long)place % 4 == 0) *(unsigned*)place = word;
+        if (k + 8 <= end && at_word(place)) *(unsigned*)place = word;
         else
             for (int pair = 0; pair < 4; pair++)
                 if (k + 2 * pair < end) place[pair] = (unsigned char)(word >> (8 * pair));

@@ -8,9 +8,9 @@ from refpeft_cupy.kernel import kernel
 from refpeft_cupy.launch import launch
 from refpeft_cupy.own._arrays import blocks, empty
 
-ROWS, COLUMNS, DOWN, TILE, WARPS, THREADS = 4, 4, 16, 16, 8, 256
-"""As in ``dots.cuh``, ``lora_update.cu`` and ``product.cu``: rows and columns of a warp; rows of a thread; the side of a tile;
-then warps and threads in a block."""
+ROWS, COLUMNS, DOWN, ACROSS, TILE, THREADS = 4, 4, 32, 256, 16, 256
+"""As in ``dots.cuh``, ``lora_update.cu`` and ``product.cu``: rows and columns of a block, twice; the side of a tile; threads in a
+block."""
 
 FEW = ROWS
 """Up to so many rows a layer is one fused kernel, in which a weight is read once; beyond that it is a product by cuBLAS and an
@@ -28,9 +28,9 @@ def rows_of(x):
     return count
 
 
-def warps(rows: int, columns: int) -> tuple[int, int]:
-    """The grid for a product with few rows: a warp for each ``ROWS`` by ``COLUMNS`` results."""
-    return blocks(rows, ROWS), blocks(columns, COLUMNS * WARPS)
+def few_rows(rows: int, columns: int) -> tuple[int, int]:
+    """The grid for a product with few rows: a block for each ``ROWS`` by ``COLUMNS`` results."""
+    return blocks(rows, ROWS), blocks(columns, COLUMNS)
 
 
 def wide(dtype) -> str:
@@ -90,7 +90,7 @@ def low_rank_update(
     result, r = empty(left, shape), left.shape[-1]
     bases = (None, base) if summed else (base, None)
     arguments = (*bases, left, right, inner_bias, bias, kept, result, rows, r, columns, right_turned, scaling, keep)
-    grid = blocks(rows, DOWN), blocks(columns, THREADS)
+    grid = blocks(rows, DOWN), blocks(columns, ACROSS)
     launch(kernel("lora_update", left.dtype.name), grid, (THREADS,), arguments)
     return result
 

@@ -5,19 +5,17 @@ from __future__ import annotations
 from refpeft_cupy.kernel import kernel
 from refpeft_cupy.launch import launch
 from refpeft_cupy.own import implements, vjp_of
-from refpeft_cupy.own._arrays import blocks, contiguous, empty
+from refpeft_cupy.own._arrays import contiguous, empty
 from refpeft_cupy.own._product import (
-    COLUMNS,
     FEW,
     MANY,
-    ROWS,
     THREADS,
+    few_rows,
     large_product,
     low_rank_update,
     row_sum,
     rows_of,
     thin_product,
-    warps,
 )
 
 
@@ -28,8 +26,7 @@ def down(x, a, mask=None, keep=1.0):
         return thin_product(x, a, (rows, r), i, right_turned=True)
     h = empty(x, (rows, r))
     arguments = (x, mask, a, h, rows, i, r, keep)
-    grid = blocks(rows, ROWS), blocks(r, COLUMNS)
-    launch(kernel("lora_down", x.dtype.name, "lora_linear"), grid, (THREADS,), arguments)
+    launch(kernel("lora_down", x.dtype.name, "lora_linear"), few_rows(rows, r), (THREADS,), arguments)
     return h
 
 
@@ -43,7 +40,7 @@ def up(x, weight, h, b, scaling, lora_bias=None, bias=None):
         )
     y = empty(x, (rows, o))
     arguments = (x, weight, h, b, bias, lora_bias, y, rows, i, o, r, scaling)
-    launch(kernel("lora_linear", x.dtype.name), warps(rows, o), (THREADS,), arguments)
+    launch(kernel("lora_linear", x.dtype.name), few_rows(rows, o), (THREADS,), arguments)
     return y
 
 

@@ -10,12 +10,12 @@ from refpeft_cupy.own._four_bit import decoded, log2
 from refpeft_cupy.own._product import (
     FEW,
     THREADS,
+    few_rows,
     large_product,
     low_rank_update,
     row_sum,
     rows_of,
     thin_product,
-    warps,
 )
 from refpeft_cupy.own.lora import down, up
 
@@ -31,7 +31,7 @@ def linear(x, packed, absmax, a, b, bias=None, *, scaling, blocksize, dtype):
     else:
         y = empty(x, (rows, o))
         arguments = (x, packed, absmax, h, b, bias, y, rows, i, o, r, scaling, log2(blocksize))
-        launch(kernel("qlora_linear", dtype), warps(rows, o), (THREADS,), arguments)
+        launch(kernel("qlora_linear", dtype), few_rows(rows, o), (THREADS,), arguments)
     return (y.reshape(*x.shape[:-1], o),), (x, packed, absmax, a, b, h, scaling, blocksize, dtype)
 
 
