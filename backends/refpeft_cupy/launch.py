@@ -66,35 +66,38 @@ def launch(kernel: Kernel, grid: Sequence[int], block: Sequence[int], arguments:
         return
     if len(arguments) != len(kernel.parameters):
         raise ShapeError(f"kernel {kernel.name} takes {len(kernel.parameters)} arguments, but {len(arguments)} came.")
-    passed, arrays = [], []
+    passed, first = [], None
     for parameter, argument in zip(kernel.parameters, arguments):
         if parameter.kind == "number":
             argument = parameter.dtype.type(argument)
         elif argument is not None:
-            _require_fit(kernel, parameter, argument)
-            arrays.append(argument)
+            if argument.dtype != parameter.dtype or not argument.flags.c_contiguous:
+                raise _misfit(kernel, parameter, argument)
+            first = argument
         passed.append(argument)
-    grid, block = (tuple([*sizes, 1, 1][:3]) for sizes in (grid, block))
     LAUNCHES[_operation.get(), kernel.name] += 1
-    if isinstance(arrays[0], np.ndarray):
+    if isinstance(first, np.ndarray):
         run(kernel, grid, block, passed, shared)
     else:
-        _run_on_gpu(kernel, grid, block, passed, shared, arrays[0].device)
+        _run_on_gpu(kernel, grid, block, passed, shared, first.device)
 
 
-def _require_fit(kernel: Kernel, parameter: Parameter, array) -> None:
+def _misfit(kernel: Kernel, parameter: Parameter, array) -> Exception:
     if array.dtype != parameter.dtype:
-        raise DtypeError(
+        return DtypeError(
             f"kernel {kernel.name}: {parameter.name} must be {parameter.dtype}, but is {array.dtype.name}."
         )
-    if not array.flags.c_contiguous:
-        raise ShapeError(f"kernel {kernel.name}: {parameter.name} must be contiguous, but has strides {array.strides}.")
+    return ShapeError(f"kernel {kernel.name}: {parameter.name} must be contiguous, but has strides {array.strides}.")
+
+
+NOWHERE = np.uint64(0)
+"""The pointer to an array that is absent."""
 
 
 def _run_on_gpu(kernel, grid, block, arguments, shared, device) -> None:
-    pointers = [np.uint64(0) if x is None else x for x in arguments]
+    pointers = tuple([NOWHERE if x is None else x for x in arguments])
     with device:
-        _function(kernel, device.id)(grid, block, tuple(pointers), shared_mem=shared)
+        _function(kernel, device.id)(grid, block, pointers, shared_mem=shared)
 
 
 @functools.cache

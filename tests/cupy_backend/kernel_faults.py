@@ -126,9 +126,7 @@ FAULTS = {
             "(wide)scaling * (lora_bias ? update + widen(lora_bias[k]) : update)",
             "(wide)scaling * update + (lora_bias ? widen(lora_bias[k]) : (wide)0)",
         ),
-        "mask lost on the way back": replaced(
-            "if (kept && n < down && m < across) total = kept[at + n * columns + m] ? total / (wide)keep : (wide)0;", ""
-        ),
+        "mask lost on the way back": replaced("if (kept && n < down && m < across)", "if (false)"),
         "the mask multiplies": replaced("kept[at + e] ? into[e] / (wide)keep : (wide)0", "kept[at + e] * into[e]"),
         "the last inner step is left out": replaced("k < inner; k += TILE", "k + TILE < inner; k += TILE"),
         "transposed where it is not": replaced("left_turned ? k * rows + n : n * inner + k", "n * inner + k"),
@@ -141,10 +139,12 @@ FAULTS = {
         "the last rank is left out": replaced("r - l, of_left", "r - l - 1, of_left"),
         "no barrier before the sums": replaced("}\n        __syncthreads();\n", "}\n"),
         "no barrier after the sums": replaced("sum[n][m]);\n        __syncthreads();\n", "sum[n][m]);\n"),
-        "scaling twice": replaced("total = (wide)scaling", "total = (wide)scaling * (wide)scaling"),
+        "scaling twice": replaced("sum[n][m] *= (wide)scaling", "sum[n][m] *= (wide)scaling * (wide)scaling"),
         "left transposed": replaced("left + n * r + l, r - l", "left + l * rows + n, rows - n"),
         "the base of the first row": replaced("from + n * columns, count", "from, count"),
-        "the update of the first eight columns": replaced("right_tile[warp][8 * lane + e]", "right_tile[warp][e]"),
+        "the update of the first eight columns": replaced(
+            "right_tile[e][m / 4][4 * lane + m % 4]", "right_tile[e][m / 4][m % 4]"
+        ),
     },
     "qlora.linear": {
         "missing barrier": replaced(

@@ -44,6 +44,7 @@ def run(kernel: Kernel, grid: Sequence[int], block: Sequence[int], arguments: Se
         raise KernelError(
             f"kernel {kernel.name}: a block has {LIMIT} threads at most, but {math.prod(block)} are asked for."
         )
+    grid, block = (tuple([*sizes, 1, 1][:3]) for sizes in (grid, block))
     given = list(zip(kernel.parameters, arguments))
     results = {order: _run(kernel, grid, block, given, order) for order in ORDERS}
     for parameter, array in given:

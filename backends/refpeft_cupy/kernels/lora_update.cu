@@ -9,9 +9,12 @@
 // does for y.
 //
 // A block writes DOWN by ACROSS elements of the result, a thread 4 by 8 of them. Along r the block lays DEEP of the rows of left and
-// of the columns of right into shared memory at a time; beyond their edges, and beyond r, are zeros. The sum over r, 8 to 64 terms, is
-// short: the whole is bound by reading base and writing the result, which is done by eights. Its base is on its way at once.
-// All is read before anything is written, since the compiler must take it that a result may lie where something is still to be read.
+// of the columns of right into shared memory at a time; beyond their edges, and beyond r, are zeros. The fours of a thread's eight
+// columns lie in two halves there, so that lanes read what is beside each other.
+//
+// The sum over r, 8 to 64 terms, is short: the whole is bound by reading base and writing the result, which is done by eights, all of a
+// thread's base on its way at once. All is read before anything is written, since the compiler must take it that a result may lie
+// where something is still to be read.
 //
 // base joins in the wide format, so that the result is rounded once. That is not correct rounding: the sum itself was rounded on
 // the way.
@@ -20,29 +23,42 @@
 
 const int DOWN = 32, ACROSS = 256, DEEP = 8;
 
-// Four rows of eight elements each, as far as they are there; rows begin `columns` elements after each other.
+// Adds four rows of eight elements each, as far as they are there; rows begin `columns` elements after each other.
 template <class T>
-__device__ inline void load_rows(const T* from, long long rows, long long count, long long columns, wide (&into)[4][8]) {
+__device__ inline void add_rows(const T* from, int rows, int count, long long columns, wide (&to)[4][8]) {
+    wide loaded[4][8] = {};
     if (rows >= 4 && count >= 8 && in_eights(from, columns)) {
         #pragma unroll
-        for (int n = 0; n < 4; n++) load_eight(from + n * columns, Whole(), into[n]);
+        for (int n = 0; n < 4; n++) load_eight(from + n * columns, Whole(), loaded[n]);
     } else {
         #pragma unroll
         for (int n = 0; n < 4; n++)
-            if (n < rows) load_eight(from + n * columns, count, into[n]);
+            if (n < rows) load_eight(from + n * columns, count, loaded[n]);
     }
+    #pragma unroll
+    for (int n = 0; n < 4; n++)
+        for (int m = 0; m < 8; m++) to[n][m] += loaded[n][m];
 }
 
-extern "C" __global__ void lora_update(
+// Adds eight elements, as far as they are there, to each of four rows.
+__device__ inline void add_to_all(const STORAGE* from, int count, wide (&to)[4][8]) {
+    wide loaded[8];
+    load_eight(from, count, loaded);
+    #pragma unroll
+    for (int n = 0; n < 4; n++)
+        for (int m = 0; m < 8; m++) to[n][m] += loaded[m];
+}
+
+extern "C" __launch_bounds__(256, sizeof(wide) == 4 ? 3 : 1) __global__ void lora_update(
     const STORAGE* base, const wide* summed, const STORAGE* left, const STORAGE* right, const STORAGE* inner_bias,
     const STORAGE* bias, const bool* kept, STORAGE* result, long long rows, long long r, long long columns, int right_turned,
     double scaling, double keep
 ) {
-    __shared__ wide left_tile[DEEP][DOWN], right_tile[DEEP][ACROSS];
+    __shared__ wide left_tile[DEEP][DOWN], right_tile[DEEP][2][ACROSS / 2];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const long long first_row = blockIdx.x * (long long)DOWN, first_column = blockIdx.y * (long long)ACROSS;
     const long long row = first_row + 4 * warp, column = first_column + 8 * lane, at = row * columns + column;
-    const long long down = rows - row, across = columns - column;    // how many there are from the thread's first on
+    const int down = (int)(rows - row < 4 ? rows - row : 4), across = (int)(columns - column < 8 ? columns - column : 8);
 
     wide sum[4][8] = {};
     for (long long l = 0; l < r; l += DEEP) {
@@ -54,31 +70,29 @@ extern "C" __global__ void lora_update(
         #pragma unroll
         for (int e = 0; e < 8; e++) {
             if (threadIdx.x < DOWN) left_tile[e][threadIdx.x] = of_left[e];
-            if (right_turned) right_tile[e][threadIdx.x] = of_right[e];
-            else right_tile[warp][8 * lane + e] = of_right[e];
+            if (right_turned) right_tile[e][threadIdx.x / 4 % 2][threadIdx.x / 8 * 4 + threadIdx.x % 4] = of_right[e];
+            else right_tile[warp][e / 4][4 * lane + e % 4] = of_right[e];
         }
         __syncthreads();
         #pragma unroll
         for (int e = 0; e < DEEP; e++)
             for (int n = 0; n < 4; n++)
                 for (int m = 0; m < 8; m++)
-                    sum[n][m] = multiply_add(left_tile[e][4 * warp + n], right_tile[e][8 * lane + m], sum[n][m]);
+                    sum[n][m] = multiply_add(left_tile[e][4 * warp + n], right_tile[e][m / 4][4 * lane + m % 4], sum[n][m]);
         __syncthreads();
     }
     if (down <= 0 || across <= 0) return;
 
-    wide addend[4][8] = {}, of_inner_bias[8] = {}, of_bias[8] = {};
-    if (base) load_rows(base + at, down, across, columns, addend);
-    if (summed) load_rows(summed + at, down, across, columns, addend);
-    if (inner_bias) load_eight(inner_bias + column, across, of_inner_bias);
-    if (bias) load_eight(bias + column, across, of_bias);
+    if (inner_bias) add_to_all(inner_bias + column, across, sum);
     #pragma unroll
     for (int n = 0; n < 4; n++)
         for (int m = 0; m < 8; m++) {
-            wide total = (wide)scaling * (sum[n][m] + of_inner_bias[m]);
-            if (kept && n < down && m < across) total = kept[at + n * columns + m] ? total / (wide)keep : (wide)0;
-            sum[n][m] = total + addend[n][m] + of_bias[m];
+            sum[n][m] *= (wide)scaling;
+            if (kept && n < down && m < across) sum[n][m] = kept[at + n * columns + m] ? sum[n][m] / (wide)keep : (wide)0;
         }
+    if (base) add_rows(base + at, down, across, columns, sum);
+    if (summed) add_rows(summed + at, down, across, columns, sum);
+    if (bias) add_to_all(bias + column, across, sum);
     #pragma unroll
     for (int n = 0; n < 4; n++) {
         STORAGE rounded[8];

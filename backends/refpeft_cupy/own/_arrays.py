@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from contextlib import nullcontext
 
@@ -12,7 +13,12 @@ from refpeft_cupy.kernel import dtype_of
 
 def namespace(array):
     """The module that the array comes from."""
-    return np if isinstance(array, np.ndarray) else importlib.import_module("cupy")
+    return np if isinstance(array, np.ndarray) else _cupy()
+
+
+@functools.cache
+def _cupy():
+    return importlib.import_module("cupy")
 
 
 def device_of(arrays):
