@@ -141,7 +141,7 @@ FAULTS = {
         "no barrier after the sums": replaced("sum[n][m]);\n        __syncthreads();\n", "sum[n][m]);\n"),
         "scaling twice": replaced("sum[n][m] *= (wide)scaling", "sum[n][m] *= (wide)scaling * (wide)scaling"),
         "left transposed": replaced("left + n * r + l, r - l", "left + l * rows + n, rows - n"),
-        "the base of the first row": replaced("from + n * columns, count", "from, count"),
+        "the base of the first row": replaced("from[n * columns + m]", "from[m]"),
         "the update of the first eight columns": replaced(
             "right_tile[e][m / 4][4 * lane + m % 4]", "right_tile[e][m / 4][m % 4]"
         ),

@@ -26,18 +26,19 @@ const int DOWN = 32, ACROSS = 256, DEEP = 8;
 // Adds four rows of eight elements each, as far as they are there; rows begin `columns` elements after each other.
 template <class T>
 __device__ inline void add_rows(const T* from, int rows, int count, long long columns, wide (&to)[4][8]) {
-    wide loaded[4][8] = {};
-    if (rows >= 4 && count >= 8 && in_eights(from, columns)) {
+    if (rows == 4 && count == 8 && in_eights(from, columns)) {
+        wide loaded[4][8];
         #pragma unroll
         for (int n = 0; n < 4; n++) load_eight(from + n * columns, Whole(), loaded[n]);
+        #pragma unroll
+        for (int n = 0; n < 4; n++)
+            for (int m = 0; m < 8; m++) to[n][m] += loaded[n][m];
     } else {
         #pragma unroll
         for (int n = 0; n < 4; n++)
-            if (n < rows) load_eight(from + n * columns, count, loaded[n]);
+            for (int m = 0; m < 8; m++)
+                if (n < rows && m < count) to[n][m] += widen(from[n * columns + m]);
     }
-    #pragma unroll
-    for (int n = 0; n < 4; n++)
-        for (int m = 0; m < 8; m++) to[n][m] += loaded[n][m];
 }
 
 // Adds eight elements, as far as they are there, to each of four rows.
@@ -57,8 +58,7 @@ extern "C" __launch_bounds__(256, sizeof(wide) == 4 ? 3 : 1) __global__ void lor
     __shared__ wide left_tile[DEEP][DOWN], right_tile[DEEP][2][ACROSS / 2];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const long long first_row = blockIdx.x * (long long)DOWN, first_column = blockIdx.y * (long long)ACROSS;
-    const long long row = first_row + 4 * warp, column = first_column + 8 * lane, at = row * columns + column;
-    const int down = (int)(rows - row < 4 ? rows - row : 4), across = (int)(columns - column < 8 ? columns - column : 8);
+    const long long column = first_column + 8 * lane;
 
     wide sum[4][8] = {};
     for (long long l = 0; l < r; l += DEEP) {
@@ -66,7 +66,8 @@ extern "C" __launch_bounds__(256, sizeof(wide) == 4 ? 3 : 1) __global__ void lor
         const long long n = first_row + threadIdx.x, m = first_column + threadIdx.x;
         if (threadIdx.x < DOWN && n < rows) load_eight(left + n * r + l, r - l, of_left);
         if (right_turned && m < columns) load_eight(right + m * r + l, r - l, of_right);
-        if (!right_turned && l + warp < r && across > 0) load_eight(right + (l + warp) * columns + column, across, of_right);
+        if (!right_turned && l + warp < r && column < columns)
+            load_eight(right + (l + warp) * columns + column, columns - column, of_right);
         #pragma unroll
         for (int e = 0; e < 8; e++) {
             if (threadIdx.x < DOWN) left_tile[e][threadIdx.x] = of_left[e];
@@ -74,14 +75,18 @@ extern "C" __launch_bounds__(256, sizeof(wide) == 4 ? 3 : 1) __global__ void lor
             else right_tile[warp][e / 4][4 * lane + e % 4] = of_right[e];
         }
         __syncthreads();
-        #pragma unroll
+        #pragma unroll 4
         for (int e = 0; e < DEEP; e++)
+            #pragma unroll
             for (int n = 0; n < 4; n++)
                 for (int m = 0; m < 8; m++)
                     sum[n][m] = multiply_add(left_tile[e][4 * warp + n], right_tile[e][m / 4][4 * lane + m % 4], sum[n][m]);
         __syncthreads();
     }
-    if (down <= 0 || across <= 0) return;
+
+    const long long row = first_row + 4 * warp, at = row * columns + column;
+    if (row >= rows || column >= columns) return;
+    const int down = (int)(rows - row < 4 ? rows - row : 4), across = (int)(columns - column < 8 ? columns - column : 8);
 
     if (inner_bias) add_to_all(inner_bias + column, across, sum);
     #pragma unroll
