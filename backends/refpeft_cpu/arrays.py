@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+WIDE = np.dtype(np.float32), np.dtype(np.float64)
+
 
 def wide(array):
     """As float64 where it is that, else as float32: numbers of 16 bits are computed with in it."""
-    if array is None or array.dtype in (np.float32, np.float64):
+    if array is None or array.dtype in WIDE:
         return array
     return array.astype(np.float32)
 
@@ -21,8 +23,7 @@ def rows(array):
 
 def narrow(array, shape, dtype):
     """Rounded to the dtype of storage, in the shape that the signature has."""
-    if array.shape != shape or not shape:
-        array = np.atleast_1d(array).reshape(shape)
+    array = array.reshape(shape)
     if array.dtype == dtype:
         return array
     with np.errstate(over="ignore"):
