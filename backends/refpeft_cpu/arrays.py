@@ -23,7 +23,8 @@ def rows(array):
 
 def narrow(array, shape, dtype):
     """Rounded to the dtype of storage, in the shape that the signature has."""
-    array = array.reshape(shape)
+    if array.shape != shape or not shape:
+        array = np.atleast_1d(array).reshape(shape)
     if array.dtype == dtype:
         return array
     with np.errstate(over="ignore"):
