@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+WIDE = np.dtype(np.float32), np.dtype(np.float64)
+
 
 def wide(array):
     """As float64 where it is that, else as float32: numbers of 16 bits are computed with in it."""
-    if array is None or array.dtype in (np.float32, np.float64):
+    if array is None or array.dtype in WIDE:
         return array
     return array.astype(np.float32)
 

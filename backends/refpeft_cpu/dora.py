@@ -8,11 +8,12 @@ from refpeft_cpu.arrays import dropped, narrow, rows, wide
 
 
 def linear(x, weight, a, b, magnitude, bias=None, mask=None, *, scaling, keep=1.0, norm="detached", residuals=True):
-    """y = g (x Wᵀ + s (x Aᵀ) Bᵀ) + bias, g = m / ||W + s B A||; with dropout, y = x Wᵀ + (g - 1) (z Wᵀ) + g u + bias."""
+    """y = g (x Wᵀ + h Bᵀ) + bias, h = s x Aᵀ, g = m / ||W + s B A||; with dropout, y = x Wᵀ + (g - 1) (z Wᵀ) + g u + bias."""
     inverse = _reciprocal(_directed(weight, a, b, scaling))
     g = wide(magnitude) * inverse
     h = rows(dropped(x, mask, keep)) @ wide(a).T
-    moved = (scaling * h) @ wide(b).T
+    h *= scaling
+    moved = h @ wide(b).T
     if mask is None:
         moved += rows(x) @ wide(weight).T
         y = g * moved
@@ -29,14 +30,13 @@ def linear(x, weight, a, b, magnitude, bias=None, mask=None, *, scaling, keep=1.
 
 
 def vjp(residuals, cotangents, wanted):
-    """With dq = (g - 1) dy, du = s g dy and dh = du B: dx = dy W + drop(dq W + dh A), dW = dyᵀ x + dqᵀ z, dA = dhᵀ z,
-    dB = duᵀ h, dg the sum of dy (z Wᵀ + s h Bᵀ), dm = dg / ||V||. The full norm adds dV = -dg m V / ||V||**3.
+    """With dq = (g - 1) dy, du = g dy and dh = s du B: dx = dy W + drop(dq W + dh A), dW = dyᵀ x + dqᵀ z, dA = dhᵀ z,
+    dB = duᵀ h, dg the sum of dy (z Wᵀ + h Bᵀ), dm = dg / ||V||. The full norm adds dV = -dg m V / ||V||**3.
     """
     x, weight, a, b, mask, h, moved, g, inverse, scaling, keep, norm = residuals
     dy, z = rows(cotangents[0]), rows(dropped(x, mask, keep))
     scaled = g * dy
-    du = scaling * scaled
-    dh = du @ wide(b) if {"x", "a"} & set(wanted) else None
+    dh = scaling * (scaled @ wide(b)) if {"x", "a"} & set(wanted) else None
     full = norm == "full" and {"weight", "a", "b"} & set(wanted)
     dg = np.einsum("ij,ij->j", dy, moved) if full or "magnitude" in wanted else None
     dv = (-(dg * (g * inverse)) * inverse)[:, None] * _directed(weight, a, b, scaling) if full else None
@@ -55,7 +55,7 @@ def vjp(residuals, cotangents, wanted):
         return dh.T @ z if dv is None else dh.T @ z + wide(b).T @ (scaling * dv)
 
     def db():
-        return du.T @ h if dv is None else du.T @ h + (scaling * dv) @ wide(a).T
+        return scaled.T @ h if dv is None else scaled.T @ h + (scaling * dv) @ wide(a).T
 
     gradients = {
         "x": lambda: (dx(), x.shape),

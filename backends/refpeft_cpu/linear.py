@@ -27,10 +27,11 @@ def plain_vjp(residuals, cotangents, wanted):
 
 
 def lora(x, weight, a, b, bias=None, lora_bias=None, mask=None, *, scaling, keep=1.0, residuals=True):
-    """y = x Wᵀ + bias + s (drop(x) Aᵀ Bᵀ + lora_bias): the narrow product is scaled, and the wide one written once."""
+    """y = x Wᵀ + bias + h Bᵀ + s lora_bias with h = s drop(x) Aᵀ: what is narrow is scaled."""
     h = rows(dropped(x, mask, keep)) @ wide(a).T
+    h *= scaling
     y = rows(x) @ wide(weight).T
-    y += (scaling * h) @ wide(b).T
+    y += h @ wide(b).T
     if lora_bias is not None:
         y += scaling * wide(lora_bias)
     if bias is not None:
@@ -40,11 +41,10 @@ def lora(x, weight, a, b, bias=None, lora_bias=None, mask=None, *, scaling, keep
 
 
 def lora_vjp(residuals, cotangents, wanted):
-    """With du = s dy and dh = du B: dx = dy W + drop(dh A), dA = dhᵀ drop(x), dB = duᵀ h."""
+    """With dh = s dy B: dx = dy W + drop(dh A), dA = dhᵀ drop(x), dB = dyᵀ h."""
     x, weight, a, b, mask, h, scaling, keep = residuals
     dy = rows(cotangents[0])
-    du = scaling * dy
-    dh = du @ wide(b) if {"x", "a"} & set(wanted) else None
+    dh = scaling * (dy @ wide(b)) if {"x", "a"} & set(wanted) else None
 
     def dx():
         adapted = dropped((dh @ wide(a)).reshape(x.shape), mask, keep)
@@ -56,8 +56,8 @@ def lora_vjp(residuals, cotangents, wanted):
         "x": lambda: (dx(), x.shape),
         "weight": lambda: (dy.T @ rows(x), weight.shape),
         "a": lambda: (dh.T @ rows(dropped(x, mask, keep)), a.shape),
-        "b": lambda: (du.T @ h, b.shape),
+        "b": lambda: (dy.T @ h, b.shape),
         "bias": lambda: (dy.sum(axis=0), len(weight)),
-        "lora_bias": lambda: (du.sum(axis=0), len(weight)),
+        "lora_bias": lambda: (scaling * dy.sum(axis=0), len(weight)),
     }
     return tuple(narrow(*gradients[name](), x.dtype) for name in wanted)

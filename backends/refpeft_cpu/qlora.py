@@ -10,10 +10,11 @@ GROUP = 2**22
 
 
 def linear(x, packed, absmax, a, b, bias=None, *, scaling, blocksize, dtype, residuals=True):
-    """y = x Wᵀ + s (x Aᵀ) Bᵀ + bias, in float32 where the numbers have 16 bits."""
+    """y = x Wᵀ + h Bᵀ + bias with h = s x Aᵀ, in float32 where the numbers have 16 bits."""
     o, flat = len(b), rows(x)
     h = flat @ wide(a).T
-    y = (scaling * h) @ wide(b).T
+    h *= scaling
+    y = h @ wide(b).T
     for first, last, weight in _groups(packed, absmax, o, x.shape[-1], blocksize, dtype):
         y[:, first:last] += flat @ weight.T
     if bias is not None:
@@ -23,11 +24,10 @@ def linear(x, packed, absmax, a, b, bias=None, *, scaling, blocksize, dtype, res
 
 
 def vjp(residuals, cotangents, wanted):
-    """With du = s dy and dh = du B: dx = dy W + dh A, dA = dhᵀ x, dB = duᵀ h."""
+    """With dh = s dy B: dx = dy W + dh A, dA = dhᵀ x, dB = dyᵀ h."""
     x, packed, absmax, a, b, h, scaling, blocksize, dtype = residuals
     dy = rows(cotangents[0])
-    du = scaling * dy
-    dh = du @ wide(b) if {"x", "a"} & set(wanted) else None
+    dh = scaling * (dy @ wide(b)) if {"x", "a"} & set(wanted) else None
 
     def dx():
         total = dh @ wide(a)
@@ -38,7 +38,7 @@ def vjp(residuals, cotangents, wanted):
     gradients = {
         "x": lambda: (dx(), x.shape),
         "a": lambda: (dh.T @ rows(x), a.shape),
-        "b": lambda: (du.T @ h, b.shape),
+        "b": lambda: (dy.T @ h, b.shape),
         "bias": lambda: (dy.sum(axis=0), len(b)),
     }
     return tuple(narrow(*gradients[name](), x.dtype) for name in wanted)

@@ -2,8 +2,8 @@
 
 The parameters' elements are counted through, and each page holds the state of as many of them as fit. A step walks over the
 pages, there and on the next step back, so that those used last are still there; on each it calls the operation of a backend with
-the parts of parameters that the page belongs to. An element's step does not depend on its neighbours, or only on those of its
-block, which no page cuts: the results are those of an unpaged optimizer, bit for bit.
+the parts of parameters that the page belongs to, small ones one behind the other. An element's step does not depend on its
+neighbours, or only on those of its block, which no page cuts: the results are those of an unpaged optimizer, bit for bit.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from refpeft.training.store import FileStore, MemoryStore
 
 PAGE = 2**20
 """Bytes of a page where nothing else is said."""
+JOINED = 2**14
+"""Elements of several parameters in one call at most: a call costs what some thousand elements do."""
 
 
 class State(NamedTuple):
@@ -43,6 +45,10 @@ class Piece(NamedTuple):
     start: int
     stop: int
     offset: int
+
+
+Stretch = list[Piece]
+"""Pieces whose state lies side by side, and which have one learning rate: they are stepped by one call."""
 
 
 class Paged:
@@ -104,10 +110,12 @@ class Paged:
         self._flat = {name: _flat(name, p) for name, p in parameters.items()}
         self._check()
         self._lay_out(page_size)
-        count, shapes = len(self._pieces), {name: list(p.shape) for name, p in parameters.items()}
+        count, shapes = len(self._pages), {name: list(p.shape) for name, p in parameters.items()}
         behind = -(-4 * sum(p.shape[0] for p in self._flat.values()) // page_size)
         frames = min(frame_count(budget, page_size), count)
         self._frames = self._backend.frames(frames, page_size, device)
+        longest = max((_length(stretch) for page in self._pages for stretch in page if len(stretch) > 1), default=0)
+        self._room = self._backend.frames(2, 4 * longest, device)
         layout = {"operation": self.operation, "page_size": page_size, "parameters": shapes}
         self._store = (
             MemoryStore(self._frames.host(count))
@@ -134,13 +142,13 @@ class Paged:
         flat, number = self._gradients(gradients), self.steps + 1
         self._require_whole()
         self._torn = True
-        order = list(range(len(self._pieces)))[:: 1 if number % 2 else -1]
+        order = list(range(len(self._pages)))[:: 1 if number % 2 else -1]
         for page, following in zip(order, [*order[1:], None]):
             frame = self.table.use(page)
             if following is not None:
                 self.table.prefetch(following)
-            for piece in self._pieces[page]:
-                self._update(number, frame, piece, flat[piece.name], factor * self.rates[piece.name])
+            for stretch in self._pages[page]:
+                self._update(number, frame, stretch, flat, factor * self.rates[stretch[0].name])
         self.steps, self._torn = number, False
         if self.steps % self.every == 0:
             self.commit()
@@ -172,23 +180,36 @@ class Paged:
                 "before and parts of after it; a new optimizer on the folder goes on from the last commit."
             )
 
-    def _update(self, number: int, frame: int, piece: Piece, gradient, rate: float) -> None:
-        """The operation, at the step of that number, on one piece, whose results replace parameter and state."""
-        part = slice(piece.start, piece.stop)
-        arrays = [self._flat[piece.name][part]]
+    def _update(self, number: int, frame: int, stretch: Stretch, gradients: Mapping[str, Any], rate: float) -> None:
+        """The operation, at the step of that number, on one stretch, whose results replace parameters and state."""
+        parts = [self._flat[name][start:stop] for name, start, stop, _ in stretch]
+        states = []
         for state, base in zip(self.state.values(), self._bases):
-            first = base + state.bytes(piece.offset)
-            last = first + state.bytes(piece.stop - piece.start)
-            arrays.append(self._frames.view(frame, first, last, state.dtype))
+            first = base + state.bytes(stretch[0].offset)
+            last = first + state.bytes(_length(stretch))
+            states.append(self._frames.view(frame, first, last, state.dtype))
         counted = {"step": number} if "step" in find(self.operation).attributes else {}
-        results, _ = self._forward(
-            arrays[0], gradient[part], *arrays[1:], residuals=False, lr=rate, **counted, **self.numbers
-        )
-        for array, result in zip(arrays, results):
+        p, grad = self._joined(0, parts), self._joined(1, [gradients[n][start:stop] for n, start, stop, _ in stretch])
+        (stepped, *results), _ = self._forward(p, grad, *states, residuals=False, lr=rate, **counted, **self.numbers)
+        for array, result in zip(states, results):
             array[:] = result
+        at = 0
+        for part in parts:
+            part[:] = stepped[at : at + part.shape[0]]
+            at += part.shape[0]
+
+    def _joined(self, place: int, parts: list):
+        """Arrays one behind the other, in memory that is kept for it, unless there is but one."""
+        if len(parts) == 1:
+            return parts[0]
+        whole, at = self._room.view(place, 0, 4 * sum(part.shape[0] for part in parts), "float32"), 0
+        for part in parts:
+            whole[at : at + part.shape[0]] = part
+            at += part.shape[0]
+        return whole
 
     def _lay_out(self, page_size: int) -> None:
-        """Which pieces each page holds, and where in a page each array of state begins."""
+        """Which stretches each page holds, and where in a page each array of state begins."""
         block = max(s.share for s in self.state.values())
         room = page_size // sum(s.bytes(block) for s in self.state.values()) * block
         if room < 1:
@@ -197,24 +218,33 @@ class Paged:
             )
         sizes = [s.bytes(room) for s in self.state.values()]
         self._bases = [sum(sizes[:i]) for i in range(len(sizes))]
-        self._pieces: list[list[Piece]] = []
+        self._pages: list[list[Stretch]] = []
         at = 0
         for name, flat in self._flat.items():
             start = 0
             while start < flat.shape[0]:
                 page, offset = divmod(at, room)
                 stop = min(flat.shape[0], start + room - offset)
-                self._pieces += [[] for _ in range(page + 1 - len(self._pieces))]
-                self._pieces[page].append(Piece(name, start, stop, offset))
+                self._pages += [[] for _ in range(page + 1 - len(self._pages))]
+                self._append(self._pages[page], Piece(name, start, stop, offset))
                 at += -(-(stop - start) // block) * block
                 start = stop
+
+    def _append(self, page: list[Stretch], piece: Piece) -> None:
+        """Put a piece behind the others of a page."""
+        longer = [*page[-1], piece] if page else [piece]
+        behind = page and piece.offset == page[-1][0].offset + _length(page[-1])
+        if behind and _length(longer) <= JOINED and self.rates[piece.name] == self.rates[longer[0].name]:
+            page[-1] = longer
+        else:
+            page.append([piece])
 
     def _parameter_pages(self):
         """Pages of the store behind those of the state, and the bytes of the parameters that belong there."""
         every = np.concatenate([self._backend.to_numpy(p) for p in self._flat.values()]).view(np.uint8)
         size = self._store.current(0).size
         for number, start in enumerate(range(0, every.size, size)):
-            yield len(self._pieces) + number, every[start : start + size]
+            yield len(self._pages) + number, every[start : start + size]
 
     def _restore(self) -> None:
         """The parameters as they were committed."""
@@ -232,7 +262,7 @@ class Paged:
         flat = {name: g.reshape(-1) for name, g in gradients.items()}
         for name, g in flat.items():
             size = self._flat[name].shape[0]
-            if g.shape[0] != size or _dtype(g) != "float32":
+            if g.shape[0] != size or g.dtype != self._flat[name].dtype:
                 raise ShapeError(
                     f"{self.operation}: {name} has {size} elements of float32, but its gradient {g.shape[0]} of {_dtype(g)}."
                 )
@@ -253,6 +283,11 @@ class Paged:
         for rate in self.rates.values():
             attributes = operation.check_attributes(self.numbers | counted | {"lr": rate})
             operation.check_shapes({a.name: (1,) for a in operation.signature.inputs}, attributes)
+
+
+def _length(stretch: Stretch) -> int:
+    """How many elements it has."""
+    return stretch[-1].offset + stretch[-1].stop - stretch[-1].start - stretch[0].offset
 
 
 def _flat(name: str, parameter):

@@ -42,7 +42,7 @@ def test_a_backend_that_conforms_passes(backend, name):
     """Every call and the whole; of 16 samples' spread it uses a small part."""
     calls, whole = examined(plugins.backend(backend), name)
     assert (calls.verdict, whole.verdict) == (PASS, PASS), calls.message + whole.message
-    assert calls.observation.examples > 30 * SETTINGS.steps
+    assert calls.observation.examples >= 30 * SETTINGS.steps
     assert 0 < whole.observation.worst_share < 0.5
 
 

@@ -30,6 +30,7 @@ BUDGETS = {
     "three pages": (200, 64),
     "pages of odd elements": (160, 56),
     "everything": (2**20, 64),
+    "side by side": (2**16, 2**16),
 }
 
 
@@ -152,7 +153,7 @@ def test_the_page_used_longest_ago_gives_way():
 def test_steps_walk_there_and_back():
     """So that the pages that were used last are still there: all but as many as there are frames are fetched in a step."""
     _, optimizer = paged(PagedSGD, "reference", 2, 3 * 64, 64)
-    count = len(optimizer._pieces)
+    count = len(optimizer._pages)
     fetched = optimizer.table.fetched
     optimizer.step(drawn(3))
     assert optimizer.table.fetched - fetched == count - 3
@@ -223,6 +224,16 @@ def test_gradients_that_do_not_fit_are_refused_before_anything_moves():
         with pytest.raises(RefpeftError, match=r"came|elements"):
             optimizer.step(gradients)
     assert optimizer.steps == 0
+
+
+def test_neighbours_of_unlike_rates_are_stepped_at_their_own():
+    """In one page, those of one rate by one call: as each alone."""
+    rates, together = {"p": 0.1, "q": 0.1, "r": 0.2}, {name: P.copy() for name in "pqr"}
+    PagedAdamW(together, lr=rates, budget=128, page_size=128).step(dict.fromkeys(rates, P))
+    for name, rate in rates.items():
+        alone = {name: P.copy()}
+        PagedAdamW(alone, lr=rate, budget=128, page_size=128).step({name: P})
+        assert together[name].tobytes() == alone[name].tobytes()
 
 
 def test_an_interrupted_step_is_not_gone_on_from(tmp_path, monkeypatch):
