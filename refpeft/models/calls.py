@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from refpeft.backend import Backend
-from refpeft.operation import Operation, find
+from refpeft.operation import find
 
 
 class Call(NamedTuple):
@@ -34,9 +33,11 @@ class Calls:
         """The operation's output, a tuple where it has several, and the call; without residuals where it is not to be kept, and
         with no more than it takes where ``keep`` names the inputs of which gradients may be wanted.
         """
-        names, checked = _prepared(find(name), tuple(attributes.items()))
+        operation = find(name)
+        arrays = [inputs.get(a.name) for a in operation.signature.inputs]
+        attributes = operation.check_attributes(attributes)
         forward = self.backend.implementation(name).forward
-        outputs, residuals = forward(*map(inputs.get, names), residuals=keep, **checked)
+        outputs, residuals = forward(*arrays, residuals=keep, **attributes)
         return outputs[0] if len(outputs) == 1 else tuple(outputs), Call(name, residuals)
 
     def vjp(self, call: Call, cotangent, wanted: Sequence[str]) -> dict[str, Any]:
@@ -50,9 +51,3 @@ class Calls:
         assert implementation.vjp is not None, f"{call.operation} has no gradient"
         cotangents = cotangent if isinstance(cotangent, tuple) else (cotangent,)
         return dict(zip(wanted, implementation.vjp(call.residuals, cotangents, wanted)))
-
-
-@functools.lru_cache(maxsize=256)
-def _prepared(operation: Operation, attributes: tuple[tuple[str, Any], ...]) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """The names of an operation's inputs, and all its attributes, checked: those of a layer are the same in every step."""
-    return tuple(a.name for a in operation.signature.inputs), operation.check_attributes(dict(attributes))
