@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 
 import pytest
 
@@ -11,6 +12,10 @@ from refpeft.errors import CapabilityError
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 """For the workers, one on each core, and the programs that they start: more threads would wait for each other."""
+
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+"""Hundreds of the programs that tests start import refpeft, and would each compile it anew."""
 
 
 @pytest.fixture(scope="session")

@@ -7,13 +7,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import seed as seeded
 from hypothesis.errors import Unsatisfiable
 
 from refpeft.numerics.formats import as_format
 from refpeft.oracle import Comparison
 from refpeft.problem import Problem
+from refpeft_conformance.draws import draw
 from refpeft_conformance.strategies import problems
 from refpeft_conformance.subject import Subject
 from refpeft_conformance.verdict import Violation
@@ -108,28 +107,16 @@ def agree(subject: Subject, operation: str, dtype: str = "float64", *, examples:
             found.outside[reason] = found.outside.get(reason, 0) + 1
         return not reason
 
-    def search(examples: int, seed: int) -> None:
-        @seeded(seed)
-        @settings(
-            max_examples=examples,
-            database=None,
-            deadline=None,
-            phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
-            report_multiple_bugs=False,
-        )
-        @given(problems(operation, dtype=dtype, gradients=implementation.vjp is not None, taken=taken))
-        def hold(problem):
-            try:
-                found.hold(subject, problem)
-            except Violation as violation:
-                found.disagreements.append(violation.message)
+    def hold(problem):
+        try:
+            found.hold(subject, problem)
+        except Violation as violation:
+            found.disagreements.append(violation.message)
 
-        with suppress(Unsatisfiable), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            hold()
-
+    drawn = problems(operation, dtype=dtype, gradients=implementation.vjp is not None, taken=taken)
     for more in range(SEARCHES):
         if found.problems < examples:
-            search(examples - found.problems, seed + more)
+            with suppress(Unsatisfiable), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                draw(drawn, hold, examples - found.problems, seed + more)
     return found

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from refpeft.files import atomic_write
@@ -23,18 +24,8 @@ _WORDS = {0: "PASS", 1: "FAIL", 2: "ERROR"}
 
 def render(certificate: dict) -> str:
     """The page. It refers to nothing outside itself."""
-    environment = Environment(
-        loader=PackageLoader("refpeft_conformance"),
-        undefined=StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["short"] = lambda dtype: as_format(dtype).short
-    environment.filters["count"] = lambda number: f"{number:,}"
-    environment.filters["share"] = _share
     families = _families(certificate)
-    return environment.get_template("report.html").render(
+    return _template().render(
         c=certificate,
         verdict=_WORDS[certificate["exit_status"]],
         reasons=_reasons(certificate),
@@ -46,6 +37,22 @@ def render(certificate: dict) -> str:
         failures=_failures(certificate),
         training=training(certificate),
     )
+
+
+@functools.cache
+def _template() -> Template:
+    """The page's, compiled once in a process."""
+    environment = Environment(
+        loader=PackageLoader("refpeft_conformance"),
+        undefined=StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["short"] = lambda dtype: as_format(dtype).short
+    environment.filters["count"] = lambda number: f"{number:,}"
+    environment.filters["share"] = _share
+    return environment.get_template("report.html")
 
 
 def write(certificate: dict, path: Path) -> None:

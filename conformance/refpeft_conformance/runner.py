@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, Phase, given, reject, seed, settings
+from hypothesis import reject
 from hypothesis.errors import Flaky, Unsatisfiable
 from hypothesis.strategies import SearchStrategy
 
@@ -20,6 +20,7 @@ from refpeft.errors import CapabilityError
 from refpeft.golden import BudgetError
 from refpeft.problem import Problem
 from refpeft_conformance.checks import Check
+from refpeft_conformance.draws import draw
 from refpeft_conformance.shrink import shrink
 from refpeft_conformance.subject import Subject
 from refpeft_conformance.verdict import (
@@ -222,16 +223,6 @@ def _examine_all(problems, examine: Callable, examples: int, random_seed: str, p
                 examine(problem)
         return
 
-    @seed(random_seed)
-    @settings(
-        max_examples=examples,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-        report_multiple_bugs=False,
-    )
-    @given(problems)
     def search(problem):
         try:
             examine(problem)
@@ -244,7 +235,7 @@ def _examine_all(problems, examine: Callable, examples: int, random_seed: str, p
 
     try:
         with suppress(Unsatisfiable, Outside):
-            search()
+            draw(problems, search, examples, random_seed)
     except Flaky:
         if not patience.over:
             raise

@@ -128,7 +128,7 @@ class Workers:
 
 def _wait_for(workers: list[_Worker]) -> None:
     """Sleep until one of them says something, ends, or may have had its time."""
-    pause = min((min(w.task.seconds, 1.0) for w in workers if w.task.seconds), default=None)
+    pause = min((w.left() for w in workers if w.task.seconds), default=None)
     wait([w.pipe for w in workers] + [w.process.sentinel for w in workers], pause)
 
 
@@ -171,14 +171,15 @@ class _Worker:
             raise content
         elif kind == "lost":
             yield self._lose(content)
-        elif not kind and self._is_overdue():
+        elif not kind and self.task.seconds and not self.left():
             yield self._lose(f"did not return within {self.task.seconds:g} seconds")
         elif not kind and not self.process.is_alive() and not self.pipe.poll():
             yield self._lose(self._ending())
 
-    def _is_overdue(self) -> bool:
-        since = self.clock.value
-        return bool(self.task.seconds and since and time.monotonic() - since > self.task.seconds)
+    def left(self) -> float:
+        """How many seconds of its task's limit are left: all of them, while the backend is not called."""
+        since, now = self.clock.value, time.monotonic()
+        return max(0.0, (since or now) + self.task.seconds - now)
 
     def _lose(self, why: str) -> Lost:
         """End the process; what is known of its task."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, seed, settings
+from hypothesis import strategies as st
 
 from refpeft import plugins
 from refpeft.golden import BudgetError
 from refpeft.numerics.formats import FORMATS
 from refpeft.operation import catalogue, find
 from refpeft_conformance.checks import checks_of
+from refpeft_conformance.draws import draw
 from refpeft_conformance.laws import doubled, laws_of
 from refpeft_conformance.runner import run
 from refpeft_conformance.subject import Subject
@@ -43,6 +47,32 @@ def test_checks_of_an_operation_see_shapes_of_their_own_and_the_same_when_run_ag
     assert seen(random) == seen(random)
     assert seen(random) != seen(sparse)
     assert seen(random) != seen(random, seed=1)
+
+
+def test_draws_follow_from_the_seed_alone(tmp_path, monkeypatch):
+    """Not from the numbers in a module that happens to be loaded, which Hypothesis draws from in other tests as before."""
+    numbers, own = st.integers(10**12, 10**12 + 10**6), set(range(10**12 + 123_456, 10**12 + 123_466))
+    (tmp_path / "numbers_of_ours.py").write_text(f"NUMBERS = {own}")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def drawn():
+        draw(numbers, (found := []).append, 200, 0)
+        return found
+
+    before = drawn()
+    importlib.import_module("numbers_of_ours")
+    elsewhere = []
+
+    @seed(0)
+    @settings(max_examples=200, database=None)
+    @given(numbers)
+    def draw_as_usual(number):
+        elsewhere.append(number)
+
+    draw_as_usual()
+    assert own & set(elsewhere)
+    assert drawn() == before
+    assert not own & set(before)
 
 
 def test_a_law_draws_until_it_has_something_to_say_and_never_passes_in_silence():

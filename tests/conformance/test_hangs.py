@@ -88,22 +88,22 @@ def certify(*arguments) -> tuple:
 
 def test_a_hang_fails_its_check_and_the_others_go_on(start, note, tmp_path):
     """The certificate says what did not return, with the problem, which replays; short problems have passed."""
-    process = start(*certify("misbehaving", "--jobs", 2, "--timeout", 2, "--json", "--out", tmp_path / "c"))
+    process = start(*certify("misbehaving", "--jobs", 2, "--timeout", 1, "--json", "--out", tmp_path / "c"))
     output, errors = process.communicate(timeout=200)
     assert process.returncode == 1, errors
     assert json.loads(output)["harness"] == "sound"
     content = json.loads((tmp_path / "c" / "certificate.json").read_text())
     sentences = {r["message"] for r in content["checks"]}
-    assert sentences == {"", "the backend did not return within 2 seconds"}
+    assert sentences == {"", "the backend did not return within 1 seconds"}
     assert content["counts"]["PASS"] > 5
     assert content["counts"]["FAIL"] == len(content["counterexamples"]) > 0
     for failed in (r["id"] for r in content["checks"] if r["verdict"] == "FAIL"):
-        assert f"{failed}: it did not return within 2 seconds" in errors
+        assert f"{failed}: it did not return within 1 seconds" in errors
     assert all_gone(note)
     example = tmp_path / "c" / content["counterexamples"][0]["file"]
-    again = start("replay", example, "--timeout", 2, "--json")
+    again = start("replay", example, "--timeout", 1, "--json")
     said = json.loads(again.communicate(timeout=60)[0])
-    assert (again.returncode, said["message"]) == (1, "the backend did not return within 2 seconds")
+    assert (again.returncode, said["message"]) == (1, "the backend did not return within 1 seconds")
     assert not said["minimal"]
     assert start("replay", example, "--timeout", 20, misdeed="").wait(60) == 0
 
@@ -148,9 +148,9 @@ def test_workers_do_not_outlive_a_parent_that_was_killed(start, note, tmp_path):
 
 def test_an_impatient_interrupt_leaves_nothing_either(start, note, tmp_path):
     """A second Ctrl-C while a worker that ignores the first is given its time: it is killed at once."""
-    deaf = "signal.signal(signal.SIGTERM, refuse); forever()"
+    deaf = "signal.signal(signal.SIGTERM, refuse); print(os.getpid(), file=open(os.environ['MISDEED_PIDS'], 'a')); forever()"
     process = start(*certify("misbehaving", "--timeout", 0, "--out", tmp_path / "c"), misdeed=deaf)
-    wait_for(process, note, 1)
+    wait_for(process, note, 2)
     for _ in range(2):
         os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.5)
@@ -171,10 +171,10 @@ def test_an_interrupt_while_files_are_written_is_too_late():
 def test_a_backend_that_hangs_when_asked_about_itself_is_unsupported(start, tmp_path, method):
     """No driver that is stuck stops refpeft: one sentence and status 2."""
     about = f"Misbehaving.{method} = lambda *_: forever()"
-    process = start(*certify("misbehaving", "--timeout", 2, "--out", tmp_path / "c"), at_start=about)
+    process = start(*certify("misbehaving", "--timeout", 1, "--out", tmp_path / "c"), at_start=about)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert "did not return within 2 seconds when it was asked what it can do" in errors
+    assert "did not return within 1 seconds when it was asked what it can do" in errors
     assert not (tmp_path / "c").exists()
 
 

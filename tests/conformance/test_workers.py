@@ -33,8 +33,12 @@ def misbehaving(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def workers(misbehaving):
-    """A worker for all tests of this module, replaced where a backend takes it down; in the end no process is left."""
-    with Workers() as workers:
+    """A worker for all tests of this module, replaced where a backend takes it down; in the end no process is left.
+
+    One that does not end by itself is killed after one second instead of three.
+    """
+    with pytest.MonkeyPatch.context() as patch, Workers() as workers:
+        patch.setattr("refpeft_conformance.workers.GRACE", 1.0)
         yield workers
     assert all_gone(Path(os.environ["MISDEED_PIDS"]))
 

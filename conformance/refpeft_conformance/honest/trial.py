@@ -7,8 +7,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import seed as seeded
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 
@@ -18,6 +16,7 @@ from refpeft.operation import find
 from refpeft.oracle import Comparison
 from refpeft.problem import Problem
 from refpeft_conformance.checks import checks_of
+from refpeft_conformance.draws import draw
 from refpeft_conformance.honest.array import STYLES
 from refpeft_conformance.honest.backend import HonestBackend, honest_backends
 from refpeft_conformance.honest.summation import ORDERS
@@ -186,20 +185,8 @@ def hold_to_checks(operation: str, dtype: str, *, seed: int = 0, profile: str = 
 
 
 def _draw(strategy, examine, examples: int, seed: int) -> None:
-    @seeded(seed)
-    @settings(
-        max_examples=examples,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(strategy)
-    def all_of_them(problem):
-        examine(problem)
-
     with suppress(Unsatisfiable):
-        all_of_them()
+        draw(strategy, examine, examples, seed)
 
 
 def _varied(problem: Problem, random: np.random.Generator) -> Problem:
