@@ -29,9 +29,8 @@ class TrainableTokens(Method):
     def validate(self):
         super().validate()
         integers = all(type(t) is int and t >= 0 for t in self.tokens)
-        self.require(
-            "tokens", integers and len(set(self.tokens)) == len(self.tokens), "ids from 0 on, none of them twice"
-        )
+        some = 0 < len(self.tokens) == len(set(self.tokens))
+        self.require("tokens", integers and some, "ids from 0 on, one at least and none of them twice")
 
     def _require_rows(self, rows):
         """Refuse ids that a table of so many rows has not."""
