@@ -33,10 +33,6 @@ class Supertuning(Method):
         super().validate()
         self.require("sparsity", 0 <= self.sparsity < 1, "at least 0 and below 1")
 
-    def fits(self, o, i):
-        trained = supra.count(o, i, sparsity=self.sparsity)
-        self.require("sparsity", trained >= 1, f"such that one of the weight's {o * i} elements is trained at least")
-
     def init(self, random, weight):
         return supra.start(weight, sparsity=self.sparsity, largest=self.largest)
 

@@ -32,16 +32,14 @@ class TrainableTokens(Method):
         some = 0 < len(self.tokens) == len(set(self.tokens))
         self.require("tokens", integers and some, "ids from 0 on, one at least and none of them twice")
 
-    def _require_rows(self, rows):
-        """Refuse ids that a table of so many rows has not."""
+    def fits(self, rows, *_):
         self.require("tokens", max(self.tokens, default=0) < rows, f"below the table's {rows} rows")
 
     def init(self, random, weight):
-        self._require_rows(len(weight))
         return trainable_tokens.init(weight, self.tokens)
 
     def implied(self, shape, arrays):
-        self._require_rows(shape[0])
+        self.fits(*shape)
         return {"tokens": np.array(self.tokens, np.int64)}
 
     def count(self, width):
