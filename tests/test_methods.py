@@ -272,6 +272,28 @@ def test_unmerging_is_checked_as_merging_is(name):
                 change(wrong, given)
 
 
+@pytest.mark.parametrize("name", MERGEABLE)
+def test_a_parameter_that_a_merge_does_not_take_is_named(name):
+    """It is not dropped: a misspelt optional one would be another weight, silently."""
+    chosen, weight, parameters = started(name)
+    weight = parameters.pop("weight", weight)
+    changes = (chosen.merge,) if chosen.not_unmergeable else (chosen.merge, chosen.unmerge)
+    for change in changes:
+        with pytest.raises(AttributeValueError, match=r": a merge takes the parameters \w.*, but 'scalee' came\.$"):
+            change(weight, parameters | {"scalee": np.ones(3)})
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_what_a_start_and_a_count_do_not_take_is_named(name):
+    """With what they do take."""
+    chosen, random = ALL[name](), np.random.default_rng(0)
+    weight = random.normal(size=(64, 64))
+    with pytest.raises(AttributeValueError, match=r": init takes random, weight.*, but 'inputz' came\.$"):
+        chosen.init(random, weight, inputz=weight, **stand_in(chosen, random, weight))
+    with pytest.raises(AttributeValueError, match=r": count takes o, i, but 'inputz' came\.$"):
+        chosen.count(64, 64, inputz=3)
+
+
 @pytest.mark.parametrize("name", ["lora", "dora", "ia3", "c3a"])
 def test_a_merge_costs_half_an_ulp_of_the_weight(name):
     """The merged layer is off by a third of a unit roundoff in norm, in every dtype: so much one rounding costs."""
