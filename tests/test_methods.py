@@ -328,6 +328,21 @@ def test_explain_takes_a_methods_name():
     assert "did you mean adapter.bottleneck or adapter.fusion or adapter.sublayer?" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("rslorra", "did you mean rslora or "),
+        ("lora.linaer", "did you mean lora.linear or "),
+        ("nosuch", "'refpeft operations' and 'refpeft methods' list them."),
+    ],
+)
+def test_explain_knows_near_names_of_operations_and_of_methods(name, hint):
+    """What is neither is said to be neither."""
+    refused = CliRunner().invoke(main, ["explain", name])
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert f"there is neither an operation nor a method {name!r}: {hint}" in refused.stderr
+
+
 @pytest.mark.parametrize("name", [n for n in ALL if ALL[n].not_mergeable])
 def test_what_cannot_be_merged_says_why(name):
     """With the method's reason, in a sentence."""
