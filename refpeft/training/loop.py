@@ -234,7 +234,7 @@ def begin(
     virtual = method.tokens if kind_of(standing(method)) in ("prompt", "attention") else 0  # type: ignore[attr-defined]
     model.require_positions(virtual + (rows.longest if isinstance(rows, Labelled) else rows.shape[1] - 1))
     seen = range(settings.start_batches if needs_of(method) else 0)
-    first = [ids for step in seen for ids in _alone(batch(rows, settings.batch, settings.seed, step))]
+    first = [_given(batch(rows, settings.batch, settings.seed, step)) for step in seen]
     model.attach(pattern, method, np.random.default_rng(settings.seed), batches=first, text=settings.start_text)
 
 
