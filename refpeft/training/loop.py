@@ -88,6 +88,8 @@ class Settings:
             raise AttributeValueError(
                 f"at least 1 step of 1 row is needed, but steps {self.steps} and batch {self.batch} came."
             )
+        if self.seed < 0:
+            raise AttributeValueError(f"seed must be 0 or more, but {self.seed} came.")
         for name in ("lr", "decay"):
             if not 0 <= (value := getattr(self, name)) < math.inf:
                 raise AttributeValueError(f"{name} must be 0 or more, and finite, but {value} came.")

@@ -124,7 +124,10 @@ def test_what_a_classifiers_adapters_cost_is_counted(folder, tmp_path):
     assert [row["adapter"] for row in rows] == [
         "", f"{tmp_path / 'lora'}", f"{tmp_path / 'lora'}, merged", f"{tmp_path / 'houlsby'}"
     ]  # fmt: skip
-    head, whole = 3 * 32 + 3, sum(a.size for a in safetensors.load(folder / "three" / "model.safetensors").tensors.values())
+    head, whole = (
+        3 * 32 + 3,
+        sum(a.size for a in safetensors.load(folder / "three" / "model.safetensors").tensors.values()),
+    )
     houlsby = 4 * (2 * 32 * 2 + 2 + 32)
     assert [row["bytes"] for row in rows] == [0, 4 * (2 * 2 * 64 + head), 4 * whole, 4 * (houlsby + head)]
     assert rows[1]["loss"] == pytest.approx(rows[2]["loss"], rel=1e-5)
