@@ -75,6 +75,9 @@ def rows(
     """
     import json
     from pathlib import Path
+    from typing import Any
+
+    import numpy as np
 
     from refpeft.cli._output import progress
     from refpeft.errors import FormatError
@@ -91,7 +94,8 @@ def rows(
         raise FormatError(f"--predictions {predictions} cannot be written because the folder {folder} does not exist.")
     loaded = {folder: adapters.load(folder) for folder in folders}
     found = classification.examples(data, needed=not predictions)[:limit]
-    results, said = [], None
+    results: list[dict[str, Any]] = []
+    predicted: dict[str, np.ndarray] = {}
     alone = [("", None)] if not loaded or (rounds and head_of(model).labels) else []
     for name, adapter in [*alone, *loaded.items()]:
         base, names = _with_head(model, adapter, name, **how)
@@ -102,9 +106,14 @@ def rows(
             if adapter and not variant.name:
                 continue
             got = evaluation.classified(variant.model, texts, batch, lambda parts: progress(parts, "evaluating"))
-            row = {"adapter": variant.name, "loss": got.loss, "accuracy": got.accuracy, "texts": len(texts)}
+            row: dict[str, Any] = {
+                "adapter": variant.name,
+                "loss": got.loss,
+                "accuracy": got.accuracy,
+                "texts": len(texts),
+            }
             results.append(row | (costs.measured(base, variant, first, rounds) if rounds else {}))
-            said = got if variant.name == name else said
+            predicted[variant.name] = got.probabilities
     if predictions:
         lines = [
             {
@@ -112,7 +121,7 @@ def rows(
                 "predicted": int(its.argmax()) if isinstance(example.label, int) else names[its.argmax()],
                 "probabilities": dict(zip(names, its.tolist())),
             }
-            for example, its in zip(found, said.probabilities)
+            for example, its in zip(found, predicted[folders[0] if folders else ""])
         ]
         atomic_write(predictions, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
     return results
