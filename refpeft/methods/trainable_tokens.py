@@ -30,7 +30,7 @@ class TrainableTokens(Method):
         super().validate()
         integers = all(type(t) is int and t >= 0 for t in self.tokens)
         some = 0 < len(self.tokens) == len(set(self.tokens))
-        self.require("tokens", integers and some, "ids from 0 on, one at least and none of them twice")
+        self.require("tokens", integers and some, "ids from 0 on, none of them twice, and one at least")
 
     def fits(self, rows, *_):
         self.require("tokens", max(self.tokens, default=0) < rows, f"below the table's {rows} rows")
