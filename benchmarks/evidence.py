@@ -12,11 +12,9 @@ Each works by operation and dtype, and keeps one row for each in ``benchmarks/re
 
 from __future__ import annotations
 
-import datetime
 import json
 import math
 import os
-import platform
 import random
 import subprocess
 import sys
@@ -28,6 +26,7 @@ from pathlib import Path
 
 import click
 import summaries
+from about import about
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = RESULTS.parents[1]
@@ -255,20 +254,7 @@ def _timed(work: str, case, arguments):
     started = time.process_time()
     found = globals()[work](*case, *arguments)
     spent = time.process_time() - started
-    return {"operation": case[0], "dtype": case[1], **_about(), "seconds": round(spent, 1), **found}
-
-
-def _about() -> dict:
-    def git(*words):
-        return subprocess.run(["git", *words], capture_output=True, text=True, cwd=ROOT).stdout.strip()
-
-    return {
-        "commit": git("rev-parse", "HEAD")[:12]
-        + ("+changes" if git("status", "--porcelain", "--", ".", ":!benchmarks/results") else ""),
-        "when": datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-    }
+    return {"operation": case[0], "dtype": case[1], **about(), "seconds": round(spent, 1), **found}
 
 
 def _keep(name: str, row: dict) -> None:

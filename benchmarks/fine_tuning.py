@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import click
 import numpy as np
+from about import about
 
 HELD, ROWS = 10, 8
 """Documents held out, and rows of each."""
@@ -63,9 +64,11 @@ TRIALS = {
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False))
 def main(model: Path, folder: Path, steps: int, seeds: int, only: str | None, jobs: int, out: Path | None) -> None:
     """Train, measure and write."""
+    from refpeft import __version__
     from refpeft.files import atomic_write
     from refpeft.training import executors
 
+    begun = {"refpeft": __version__} | about()
     chosen = [name for name in TRIALS if only is None or name in only.split(",")]
     digest, count = write_text(folder)
     runs = [(name, seed) for name in chosen for seed in range(seeds if TRIALS[name].sign > 0 else 1)]
@@ -80,7 +83,11 @@ def main(model: Path, folder: Path, steps: int, seeds: int, only: str | None, jo
     if out:
         from importlib.metadata import version
 
-        what = {"model": model.name, "text": f"Python {sys.version.split()[0]}'s pydoc_data.topics", "sha256": digest}
+        what = begun | {
+            "model": model.name,
+            "text": f"Python {sys.version.split()[0]}'s pydoc_data.topics",
+            "sha256": digest,
+        }
         what |= {
             "documents": count,
             "held_out": HELD,

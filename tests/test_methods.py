@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -101,6 +103,8 @@ def test_a_method_starts_and_counts_where_its_layer_is_one(name, shape):
         ("poly", {"heads": 3}, "Poly: heads must be a divisor of the 12 outputs and the 8 inputs, but 3 came."),
         ("bdlora", {"side": "b", "blocks": 8}, "BDLoRA: blocks must be a divisor of the 12 outputs, but 8 came."),
         ("pissa", {"rank": 9}, "PiSSA: rank must be at most 8, the smaller side of the weight, but 9 came."),
+        ("lora_ga", {"rank": 5}, "LoRAGA: rank must be at most half of 8, the smaller side of the weight, but 5 came."),
+        ("osf", {"preserved": 8.0}, "OSF: preserved must be below the 8 triplets of the weight, but 8.0 came."),
         ("kasa", {"rank": 8}, "KaSA: rank must be below 8, the smaller side of the weight, but 8 came."),
     ],
 )
@@ -150,6 +154,7 @@ def test_a_count_is_of_whole_sizes(name):
         ("compacter", {"m": 7}, "Compacter: m must be a divisor of the widths 64 and 2, but 7 came."),
         ("compacter", {"reduction": 65}, "Compacter: reduction must be at most the width of 64, but 65 came."),
         ("loreft", {"rank": 65}, "LoReFT: rank must be at most the width of 64, but 65 came."),
+        ("houlsby_inv", {"inner": 33}, "HoulsbyInvertible: inner must be at most half the width of 64, but 33 came."),
     ],
 )
 def test_what_does_not_fit_a_width_is_said(name, options, said):
@@ -159,6 +164,51 @@ def test_what_does_not_fit_a_width_is_said(name, options, said):
         with pytest.raises(AttributeValueError) as refused:
             asked()
         assert str(refused.value) == said
+
+
+@pytest.mark.parametrize("name", [n for n, m in ALL.items() if m.trainable and m.axes == 2])
+@pytest.mark.parametrize("shape", [(11, 10), (64, 17)])
+def test_a_start_trains_something_or_says_in_the_users_words_why_not(name, shape):
+    """Over weights of odd, prime and single sides some trained array has elements, or the method names its own field."""
+    random, chosen = np.random.default_rng(0), ALL[name]()
+    weight = random.normal(size=shape)
+    try:
+        parameters = chosen.init(random, weight, **stand_in(chosen, random, weight))
+    except AttributeValueError as refused:
+        said = re.match(rf"{type(chosen).__name__}: (\w+) must be .*, but .* came\.$", str(refused))
+        assert said[1] in vars(chosen)
+        return
+    assert any(np.size(parameters[n]) for n in chosen.trainable)
+
+
+@pytest.mark.parametrize("name", [n for n, m in ALL.items() if {"size", "tokens"} <= {f.name for f in fields(m)}])
+def test_heads_that_do_not_divide_the_rows_are_said(name):
+    """By what stands in attention, before anything is drawn."""
+    for size in (7, 128):
+        with pytest.raises(AttributeValueError, match=rf"size must be a divisor of the 64 outputs, but {size} came"):
+            ALL[name](size=size).init(np.random.default_rng(0), np.ones((64, 64)))
+
+
+def test_one_gate_for_a_layer_needs_no_heads():
+    """As peft has it, an adaption prompt of any size stands over any weight."""
+    one = ALL["adaption_prompt"](gates="layer", size=7).init(np.random.default_rng(0), np.ones((64, 64)))
+    assert one["gate"].shape == (1,)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, {"alpha": -1.0}) for name in ("pissa", "olora", "corda", "lora_ga", "loftq")),
+        ("deft", {"alpha": 0.0}),
+        ("oft", {"block": 1}),
+        ("trainable_tokens", {"tokens": ()}),
+    ],
+)
+def test_an_option_with_which_nothing_could_start_is_refused_where_it_is_given(name, options):
+    """A start that divides by the scaling needs one; what trains nothing is no method."""
+    ((field, _),) = options.items()
+    with pytest.raises(AttributeValueError, match=f": {field} must be .* but .* came"):
+        ALL[name](**options)
 
 
 def test_a_prefix_is_of_whole_heads():
@@ -222,6 +272,28 @@ def test_unmerging_is_checked_as_merging_is(name):
                 change(wrong, given)
 
 
+@pytest.mark.parametrize("name", MERGEABLE)
+def test_a_parameter_that_a_merge_does_not_take_is_named(name):
+    """It is not dropped: a misspelt optional one would be another weight, silently."""
+    chosen, weight, parameters = started(name)
+    weight = parameters.pop("weight", weight)
+    changes = (chosen.merge,) if chosen.not_unmergeable else (chosen.merge, chosen.unmerge)
+    for change in changes:
+        with pytest.raises(AttributeValueError, match=r": a merge takes the parameters \w.*, but 'scalee' came\.$"):
+            change(weight, parameters | {"scalee": np.ones(3)})
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_what_a_start_and_a_count_do_not_take_is_named(name):
+    """With what they do take."""
+    chosen, random = ALL[name](), np.random.default_rng(0)
+    weight = random.normal(size=(64, 64))
+    with pytest.raises(AttributeValueError, match=r": init takes random, weight.*, but 'inputz' came\.$"):
+        chosen.init(random, weight, inputz=weight, **stand_in(chosen, random, weight))
+    with pytest.raises(AttributeValueError, match=r": count takes o, i, but 'inputz' came\.$"):
+        chosen.count(64, 64, inputz=3)
+
+
 @pytest.mark.parametrize("name", ["lora", "dora", "ia3", "c3a"])
 def test_a_merge_costs_half_an_ulp_of_the_weight(name):
     """The merged layer is off by a third of a unit roundoff in norm, in every dtype: so much one rounding costs."""
@@ -254,6 +326,21 @@ def test_explain_takes_a_methods_name():
     refused = CliRunner().invoke(main, ["explain", "adapter"])
     assert (refused.exit_code, refused.stdout) == (2, "")
     assert "did you mean adapter.bottleneck or adapter.fusion or adapter.sublayer?" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("rslorra", "did you mean rslora or "),
+        ("lora.linaer", "did you mean lora.linear or "),
+        ("nosuch", "'refpeft operations' and 'refpeft methods' list them."),
+    ],
+)
+def test_explain_knows_near_names_of_operations_and_of_methods(name, hint):
+    """What is neither is said to be neither."""
+    refused = CliRunner().invoke(main, ["explain", name])
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert f"there is neither an operation nor a method {name!r}: {hint}" in refused.stderr
 
 
 @pytest.mark.parametrize("name", [n for n in ALL if ALL[n].not_mergeable])

@@ -71,6 +71,8 @@ def one_sentence() -> Iterator[None]:
         raise Failure(error.format_message()) from error
     except RefpeftError as error:
         raise Failure(str(error)) from error
+    except MemoryError as error:
+        raise Failure(f"the memory of this machine does not suffice: {error or 'nothing is left'}.") from error
     except OSError as error:
         name = "" if error.filename is None else f"{os.fspath(error.filename)}: "
         raise Failure(f"{name}{error.strerror or error}.") from error

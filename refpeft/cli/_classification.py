@@ -56,16 +56,35 @@ def begun(model: str, data: str, labels: str | None, head: str | None, tokenizer
     return classifier, rows, {"task": "classification", "labels": list(names), "head": list(trained)}
 
 
-def rows(model: str, data: str, folders, tokenizer, length: int, batch: int, limit: int | None, predictions, **how):
-    """A row for each adapter, or for the model as it is; what is predicted goes to a file, if one is named."""
+def rows(
+    model: str,
+    data: str,
+    folders,
+    tokenizer,
+    length: int,
+    batch: int,
+    limit: int | None,
+    predictions,
+    *,
+    rounds: int,
+    **how,
+):
+    """A row for each adapter, or for the model as it is; what is predicted goes to a file, if one is named.
+
+    With ``rounds`` what each costs is in it, and there are rows of it merged and of the model's own classifier.
+    """
     import json
     from pathlib import Path
+    from typing import Any
+
+    import numpy as np
 
     from refpeft.cli._output import progress
     from refpeft.errors import FormatError
     from refpeft.files import atomic_write
     from refpeft.formats import adapters
-    from refpeft.training import classification, evaluation
+    from refpeft.models.head import head_of
+    from refpeft.training import classification, costs, evaluation
 
     if predictions and len(folders) > 1:
         raise FormatError(f"--predictions are of one adapter, but {len(folders)} came.")
@@ -75,13 +94,26 @@ def rows(model: str, data: str, folders, tokenizer, length: int, batch: int, lim
         raise FormatError(f"--predictions {predictions} cannot be written because the folder {folder} does not exist.")
     loaded = {folder: adapters.load(folder) for folder in folders}
     found = classification.examples(data, needed=not predictions)[:limit]
-    results = []
-    for name, adapter in loaded.items() or [("", None)]:
-        classifier, names = _with_head(model, adapter, name, **how)
+    results: list[dict[str, Any]] = []
+    predicted: dict[str, np.ndarray] = {}
+    alone = [("", None)] if not loaded or (rounds and head_of(model).labels) else []
+    for name, adapter in [*alone, *loaded.items()]:
+        base, names = _with_head(model, adapter, name, **how)
         texts = classification.labelled(data, found, names, tokenizer, length)
-        classifier.require_positions(texts.longest)
-        got = evaluation.classified(classifier, texts, batch, lambda parts: progress(parts, "evaluating"))
-        results.append({"adapter": name, "loss": got.loss, "accuracy": got.accuracy, "texts": len(texts)})
+        base.require_positions(texts.longest)
+        first = dict(zip(("ids", "mask"), texts[range(min(batch, len(texts)))].padded))
+        for variant in costs.variants(base, {name: adapter} if adapter else {}, all=rounds > 0):
+            if adapter and not variant.name:
+                continue
+            got = evaluation.classified(variant.model, texts, batch, lambda parts: progress(parts, "evaluating"))
+            row: dict[str, Any] = {
+                "adapter": variant.name,
+                "loss": got.loss,
+                "accuracy": got.accuracy,
+                "texts": len(texts),
+            }
+            results.append(row | (costs.measured(base, variant, first, rounds) if rounds else {}))
+            predicted[variant.name] = got.probabilities
     if predictions:
         lines = [
             {
@@ -89,14 +121,14 @@ def rows(model: str, data: str, folders, tokenizer, length: int, batch: int, lim
                 "predicted": int(its.argmax()) if isinstance(example.label, int) else names[its.argmax()],
                 "probabilities": dict(zip(names, its.tolist())),
             }
-            for example, its in zip(found, got.probabilities)
+            for example, its in zip(found, predicted[folders[0] if folders else ""])
         ]
         atomic_write(predictions, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
     return results
 
 
 def _with_head(model: str, adapter, name: str, **how):
-    """The classifier with an adapter on it, and what its labels are called.
+    """The classifier with an adapter's head, and what its labels are called.
 
     Raises
     ------
@@ -104,7 +136,6 @@ def _with_head(model: str, adapter, name: str, **how):
         If a part of the head is neither the model's nor the adapter's.
     """
     from refpeft.errors import FormatError
-    from refpeft.formats import adapters
     from refpeft.formats.names import HEAD, numbered
     from refpeft.models import load_classifier
     from refpeft.models.head import head_of
@@ -114,7 +145,6 @@ def _with_head(model: str, adapter, name: str, **how):
         raise FormatError(f"{model} has no {missing[0]}, and {name or 'no adapter'} brings one.")
     count = len(brought["classifier"]["bias"]) if "classifier" in brought else len(there.labels)
     classifier = load_classifier(model, labels=0 if there.labels else count, **how)
-    if adapter is not None:
-        adapters.attach(classifier, adapter)
+    classifier.set_head(brought)
     said = () if adapter is None else adapter.labels
     return classifier, said or (there.labels if len(there.labels) == count else numbered(count))

@@ -95,7 +95,19 @@ def _read(context: click.Context, _, path: str | None) -> None:
     known = {name.removeprefix("--"): option.name for option in options for name in option.opts}
     if strange := found.keys() - known:
         raise click.UsageError(f"--config {path} has {min(strange)!r}, expected one of {', '.join(sorted(known))}.")
-    context.default_map = {known[name]: value for name, value in found.items()}
+    by_name = {option.name: option for option in options}
+    context.default_map = {known[n]: _stated(path, n, value, by_name[known[n]]) for n, value in found.items()}
+
+
+def _stated(path: str, name: str, value, option: click.Option):
+    """A value of a TOML file as the command line would state it."""
+    several = option.multiple and isinstance(value, list)
+    if any(isinstance(one, dict | list) for one in (value if several else [value])):
+        wanted = "values in a list" if option.multiple else "one value"
+        raise click.UsageError(f"--config {path}: {name} must be {wanted}, but {value!r} came.")
+    if option.is_flag:
+        return value
+    return [str(one) for one in value] if several else str(value)
 
 
 _TRAINING = (

@@ -36,9 +36,10 @@ def command(model, data, task, folders, sequence, batch, limit, cost, rounds, pr
 
     With --task classification MODEL is an encoder of BERT's kind, and a row has the loss and the accuracy of its labels.
 
-    With --cost there is a row for the base and for each adapter merged, too, and in each row: by how much of the base's time a
-    forward pass over the first rows takes longer (the median in its interval of 95 %; the base's own is noise), the tokens it
-    takes of the context, and the bytes it keeps for a task, with their share of a whole copy's in float32.
+    With --cost there is a row for the base, unless it lacks the classifier, and for each adapter merged, too, and in each row: by
+    how much of the base's time a forward pass over the first rows takes longer (the median in its interval of 95 %; the base's
+    own is noise), the tokens it takes of the context, and the bytes it keeps for a task, with their share of a whole copy's in
+    float32.
     """
     from refpeft.errors import AttributeValueError
     from refpeft.formats import adapters
@@ -50,19 +51,18 @@ def command(model, data, task, folders, sequence, batch, limit, cost, rounds, pr
         raise AttributeValueError("--sequence, --batch, --rows and --rounds must be at least 1.")
     classes.require_task(task, predictions=predictions)
     if task == "classification":
-        if cost:
-            raise click.UsageError("--cost is of --task language.")
-        how = {"backend": backend, "quantise": quantise}
+        how = {"backend": backend, "quantise": quantise, "rounds": rounds if cost else 0}
         rows = classes.rows(model, data, folders, tokenizer(model), sequence, batch, limit, predictions, **how)
         report(rows, tuple(rows[0]), as_json)
         return
     loaded = {folder: adapters.load(folder) for folder in folders}
     ids = text.rows(data, tokenizer(model), sequence + 1)[:limit]
     base = load(model, backend=backend, quantise=quantise)
+    first = {"ids": ids[:batch, :-1], "last": True}
     rows = []
     for variant in costs.variants(base, loaded, all=cost):
         loss = evaluation.mean_loss(variant.model, ids, batch, lambda parts: progress(parts, "evaluating"))
         row = {"adapter": variant.name, "loss": loss, "perplexity": evaluation.perplexity(loss)}
         row |= {"tokens": len(ids) * sequence}
-        rows.append(row | (costs.measured(base, variant, ids[:batch, :-1], rounds) if cost else {}))
+        rows.append(row | (costs.measured(base, variant, first, rounds) if cost else {}))
     report(rows, tuple(rows[0]), as_json)

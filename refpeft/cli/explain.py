@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import sys
 
@@ -20,6 +21,7 @@ def command(name):
     from refpeft.operation import find
     from refpeft_spec import body, page_of
 
+    _require_known(name)
     found = find(methods()[name].operation if name in methods() else name)
     try:
         page = body(page_of(found.name))
@@ -33,6 +35,21 @@ def command(name):
     from rich.markdown import Markdown
 
     Console().print(Markdown(text, hyperlinks=False))
+
+
+def _require_known(name: str) -> None:
+    """Refuse what is neither an operation nor a method, by the nearest of both."""
+    from refpeft.errors import CapabilityError
+    from refpeft.methods import methods
+    from refpeft.operation import catalogue
+
+    known = {*catalogue(), *methods()}
+    if name in known:
+        return
+    members = sorted(n for n in known if n.startswith(f"{name}."))[:3]
+    near = members or difflib.get_close_matches(name, sorted(known), n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else "'refpeft operations' and 'refpeft methods' list them."
+    raise CapabilityError(f"there is neither an operation nor a method {name!r}: {hint}")
 
 
 def _summary(operation: dict) -> str:

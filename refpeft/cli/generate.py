@@ -21,7 +21,7 @@ from refpeft.cli._output import as_json, report
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token.")
 @click.option("--top-k", type=int, default=0, help="Draw from so many of the likeliest only.")
 @click.option("--top-p", type=float, default=1.0, help="Draw from the likeliest that reach this probability.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--backend", default="cpu", show_default=True)
 @quantised
 @as_json

@@ -136,11 +136,12 @@ def _require_rehearsable(context, method, dtype, plot) -> None:
 def _rehearsed(backend, method, rank, options, targets, decoder, trained, run):
     """The parts of a rehearsal, as of an account."""
     from refpeft.convert.quantise import Settings
-    from refpeft.memory.rehearsal import rehearse
+    from refpeft.memory.rehearsal import rehearse, require_small
     from refpeft.memory.trained import configured
     from refpeft.training import choice, loop
 
     fitting, sites = choice.at(decoder, configured(method, rank, pairs("--option", options), decoder), targets)
+    require_small(trained, run.batch, run.sequence)
     settings = loop.Settings(batch=run.batch, optimizer=run.optimizer, checkpointing=run.checkpointing)
     double = run.quantised == "nf4-double"
     quantise = None if run.quantised == "none" else Settings(blocksize=run.blocksize, double=double)

@@ -24,12 +24,16 @@ from refpeft.memory.decoder import Decoder
 from refpeft.memory.ghosts import Ghost
 from refpeft.memory.ledger import Held, Ledger
 from refpeft.memory.stage import Rehearsed, Stage
+from refpeft.memory.trained import Trained
 from refpeft.methods import Method, needs_of
 from refpeft.models.places import place
 from refpeft.training import loop
 
 STEPS = 2
 """As many as it takes until all that a step finds is there: the second begins while the gradients of the first are held."""
+
+LONGEST, MOST_TOKENS, MOST_TRAINED = 2**18, 2**24, 10**10
+"""Tokens of a row and of a step, and trained parameters, that a rehearsal takes, see `require_small`."""
 
 
 def rehearse(
@@ -70,7 +74,7 @@ def rehearse(
     ledger.purpose = "weights"
     model = Rehearsed(shape, dict(weights(shape, ledger, quantise)), ledger, stage)
     ledger.purpose = "adapter"
-    loop.begin(model, method, pattern, np.zeros((0, 0), np.int64), settings)
+    loop.begin(model, method, pattern, np.zeros((0, sequence + 1), np.int64), settings)
     ledger.purpose = "optimizer state"
     optimizer = loop.optimizer(model, method, settings)
     ids = np.zeros((settings.batch, sequence + 1), np.int64)
@@ -79,6 +83,24 @@ def rehearse(
         _, gradients = model.loss(ids, checkpointing=settings.checkpointing)
         optimizer.step(gradients)
     return parts(ledger.at_peak)
+
+
+def require_small(trained: Trained, batch: int, sequence: int) -> None:
+    """Refuse what cannot be rehearsed in minutes: a method's start is drawn, and rows are walked through part by part.
+
+    Raises
+    ------
+    CapabilityError
+        Naming what there is too much of.
+    """
+    row = sequence + trained.prompt + trained.keys
+    for came, most, what in (
+        (row, LONGEST, "tokens in a row, a prompt's or a prefix's among them"),
+        (batch * row, MOST_TOKENS, "tokens in a step"),
+        (trained.parameters, MOST_TRAINED, "trained parameters"),
+    ):
+        if came > most:
+            raise CapabilityError(f"a rehearsal takes at most {most:,} {what}, but {came:,} came.")
 
 
 def parts(held: list[Held]) -> list[Part]:

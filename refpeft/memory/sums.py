@@ -51,6 +51,7 @@ def _ln_tuning(decoder: Decoder, method: Method, chosen: Sequence[Matrix]) -> Su
 
 def _trainable_tokens(decoder: Decoder, method: Method, chosen: Sequence[Matrix]) -> Sum:
     """Rows of the table of embeddings, which a tied head shares."""
+    method.fits(decoder.vocabulary, decoder.width)
     tokens = len(method.tokens)  # type: ignore[attr-defined]
     return method.count(width=decoder.width), f"{tokens} rows x {decoder.width:,}"
 

@@ -83,6 +83,8 @@ def configured(name: str, rank: int | None, options: Mapping[str, str], decoder:
     own = {field.name for field in fields(known[name])}
     given = dict(options)
     if rank is not None:
+        if "rank" in given:
+            raise AttributeValueError(f"{name}: the rank is given twice, as {rank} and as {given['rank']}.")
         if "rank" in own:
             given["rank"] = str(rank)
         elif "reduction" in own and rank >= 1 and decoder.width // max(1, decoder.width // rank) == rank:

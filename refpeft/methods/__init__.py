@@ -304,6 +304,12 @@ class Method:
     def _whole(self, weight: np.ndarray, parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         require_weight(self, weight)
         parameters = self.unpacked(weight.shape, {n: to_numpy(a) for n, a in parameters.items()})
+        taken = [a.name for a in self._merging("merge").signature.inputs if a.name != "weight"]
+        known = {*self.trainable, *self.fixed, *taken, *(a.name for a in find(self.operation).signature.inputs)}
+        if strange := [name for name in parameters if name not in known]:
+            raise AttributeValueError(
+                f"{type(self).__name__}: a merge takes the parameters {', '.join(taken)}, but {strange[0]!r} came."
+            )
         return self.implied(weight.shape, parameters) | parameters
 
     def _of(self, operation: Operation) -> dict:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
@@ -20,6 +21,7 @@ def of_a_weight(init: Callable) -> Callable:
                 f"{type(self).__name__}: random must be a numpy.random.Generator, but {random!r} came."
             )
         require_weight(self, weight)
+        _require_named(self, "init", named, inspect.signature(init).parameters)
         self.fits(*weight.shape)
         return init(self, random, weight, *data, **named)
 
@@ -41,12 +43,20 @@ def require_weight(method, weight) -> None:
         raise ShapeError(f"{type(method).__name__}: weight must be an array of {axes} with elements, but {came} came.")
 
 
+def _require_named(method, what: str, named: Mapping, names: Collection[str]) -> None:
+    """Refuse a name that ``init`` or ``count`` does not take."""
+    if strange := [name for name in named if name not in names]:
+        taken = ", ".join(name for name in names if name != "self")
+        raise AttributeValueError(f"{type(method).__name__}: {what} takes {taken}, but {strange[0]!r} came.")
+
+
 def of_sizes(count: Callable) -> Callable:
     """``count``, for sizes of at least 1 that the method fits."""
     names = count.__code__.co_varnames[1 : count.__code__.co_argcount]
 
     @functools.wraps(count)
     def checked(self, *args, **dims):
+        _require_named(self, "count", dims, names)
         sizes = dict(zip(names, args)) | dims
         for name, size in sizes.items():
             if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:

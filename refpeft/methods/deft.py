@@ -28,6 +28,10 @@ class DEFT(Method):
     paper = "DEFT, NeurIPS 2025"
     peft = ("DEFT",)
 
+    def validate(self):
+        super().validate()
+        self.require("alpha", self.alpha != 0, "other than zero")
+
     def attributes(self):
         return {"scaling": self.alpha / self.rank}
 

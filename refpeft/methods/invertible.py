@@ -35,11 +35,16 @@ class PfeifferInvertible(Pfeiffer):
     def attributes(self):
         return {"activation": self.activation}
 
+    def fits(self, *shape):
+        width = shape[-1]
+        self.require("inner", self.inner <= width // 2, f"at most half the width of {width}")
+
     def init(self, random, weight):
         """The invertible adapter of a model with the embeddings ``weight`` (vocabulary, width)."""
         return nice.init(random, weight.shape[1], reduction=self.inner)
 
     def count(self, width, layers):
+        self.fits(width)
         return super().count(width, layers) + nice.count(width, reduction=self.inner)
 
 

@@ -92,6 +92,10 @@ class RsLoRA(LoRA):
 class Split(LowRank):
     """LoRA that starts from a part of the base weight, which is taken out of the base."""
 
+    def validate(self):
+        super().validate()
+        self.require("alpha", self.alpha > 0, "above 0")
+
     def fits(self, o, i):
         self.require("rank", self.rank <= min(o, i), f"at most {min(o, i)}, the smaller side of the weight")
 

@@ -108,6 +108,9 @@ class LoRAGA(Split):
             self.require(name, getattr(self, name) in domain, f"one of {', '.join(domain)}")
         self.require("gamma", self.gamma > 0, "above 0")
 
+    def fits(self, o, i):
+        self.require("rank", 2 * self.rank <= min(o, i), f"at most half of {min(o, i)}, the smaller side of the weight")
+
     def init(self, random, weight, gradient):  # type: ignore[override]
         options = {name: getattr(self, name) for name in (*lora_data_init.LORA_GA, "gamma")}
         return started(lora_data_init.lora_ga(weight, gradient, self.rank, **self.attributes(), **options))
@@ -139,6 +142,7 @@ class LoftQ(LowRank):
             "blocksize", self.blocksize in get_args(Blocksize), f"one of {', '.join(map(str, get_args(Blocksize)))}"
         )
         self.require("iterations", self.iterations >= 1, "at least 1")
+        self.require("alpha", self.alpha > 0, "above 0")
 
     def init(self, random, weight):
         options = {"blocksize": self.blocksize, "iterations": self.iterations}

@@ -34,7 +34,7 @@ class OFT(Method):
 
     def validate(self):
         super().validate()
-        self.require("block", self.block >= 1, "at least 1")
+        self.require("block", self.block >= 2, "at least 2")
         self.require("variant", self.variant in ("paper", "peft", "neumann"), "'paper', 'peft' or 'neumann'")
         self.require("terms", self.terms >= 1, "at least 1")
 

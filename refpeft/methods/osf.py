@@ -30,6 +30,10 @@ class OSF(Method):
         held = 0 <= self.preserved < 1 or self.preserved == int(self.preserved) >= 1
         self.require("preserved", held, "at least 0 and below 1, or a whole number")
 
+    def fits(self, o, i):
+        least = min(o, i)
+        self.require("preserved", self.preserved < least, f"below the {least} triplets of the weight")
+
     def init(self, random, weight):
         return osf.init(weight, preserved=self.preserved)
 

@@ -39,6 +39,9 @@ class PTuningV2(Method):
         for field in ("tokens", "size"):
             self.require(field, getattr(self, field) >= 1, "at least 1")
 
+    def fits(self, o, i):
+        self.divides("size", outputs=o)
+
     def init(self, random, weight):
         """Keys and values of one layer, (g, p, d) each."""
         groups = weight.shape[0] // self.size
@@ -156,6 +159,10 @@ class AdaptionPrompt(Method):
         for field in ("tokens", "adapted", "size"):
             self.require(field, getattr(self, field) >= 1, "at least 1")
         self.require("gates", self.gates in ("heads", "layer"), "'heads' or 'layer'")
+
+    def fits(self, o, i):
+        if self.gates == "heads":
+            self.divides("size", outputs=o)
 
     def shared(self, data):
         """Nothing is left for the lower layers."""

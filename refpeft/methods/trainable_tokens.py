@@ -29,20 +29,17 @@ class TrainableTokens(Method):
     def validate(self):
         super().validate()
         integers = all(type(t) is int and t >= 0 for t in self.tokens)
-        self.require(
-            "tokens", integers and len(set(self.tokens)) == len(self.tokens), "ids from 0 on, none of them twice"
-        )
+        some = 0 < len(self.tokens) == len(set(self.tokens))
+        self.require("tokens", integers and some, "ids from 0 on, none of them twice, and one at least")
 
-    def _require_rows(self, rows):
-        """Refuse ids that a table of so many rows has not."""
+    def fits(self, rows, *_):
         self.require("tokens", max(self.tokens, default=0) < rows, f"below the table's {rows} rows")
 
     def init(self, random, weight):
-        self._require_rows(len(weight))
         return trainable_tokens.init(weight, self.tokens)
 
     def implied(self, shape, arrays):
-        self._require_rows(shape[0])
+        self.fits(*shape)
         return {"tokens": np.array(self.tokens, np.int64)}
 
     def count(self, width):

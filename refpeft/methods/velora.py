@@ -56,11 +56,16 @@ class VeLoRA(Method):
     def count(self, o, i):
         return self.rank * (o + i)
 
-    def merge(self, weight, parameters):
-        return self._lora().merge(weight, parameters)
+    def merging(self, weight, parameters):
+        return self._lora().merging(weight, _without_v(parameters))
 
     def unmerge(self, merged, parameters):
-        return self._lora().unmerge(merged, parameters)
+        return self._lora().unmerge(merged, _without_v(parameters))
 
     def _lora(self):
         return LoRA(rank=self.rank, alpha=self.alpha)
+
+
+def _without_v(parameters):
+    """LoRA's: v is in the gradient alone."""
+    return {name: array for name, array in parameters.items() if name != "v"}

@@ -23,6 +23,7 @@ GIVEN = {"prompt.embed": ("prompt",), "prefix.attention": ("prefix_k", "prefix_v
 def init(method: Method, random: np.random.Generator, weight: np.ndarray, layers: int) -> dict[str, np.ndarray]:
     """An encoder's arrays at the start; one for the prefixes of several layers is as wide as they are together."""
     if isinstance(method, PTuningV2):
+        method.fits(*weight.shape)
         width, hidden = len(weight), method.hidden  # type: ignore[attr-defined]
         return prefix.init_encoder(random, method.tokens, width, hidden, 2 * layers * width)
     return method.init(random, weight)

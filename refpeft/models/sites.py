@@ -129,7 +129,7 @@ class Sites:
         method: Method,
         random: np.random.Generator | None = None,
         arrays: Arrays | None = None,
-        batches: Sequence[np.ndarray] = (),
+        batches: Sequence[starts.Batch] = (),
         text: Sequence[int] = (),
     ) -> None:
         """Put a method's layer at every site of its kind that matches, in place of what is there.
@@ -146,7 +146,8 @@ class Sites:
             The parameters themselves, where they are not to be drawn; an encoder's under ``encoder``. What the method implies,
             see `Method.implied`, need not be among them; what layers share may be larger than a site needs.
         batches : sequence of (n, s) int64
-            Token ids, where the method starts from data, as `refpeft.methods.EVA`; see `refpeft.models.starts`.
+            Token ids, where the method starts from data, as `refpeft.methods.EVA`; or what a classifier's `loss` takes, by name:
+            see `refpeft.models.starts`.
         text : sequence of int
             Token ids, where a prompt or a prefix is to start from a text; see `refpeft.models.read_text`.
 

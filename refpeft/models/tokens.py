@@ -39,7 +39,10 @@ def tokenizer(model: str | os.PathLike[str]) -> Tokenizer:
         return _from_gguf(tokenizers, path)
     if not (path / "tokenizer.json").is_file():
         raise FormatError(f"{path} has no tokenizer.json, expected one beside the weights.")
-    found = tokenizers.Tokenizer.from_file(str(path / "tokenizer.json"))
+    try:
+        found = tokenizers.Tokenizer.from_file(str(path / "tokenizer.json"))
+    except Exception as error:
+        raise FormatError(f"{path / 'tokenizer.json'} is no tokenizer of the tokenizers package: {error}.") from error
     found.no_padding()
     found.no_truncation()
     return found

@@ -6,17 +6,17 @@ A merged adapter costs no time, but its weights are a copy of the model for each
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
-
-import numpy as np
+from typing import Any, NamedTuple, TypeVar
 
 from refpeft import intervals
 from refpeft.formats import adapters
+from refpeft.formats.names import HEAD
 from refpeft.formats.peft import Adapter
-from refpeft.memory.decoder import Decoder
-from refpeft.models import LanguageModel
+from refpeft.models import LanguageModel, TextClassifier
 from refpeft.models.calls import Calls
 from refpeft.models.sites import Layer
+
+Model = TypeVar("Model", LanguageModel, TextClassifier)
 
 
 class Variant(NamedTuple):
@@ -26,17 +26,17 @@ class Variant(NamedTuple):
     ----------
     name : str
         The adapter's; empty for the model as it is.
-    model : LanguageModel
+    model : LanguageModel or TextClassifier
     bytes : int
         That are kept for a task.
     """
 
     name: str
-    model: LanguageModel
+    model: Any
     bytes: int
 
 
-def variants(base: LanguageModel, loaded: Mapping[str, Adapter], all: bool) -> Iterator[Variant]:
+def variants(base: Model, loaded: Mapping[str, Adapter], all: bool) -> Iterator[Variant]:
     """Each adapter over the base, or the base where there is none; with ``all``, the base before them, and each one merged."""
     if all or not loaded:
         yield Variant("", base, 0)
@@ -45,41 +45,45 @@ def variants(base: LanguageModel, loaded: Mapping[str, Adapter], all: bool) -> I
         adapters.attach(twin, adapter)
         yield Variant(name, twin, kept(adapter))
         if all and not adapter.method.not_mergeable:
-            yield Variant(f"{name}, merged", merged(base, adapter), copied(base.shape))
+            yield Variant(f"{name}, merged", merged(base, adapter), copied(base))
 
 
 def kept(adapter: Adapter) -> int:
-    """Bytes of the arrays of an adapter; one that sites share counts once."""
-    return sum({id(array): array.nbytes for arrays in adapter.arrays.values() for array in arrays.values()}.values())
+    """Bytes of the arrays of an adapter, and of the head that comes with it; one that sites share counts once."""
+    sites = [*adapter.arrays.values(), *adapter.head.values()]
+    return sum({id(array): array.nbytes for arrays in sites for array in arrays.values()}.values())
 
 
-def copied(shape: Decoder) -> int:
-    """Bytes of a whole model in float32, as adapters are: 4 a parameter."""
-    return 4 * shape.parameters()
+def copied(model: Model) -> int:
+    """Bytes of a whole model in float32, as adapters are: 4 a parameter, those of a classifier's head among them."""
+    head = [model.places[site].weight.shape for site in HEAD if site in model.places]
+    return 4 * (model.shape.parameters() + sum(o * (i + 1) for o, i in head))
 
 
-def measured(base: LanguageModel, variant: Variant, ids: np.ndarray, rounds: int) -> dict[str, float]:
-    """A variant's overhead, its tokens of the context, its bytes, and their share of a whole copy's."""
-    low, overhead, high = timed(base, variant.model, ids, rounds)
-    share = variant.bytes / copied(base.shape)
+def measured(base: Model, variant: Variant, rows: Mapping[str, Any], rounds: int) -> dict[str, float]:
+    """A variant's overhead, its tokens of the context, its bytes, and their share of a whole copy's.
+
+    ``rows`` is what `logits` takes, by name.
+    """
+    low, overhead, high = timed(base, variant.model, rows, rounds)
+    share = variant.bytes / copied(base)
     numbers = {"rounds": rounds, "overhead": overhead, "low": low, "high": high, "context": context(variant.model)}
     return numbers | {"bytes": variant.bytes, "share": share}
 
 
-def timed(base: LanguageModel, other: LanguageModel, ids: np.ndarray, rounds: int) -> tuple[float, float, float]:
-    """By how much of the base's time a forward pass takes longer: the median over rounds that alternate, in its interval.
-
-    It ends with the logits behind the last token; see `refpeft.intervals.median`.
+def timed(base: Model, other: Model, rows: Mapping[str, Any], rounds: int) -> tuple[float, float, float]:
+    """By how much of the base's time a forward pass takes longer: the median over rounds that alternate, in its interval; see
+    `refpeft.intervals.median`.
     """
 
     def forward(model):
-        return model.host(model.logits(ids, last=True))
+        return model.host(model.logits(**rows))
 
     low, middle, high = intervals.alternating(lambda: forward(base), lambda: forward(other), rounds)["ratio"]
     return low - 1, middle - 1, high - 1
 
 
-def context(model: LanguageModel) -> int:
+def context(model: Model) -> int:
     """Tokens that prompts and prefixes put in front of every text, for which its own have less room."""
     arrays = [layer.arrays for layer in model.sites.values()]
     prompts = [a["prompt"].shape[0] for a in arrays if "prompt" in a]
@@ -87,7 +91,7 @@ def context(model: LanguageModel) -> int:
     return sum(prompts) + max(prefixes, default=0)
 
 
-def merged(model: LanguageModel, adapter: Adapter) -> LanguageModel:
+def merged(model: Model, adapter: Adapter) -> Model:
     """A twin of the base with the adapter in its matrices: merged by the model's backend, by the reference where it lacks that.
 
     Raises

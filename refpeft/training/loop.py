@@ -88,6 +88,8 @@ class Settings:
             raise AttributeValueError(
                 f"at least 1 step of 1 row is needed, but steps {self.steps} and batch {self.batch} came."
             )
+        if self.seed < 0:
+            raise AttributeValueError(f"seed must be 0 or more, but {self.seed} came.")
         for name in ("lr", "decay"):
             if not 0 <= (value := getattr(self, name)) < math.inf:
                 raise AttributeValueError(f"{name} must be 0 or more, and finite, but {value} came.")
@@ -234,7 +236,7 @@ def begin(
     virtual = method.tokens if kind_of(standing(method)) in ("prompt", "attention") else 0  # type: ignore[attr-defined]
     model.require_positions(virtual + (rows.longest if isinstance(rows, Labelled) else rows.shape[1] - 1))
     seen = range(settings.start_batches if needs_of(method) else 0)
-    first = [ids for step in seen for ids in _alone(batch(rows, settings.batch, settings.seed, step))]
+    first = [_given(batch(rows, settings.batch, settings.seed, step)) for step in seen]
     model.attach(pattern, method, np.random.default_rng(settings.seed), batches=first, text=settings.start_text)
 
 

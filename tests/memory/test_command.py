@@ -113,6 +113,19 @@ BAD = {
         ("llama-7b", "--method", "trainable_tokens", "--option", "tokens=a"),
         "tokens must be integers, as 1,2, but 'a' came",
     ),
+    "tokens past the table": (
+        ("llama-7b", "--method", "trainable_tokens", "--option", "tokens=999999999"),
+        "TrainableTokens: tokens must be below the table's 32000 rows, but (999999999,) came",
+    ),
+    "fewer tokens than one": (("llama-7b", "--method", "prompt", "--option", "tokens=-3"), "at least 1, but -3 came"),
+    "not a number of tokens": (("llama-7b", "--method", "prompt", "--option", "tokens=nan"), "an integer, but 'nan'"),
+    "more tokens than positions": (("gpt3-175b", "--sequence", 2049), "positions for 2048 tokens, but 2049 came"),
+    "a prompt too long to rehearse": (
+        (*REHEARSED, "--method", "prompt", "--option", "tokens=999999999"),
+        "a rehearsal takes at most 262,144 tokens in a row, a prompt's or a prefix's among them, but 1,000,000,511 came",
+    ),
+    "a batch too large to rehearse": ((*REHEARSED, "--batch", 10**20), "at most 16,777,216 tokens in a step, but 51"),
+    "a rank too large to rehearse": ((*REHEARSED, "--rank", 10**9), "at most 10,000,000,000 trained parameters, but 2"),
     "a rank of 0": (("llama-7b", "--rank", 0), "LoRA: rank must be at least 1, but 0 came"),
     "a rank where there is none": (("llama-7b", "--method", "prompt", "--rank", 3), "prompt has no rank, but 3 came"),
     "a width that is no reduction": (

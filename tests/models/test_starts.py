@@ -239,7 +239,7 @@ def test_the_gradient_to_a_matrix_in_4_bits_is_that_to_what_it_is_decoded_to(sav
             decoded.sites[site].arrays["weight"] = weight
             decoded.places[site] = place._replace(weight=weight)
     sites = ["layers.0.attn.q", "layers.1.mlp.down"]
-    got, wanted = (gradients(model, sites, [IDS, IDS[:2]]) for model in (four, decoded))
+    got, wanted = (gradients(model, sites, [{"ids": IDS}, {"ids": IDS[:2]}]) for model in (four, decoded))
     assert all(near(got[site], wanted[site], 2.0**-16) for site in sites)
 
 
@@ -263,7 +263,9 @@ def test_a_start_from_data_needs_data(saved_folder):
 def test_sites_that_are_given_one_array_share_one_account(saved_folder):
     """q and v of a layer, over two batches of other lengths; what they are given is counted once."""
     model = load(saved_folder)
-    found = inputs(model, ["layers.0.attn.q", "layers.0.attn.v", "layers.1.attn.q"], [IDS, IDS[:, :5]])
+    found = inputs(
+        model, ["layers.0.attn.q", "layers.0.attn.v", "layers.1.attn.q"], [{"ids": IDS}, {"ids": IDS[:, :5]}]
+    )
     assert isinstance(found["layers.0.attn.q"], Inputs)
     assert found["layers.0.attn.q"] is found["layers.0.attn.v"]
     assert found["layers.0.attn.q"] is not found["layers.1.attn.q"]

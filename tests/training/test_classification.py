@@ -10,16 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from small_models import save, slopes
+from small_models import save, shaken, slopes
 
 from refpeft.cli import main
 from refpeft.errors import CapabilityError, FormatError
-from refpeft.formats import adapters
+from refpeft.formats import adapters, safetensors
 from refpeft.formats.lint import lint
-from refpeft.methods import LoRA, LoRAPlus
+from refpeft.methods import Houlsby, LoRA, LoRAGA, LoRAPlus
 from refpeft.models import load, load_classifier
 from refpeft.models.dropout import Dropout
 from refpeft.models.head import Head, head_of
+from refpeft.models.starts import gradients
 from refpeft.models.tokens import tokenizer
 from refpeft.training import classification, evaluation, loop, text
 
@@ -80,6 +81,70 @@ def training(folder, out, model="bert", **changes):
     options = {"data": folder / "train.jsonl", "out": out, "steps": 30, "batch": 8, "lr": 0.01} | changes
     given = (part for name, value in options.items() for part in (f"--{name}", value))
     return ["train", folder / model, "--task", "classification", *given]
+
+
+def test_lora_ga_starts_from_the_gradient_of_the_labels_loss(folder, tmp_path):
+    """That of transformers, in the mean over batches with padding; an encoder without labels has none."""
+    torch, transformers = (pytest.importorskip(n) for n in ("torch", "transformers"))
+    lines(tmp_path / "train.jsonl", [row | {"label": i % 3} for i, row in enumerate(reviews(8, 0))])
+    found = classification.examples(tmp_path / "train.jsonl")
+    texts = classification.labelled("", found, ("bad", "good", "mixed"), tokenizer(folder / "three"), 16)
+    batches, site = [texts[range(5)], texts[range(5, 8)]], "layers.1.attn.q"
+    model = load_classifier(folder / "three", labels=3, train=())
+    given = [dict(zip(("ids", "mask"), some.padded)) | {"labels": some.labels} for some in batches]
+    ours = gradients(model, [site], given)[site]
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(folder / "three").double()
+    for its in given:
+        made = {"input_ids": its["ids"], "attention_mask": its["mask"].astype(int), "labels": its["labels"]}
+        (theirs(**{name: torch.tensor(array) for name, array in made.items()}).loss / 2).backward()
+    wanted = theirs.bert.encoder.layer[1].attention.self.query.weight.grad.numpy()
+    assert np.linalg.norm(ours - wanted) <= 1e-5 * np.linalg.norm(wanted)
+    model.attach(site, LoRAGA(rank=2), np.random.default_rng(0), batches=given)
+    with pytest.raises(
+        CapabilityError, match="of a loss, which an encoder has as a classifier only, of batches with lab"
+    ):
+        model.attach(site, LoRAGA(rank=2), np.random.default_rng(0), batches=[given[0]["ids"]])
+
+
+def test_what_a_classifiers_adapters_cost_is_counted(folder, tmp_path):
+    """Their arrays and the head that comes with them; merged, a whole model with its head, of the same loss. A model that has a
+    classifier has a row of its own.
+    """
+    for name, method in (("lora", LoRA(rank=2)), ("houlsby", Houlsby())):
+        model = load_classifier(folder / "three", labels=3, train=("classifier",))
+        model.attach("layers.*.attn.q" if name == "lora" else "*", method, np.random.default_rng(0))
+        shaken(model, np.random.default_rng(1))
+        adapters.save(tmp_path / name, adapters.Adapter(method, model.arrays(), family="bert", head=model.head))
+    lines(tmp_path / "texts.jsonl", [row | {"label": i % 3} for i, row in enumerate(reviews(9, 0))])
+    given = [part for name in ("lora", "houlsby") for part in ("--adapter", tmp_path / name)]
+    asked = evaluating(folder, *given, "--cost", "--rounds", 6, "--json", model="three", data=tmp_path / "texts.jsonl")
+    result = refpeft(*asked)
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout)
+    assert [row["adapter"] for row in rows] == [
+        "", f"{tmp_path / 'lora'}", f"{tmp_path / 'lora'}, merged", f"{tmp_path / 'houlsby'}"
+    ]  # fmt: skip
+    head, whole = (
+        3 * 32 + 3,
+        sum(a.size for a in safetensors.load(folder / "three" / "model.safetensors").tensors.values()),
+    )
+    houlsby = 4 * (2 * 32 * 2 + 2 + 32)
+    assert [row["bytes"] for row in rows] == [0, 4 * (2 * 2 * 64 + head), 4 * whole, 4 * (houlsby + head)]
+    assert rows[1]["loss"] == pytest.approx(rows[2]["loss"], rel=1e-5)
+    assert rows[1]["loss"] != pytest.approx(rows[0]["loss"], rel=1e-3)
+    assert {row["context"] for row in rows} == {0}
+
+
+@pytest.mark.parametrize("method", ["lora_ga", "eva", "corda"])
+def test_a_classifier_is_trained_from_a_start_that_sees_its_texts(folder, tmp_path, method):
+    """What is kept is for the base as it was."""
+    trained = refpeft(*training(folder, tmp_path / "run", method=method, rank=4, steps=60), "--json")
+    assert trained.exit_code == 0, trained.output
+    (row,) = json.loads(trained.stdout)
+    assert row["last"] < row["first"]
+    made = ("--adapter", tmp_path / "run" / "adapter", "--json")
+    (ours,) = json.loads(refpeft(*evaluating(folder, *made, data="train.jsonl")).stdout)
+    assert ours["loss"] < row["first"]
 
 
 def evaluating(folder, *more, model="bert", data="test.jsonl"):
@@ -307,7 +372,6 @@ def test_wrong_runs_are_refused_in_a_sentence(folder, tmp_path, tiny_llama):
         (training(folder, new, head="score"), "train must be of pooler, classifier, but 'score' came"),
         (training(folder, new, sequence=2), "a text must have room for more than its 2 special tokens, but 2 came"),
         (training(folder, new, method="prompt", tokens=17), "bert has positions for 24 tokens, but 26 came"),
-        (training(folder, new, method="lora_ga"), "gradients of a language model's loss, which an encoder has not"),
         (training(folder, new, task="language"), "is an encoder, which predicts no tokens: with --task classification"),
         (training(folder, new, model=tiny_llama), "is a decoder, expected an encoder"),
         (["train", folder / "bert", "--data", "x", "--out", new, "--head", "pooler"], "--head needs --task classific"),
@@ -316,7 +380,6 @@ def test_wrong_runs_are_refused_in_a_sentence(folder, tmp_path, tiny_llama):
         (evaluating(folder, *adapter, model="bare"), "bare has no pooler, and"),
         (evaluating(folder, *adapter, model="three"), "classifier has the arrays"),
         (evaluating(folder, *adapter, data=data["strange"]), "of line 2 is 'neutral', expected one of negative, posit"),
-        (evaluating(folder, *adapter, "--cost"), "--cost is of --task language"),
         (evaluating(folder, *adapter, "--predictions", tmp_path / "train.txt"), "train.txt exists already"),
         (evaluating(folder, *adapter, *adapter, "--predictions", new), "--predictions are of one adapter, but 2 came"),
         (evaluating(folder, *adapter, "--predictions", new / "x"), "cannot be written because the folder"),
