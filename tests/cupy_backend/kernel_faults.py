@@ -109,7 +109,7 @@ FAULTS = {
             "blockIdx.y * (long long)COLUMNS", "(blockIdx.y + 1) * (long long)COLUMNS"
         ),
         "one row short": replaced("if (row + n >= rows) continue;", "if (row + n + 1 >= rows) continue;"),
-        "unguarded rows": replaced("if (row + n < rows) left(row + n", "left(row + n"),
+        "rows are read behind the last": replaced("row + n < rows ? row + n : rows - 1", "row + n"),
         "unguarded columns": replaced("n < rows && k < o", "n < rows"),
         "every matrix is taken for one of whole eights": replaced("if (whole)", "if (true)"),
         "columns are read behind the last": replaced("column + c < columns ? column + c : columns - 1", "column + c"),

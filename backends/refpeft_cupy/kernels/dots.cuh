@@ -23,18 +23,18 @@ struct Matrix {
     }
 };
 
-// Adds a thread's eight of each row, from j on, to its sums. Of columns that are not there it reads the last one again.
+// Adds a thread's eight of each row, from j on, to its sums. Of rows and columns that are not there it reads the last one again.
 template <class Left, class Right, class Count>
 __device__ inline void add_eight(
     Left left, Right right, long long row, long long rows, long long column, long long columns, long long j, Count count,
     wide (&sum)[ROWS][COLUMNS]
 ) {
-    wide x[ROWS][8] = {}, w[COLUMNS][8];
+    wide x[ROWS][8], w[COLUMNS][8];
     #pragma unroll
     for (int c = 0; c < COLUMNS; c++) right(column + c < columns ? column + c : columns - 1, j, count, w[c]);
     #pragma unroll
     for (int n = 0; n < ROWS; n++)
-        if (row + n < rows) left(row + n, j, count, x[n]);
+        left(row + n < rows ? row + n : rows - 1, j, count, x[n]);
     #pragma unroll
     for (int n = 0; n < ROWS; n++)
         for (int c = 0; c < COLUMNS; c++)
