@@ -315,7 +315,7 @@ def test_wrong_runs_are_refused_in_a_sentence(model, tmp_path):
         (training(model, tmp_path / "new", **{"start-batches": 0}), "start_batches must be at least 1, but 0 came"),
         (
             training(model, tmp_path / "new", method="lora_ga", rank=17),
-            "rank must be at most 16, half the smaller side",
+            "rank must be at most half of 32, the smaller side",
         ),
         (training(model, tmp_path / "new", warmup=9), "warmup must be from 0 to the 8 steps, but 9 came"),
         (training(model, tmp_path / "new", dropout=1), "dropout must be from 0 and below 1, but 1.0 came"),
