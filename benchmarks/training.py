@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
-import platform
 import resource
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from typing import Any, NamedTuple
 
 import click
 import numpy as np
+from about import about
 
 from refpeft.intervals import alternating, seconds
 
@@ -128,7 +128,7 @@ def main(sizes: str, rounds: int, minutes: float, uneven: bool, against: str, ou
         from refpeft.files import atomic_write
 
         versions = {name: version(name) for name in ("numpy", "torch", "transformers", "peft")}
-        content = {"machine": platform.machine(), "threads": threads.count(), "uneven": uneven, "against": against}
+        content = about() | {"threads": threads.count(), "uneven": uneven, "against": against}
         atomic_write(out, (json.dumps(content | {"versions": versions, "rows": rows}, indent=1) + "\n").encode())
 
 

@@ -33,7 +33,7 @@ class TrainableTokens(Method):
         self.require("tokens", integers and some, "ids from 0 on, none of them twice, and one at least")
 
     def fits(self, rows, *_):
-        self.require("tokens", max(self.tokens, default=0) < rows, f"below the table's {rows} rows")
+        self.require("tokens", max(self.tokens) < rows, f"below the table's {rows} rows")
 
     def init(self, random, weight):
         return trainable_tokens.init(weight, self.tokens)
