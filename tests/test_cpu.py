@@ -23,10 +23,17 @@ def small_pieces(monkeypatch):
     monkeypatch.setattr(llm_int8_linear, "GROUP", 60)
 
 
-@pytest.mark.parametrize(("operation", "attributes"), [("nn.linear", {}), ("lora.linear", {"scaling": 2.0})])
-def test_an_input_is_kept_only_for_a_gradient_that_may_be_wanted(operation, attributes):
-    """Of a frozen matrix, dx takes no x: the residual has its shape, and the memory of one number."""
-    x, *weights = (np.ones(s, np.float32) for s in [(7, 6), (5, 6), (2, 6), (5, 2)][: 4 if attributes else 2])
+@pytest.mark.parametrize(
+    ("operation", "shapes", "attributes"),
+    [
+        ("nn.linear", [(5, 6)], {}),
+        ("lora.linear", [(5, 6), (2, 6), (5, 2)], {"scaling": 2.0}),
+        ("nn.rope", [(7, 3), (7, 3)], {"layout": "halves"}),
+    ],
+)
+def test_an_input_is_kept_only_for_a_gradient_that_may_be_wanted(operation, shapes, attributes):
+    """Of a frozen matrix, or of tables, dx takes no x: the residual has its shape, and the memory of one number."""
+    x, *weights = (np.ones(s, np.float32) for s in [(7, 6), *shapes])
     forward = plugins.backend("cpu").implementation(operation).forward
     (whole, *_), (hollow, *_) = (forward(x, *weights, residuals=r, **attributes)[1] for r in (True, ("x",)))
     assert np.shares_memory(whole, x)

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from refpeft_cpu.arrays import narrow, rows, wide
+from refpeft_cpu.arrays import kept, narrow, rows, wide
 
 
 def rope(x, cos, sin, *, layout, residuals=True):
     """Each pair turned by its angle."""
     y = _turned(wide(x), wide(cos), wide(sin), layout)
-    return (narrow(y, x.shape, x.dtype),), (x, cos, sin, layout) if residuals else None
+    return (narrow(y, x.shape, x.dtype),), (kept(x, residuals, "cos", "sin"), cos, sin, layout) if residuals else None
 
 
 def rope_vjp(residuals, cotangents, wanted):
     """dy turned back; the tables' gradients, summed over the batch."""
     x, cos, sin, layout = residuals
     dy = wide(cotangents[0])
-    first, second = _pairs(wide(x), layout)
-    dfirst, dsecond = _pairs(dy, layout)
+    (first, second), (dfirst, dsecond) = _pairs(wide(x), layout), _pairs(dy, layout)
     batch = tuple(range(x.ndim - 2))
     gradients = {
         "x": lambda: _turned(dy, wide(cos), -wide(sin), layout),

@@ -45,20 +45,24 @@ def implementation(function: Callable) -> Implementation:
         if not residuals:
             with torch.no_grad():
                 return _tuple(function(*inputs, **attributes)), None
-        leaves = [x.detach().requires_grad_() if x is not None and x.is_floating_point() else x for x in inputs]
+        asked = names if residuals is True else residuals
+        leaves = [_leaf(x, name in asked) for name, x in zip(names, inputs)]
         with torch.enable_grad():
             outputs = _tuple(function(*leaves, **attributes))
         return tuple(y.detach() for y in outputs), (dict(zip(names, leaves)), outputs)
 
     def vjp(residuals, cotangents, wanted):
         leaves, outputs = residuals
-        outputs = [y for y in outputs if y.requires_grad]
-        gradients = torch.autograd.grad(
-            outputs, [leaves[n] for n in wanted], cotangents, allow_unused=True, materialize_grads=True
-        )
-        return tuple(gradients)
+        outputs, cotangents = zip(*((y, dy) for y, dy in zip(outputs, cotangents) if y.requires_grad))
+        wanted = [leaves[name] for name in wanted]
+        return tuple(torch.autograd.grad(outputs, wanted, cotangents, allow_unused=True, materialize_grads=True))
 
     return Implementation(forward, vjp)
+
+
+def _leaf(x, wanted: bool):
+    """The input, with the gradients that may be wanted of it."""
+    return x.detach().requires_grad_() if wanted and x is not None and x.is_floating_point() else x
 
 
 def _tuple(outputs) -> tuple:

@@ -91,7 +91,7 @@ def _together(model: Transformer, site: str, x, keep: bool) -> tuple[list, Vjp]:
 
 def _turned(model: Transformer, x, turns: dict[str, Any], keep: bool) -> tuple[Any, Vjp]:
     """Each token's heads turned by its position."""
-    y, call = model.run.forward("nn.rope", {"x": x, **turns}, keep, layout="halves")
+    y, call = model.run.forward("nn.rope", {"x": x, **turns}, keep and ("x",), layout="halves")
     return y, lambda dy: model.run.vjp(call, dy, ["x"])["x"]
 
 
