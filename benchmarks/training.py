@@ -6,10 +6,11 @@ hand (``eager.py``), in one run.
 
 Forward, backward and AdamW in float32, rank 8, the same random weights and adapters; the losses, without dropout, must agree
 before anything is timed. Each has a process of its own, and rounds alternate, with rests between, so that neither is slowed
-by the other's threads; medians with an interval that holds the median with 95 %. A feed-forward layer is 8/3 as wide as the
-model, as Llama's. ``limit`` is the products of the step (each weight once forward, and once for the gradient to its input;
-attention causal) at the rate of ``np.matmul`` in that run. ``--uneven`` is the same with dropout, rows of unequal lengths and
-grouped heads.
+by the other's threads. A round is as many steps in a row as take half a second, after as many that do not count, for those
+after a rest are slower; medians of a step, with an interval that holds the median with 95 %. A feed-forward layer is 8/3 as
+wide as the model, as Llama's. ``limit`` is the products of the step (each weight once forward, and once for the gradient to
+its input; attention causal) at the rate of ``np.matmul`` in that run. ``--uneven`` is the same with dropout, rows of unequal
+lengths and grouped heads.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +40,8 @@ MOST = 41
 """Rounds: the interval of their median is then narrow."""
 REST = 0.1
 """Seconds after which the threads of OpenBLAS and of torch's OpenMP no longer spin."""
+ROUND = 0.5
+"""Seconds of steps in a row."""
 
 
 class Size(NamedTuple):
@@ -110,10 +114,12 @@ def main(sizes: str, rounds: int, minutes: float, uneven: bool, against: str, ou
         size = SIZES[name]
         size = size._replace(group=max(size.group, 2)) if uneven else size
         with tempfile.TemporaryDirectory() as folder, sides(size, uneven, against, Path(folder)) as (ours, theirs):
-            once = sum(2 * min(seconds(side.step) for _ in range(3)) + REST for side in (ours, theirs))
-            count = max(rounds, min(MOST, int(60 * minutes / once)))
-            row: dict[str, Any] = {"size": name, "rounds": count, "limit": size.products / rate}
-            row |= alternating(ours.step, theirs.step, count, REST)
+            once = [min(seconds(side.step) for _ in range(3)) for side in (ours, theirs)]
+            steps = math.ceil(ROUND / max(once))
+            count = max(rounds, min(MOST, int(60 * minutes / (2 * steps * sum(once) + 2 * REST))))
+            row: dict[str, Any] = {"size": name, "rounds": count, "steps": steps, "limit": size.products / rate}
+            found = alternating(partial(ours.step, steps), partial(theirs.step, steps), count, REST)
+            row |= {side: [t / steps for t in found[side]] for side in ("ours", "theirs")} | {"ratio": found["ratio"]}
             row |= {"resident": {"ours": ours.resident(), "theirs": theirs.resident()}}
         rows.append(row)
         low, median, high = row["ratio"]
@@ -133,13 +139,13 @@ def main(sizes: str, rounds: int, minutes: float, uneven: bool, against: str, ou
 
 
 class Side(NamedTuple):
-    """A process that makes a step whenever asked."""
+    """A process that makes steps whenever asked."""
 
     pipe: Connection
 
-    def step(self) -> float:
-        """Its loss."""
-        self.pipe.send("step")
+    def step(self, count: int = 1) -> float:
+        """The loss of the last of them."""
+        self.pipe.send(count)
         return self.pipe.recv()
 
     def resident(self) -> int:
@@ -175,7 +181,10 @@ def answer(pipe: Connection, step: Callable[[], float]) -> None:
     """Do what is asked."""
     unit = 1024 if sys.platform == "linux" else 1
     while (asked := pipe.recv()) != "end":
-        pipe.send(step() if asked == "step" else unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        if asked == "resident":
+            pipe.send(unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        else:
+            pipe.send([step() for _ in range(asked)][-1])
 
 
 def own(size: Size, ids, mask, folder: Path, pipe: Connection) -> None:
