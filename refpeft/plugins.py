@@ -13,7 +13,7 @@ own plugins and operations come first, so that no other can take their names. Wh
 standard output belongs to the answer.
 
 Importing importlib.metadata takes a quarter of the time in which the catalogue is imported. It is done where an installed
-package's entry points name the group at all.
+package's entry points name the group at all. Where none does, the program's commands are known without any plugin but the kit.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ import reprlib
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from refpeft.backend import Backend
 from refpeft.errors import PluginError
+
+if TYPE_CHECKING:
+    from refpeft.backend import Backend
 
 GROUP = "refpeft"
 OWN = {
@@ -191,9 +193,16 @@ def _register(plugins: pluggy.PluginManager, entry: Entry) -> None:
     _entries[entry.name] = entry
 
 
+def commands() -> list[tuple[str, Any]]:
+    """What plugins bring to the ``refpeft`` program, as `call` gives it; the kit's take neither NumPy nor the catalogue."""
+    if not _third_parties():
+        with contextlib.suppress(Exception):
+            return [("conformance", importlib.import_module(OWN["conformance"]).refpeft_commands())]
+    return call("refpeft_commands")
+
+
 def broken() -> list[Broken]:
-    """Plugins that failed so far, by name."""
-    manager()
+    """Plugins that failed so far, by name: to be imported, or to answer."""
     return [_broken[key] for key in sorted(_broken)]
 
 
@@ -262,6 +271,8 @@ def distribution(backend: str) -> str | None:
 
 
 def _admit(found: dict[str, Backend], backend) -> None:
+    from refpeft.backend import Backend
+
     if not isinstance(backend, Backend):
         raise PluginError(
             f"refpeft_backends must return refpeft.backend.Backend objects, but returned {reprlib.repr(backend)}"
@@ -282,6 +293,8 @@ def backend(name: str | Backend) -> Backend:
     PluginError
         If there is none: with the broken plugin's error where it has that name.
     """
+    from refpeft.backend import Backend
+
     if isinstance(name, Backend):
         return name
     known = backends()

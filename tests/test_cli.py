@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from refpeft import Problem, catalogue, cli, plugins
+from refpeft import Problem, catalogue, cli, operation, plugins
 from refpeft.cli import main
+from refpeft.comparison import oracle
 from refpeft.formats import safetensors
 from refpeft.golden import answer
 from refpeft.numerics.precision import standard_precision
-from refpeft.oracle import oracle
 from refpeft.reference import ReferenceBackend, as_implementation
 
 PROGRAM = (sys.executable, "-c", "from refpeft.cli import main; main()")
@@ -201,7 +201,7 @@ def offered(monkeypatch):
     """Commands that plugins bring; a plugin marked broken is noted by name."""
     marked: dict[str, str] = {}
     found: list[tuple[str, object]] = []
-    monkeypatch.setattr(plugins, "call", lambda hook: found if hook == "refpeft_commands" else [])
+    monkeypatch.setattr(plugins, "commands", lambda: found)
     monkeypatch.setattr(plugins, "_mark", lambda name, error: marked.update({name: str(error)}))
     cli.plugin_commands.cache_clear()
     yield found, marked
@@ -423,7 +423,7 @@ def test_an_interruption_exits_with_130(monkeypatch):
     def interrupt(name):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["refpeft.operation"], "find", interrupt)
+    monkeypatch.setattr(operation, "find", interrupt)
     result = run("explain", "lora.linear")
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", "")
 
@@ -434,7 +434,7 @@ def test_a_bug_exits_with_2_and_a_traceback(monkeypatch):
     def stumble(name):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(sys.modules["refpeft.operation"], "find", stumble)
+    monkeypatch.setattr(operation, "find", stumble)
     result = run("explain", "lora.linear")
     assert result.exit_code == 2
     assert "Traceback" in result.stderr

@@ -1,4 +1,4 @@
-"""What refpeft imports, and when: looking costs no more than NumPy and SciPy."""
+"""What refpeft imports, and when: looking costs no more than NumPy and SciPy, help not even these."""
 
 from __future__ import annotations
 
@@ -34,7 +34,20 @@ def test_looking_imports_nothing_heavy(what):
     assert imported(LOOKING[what]).isdisjoint(HEAVY)
 
 
-@pytest.mark.skipif(bool(importlib.metadata.entry_points(group="refpeft")), reason="other packages bring plugins")
+alone = pytest.mark.skipif(
+    bool(importlib.metadata.entry_points(group="refpeft")), reason="other packages bring plugins"
+)
+
+
+@alone
+def test_the_programs_help_imports_no_numpy():
+    """Of all commands, the kit's among them: click, and what they say of themselves."""
+    ask = "[main(a, standalone_mode=False) for a in (['--help'], ['train', '--help'], ['certify', '--help'])]"
+    ask = f"import sys; from refpeft.cli import main; out, sys.stdout = sys.stdout, sys.stderr; {ask}; sys.stdout = out"
+    assert imported(ask).isdisjoint({"numpy", "scipy", "ml_dtypes", *HEAVY})
+
+
+@alone
 def test_the_catalogue_alone_reads_no_metadata():
     """Where no other package brings a plugin, importlib.metadata, a quarter of the catalogue's import, is left out."""
     imported("import refpeft; refpeft.catalogue(); import sys; assert 'importlib.metadata' not in sys.modules")

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from hypothesis.errors import Unsatisfiable
 
+from refpeft.comparison import Comparison
 from refpeft.numerics.formats import as_format
-from refpeft.oracle import Comparison
 from refpeft.problem import Problem
 from refpeft_conformance.draws import draw
 from refpeft_conformance.strategies import problems

@@ -10,10 +10,10 @@ import numpy as np
 from hypothesis.strategies import SearchStrategy
 
 from refpeft.backend import Backend
+from refpeft.comparison import Comparison, compare
 from refpeft.golden import answer
 from refpeft.numerics.precision import Precision, rounding_model
 from refpeft.operation import Operation
-from refpeft.oracle import Comparison, compare
 from refpeft.problem import Problem
 from refpeft.provenance import poisoned
 from refpeft_conformance import strategies

@@ -148,7 +148,7 @@ def _broken() -> list[str]:
 def plugin_commands() -> dict[str, click.Command]:
     """The commands of all plugins by name, sorted; a plugin that brings something else is marked broken."""
     found: dict[str, click.Command] = {}
-    for plugin, offered in plugins.call("refpeft_commands"):
+    for plugin, offered in plugins.commands():
         for command in offered or []:
             if not isinstance(command, click.Command):
                 problem = f"refpeft_commands must return click commands, but returned {command!r}"

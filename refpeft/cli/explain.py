@@ -9,7 +9,6 @@ import sys
 import click
 
 from refpeft.cli.operations import describe
-from refpeft.numerics.formats import as_format
 
 
 @click.command("explain")
@@ -68,6 +67,7 @@ def _summary(operation: dict) -> str:
 def _merging(operation: str) -> str:
     """What merging costs, as Markdown, for the methods whose layer or merge the operation is; empty for any other."""
     from refpeft.merging import DTYPES, ROWS, SIDE, STEP, merging_cost, merging_methods
+    from refpeft.numerics.formats import as_format
 
     family = operation.partition(".")[0]
     mergeable = merging_methods(family)

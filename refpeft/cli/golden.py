@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 
 from refpeft.cli._output import as_json, progress, report
-from refpeft.operation import matches
 
 _pattern = click.option(
     "--operations",
@@ -60,6 +59,7 @@ def verify(context, pattern, folder, as_json):
 
 def _specified(pattern: str) -> dict:
     """The module that makes and verifies the golden files of each operation and trajectory that matches, by name."""
+    from refpeft.operation import matches
     from refpeft_spec import golden, trajectory
 
     trained = dict.fromkeys(trajectory.matching(pattern), trajectory)

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 
 from refpeft import golden
+from refpeft.comparison import assert_conforms
 from refpeft.errors import DomainError, ShapeError
 from refpeft.numerics.interpretations import Strict
-from refpeft.oracle import assert_conforms
 from refpeft.problem import Problem
 from refpeft_conformance.strategies import problems
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 
 from refpeft import golden
+from refpeft.comparison import assert_conforms
 from refpeft.errors import DomainError, ShapeError
 from refpeft.numerics.formats import as_format, store
 from refpeft.numerics.interpretations import Strict
 from refpeft.ops import _e2m1, mxfp4, nvfp4
-from refpeft.oracle import assert_conforms
 from refpeft.problem import Problem
 from refpeft_conformance.strategies import problems
 

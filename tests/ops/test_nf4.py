@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refpeft import golden, plugins
+from refpeft.comparison import assert_conforms, compare, oracle
 from refpeft.errors import AttributeValueError, DomainError, DtypeError, ShapeError
 from refpeft.formats.weights import matrices
 from refpeft.numerics.formats import FORMATS, as_format, store
 from refpeft.numerics.interpretations import Strict
 from refpeft.ops import nf4
 from refpeft.ops._blocks import FLOOR, in_blocks
-from refpeft.oracle import assert_conforms, compare, oracle
 from refpeft.problem import Problem
 from refpeft_conformance.strategies import problems, regimes_of
 from refpeft_conformance.subject import Subject

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refpeft import golden, plugins
+from refpeft.comparison import assert_conforms, compare
 from refpeft.errors import DomainError, ShapeError
 from refpeft.formats.weights import matrices
 from refpeft.numerics.formats import FLOAT32, store, ulp
 from refpeft.numerics.interpretations import Strict
 from refpeft.ops import dynamic8
 from refpeft.ops._blocks import FLOOR
-from refpeft.oracle import assert_conforms, compare
 from refpeft.problem import Problem
 from refpeft_conformance.strategies import problems, regimes_of
 from refpeft_conformance.subject import Subject

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refpeft import golden, plugins
+from refpeft.comparison import assert_conforms, compare
 from refpeft.errors import AttributeValueError, DtypeError, ShapeError
 from refpeft.numerics.formats import FLOAT64, FORMATS, as_format, store
 from refpeft.numerics.interpretations import ComplexStep, Strict
 from refpeft.numerics.precision import standard_precision
 from refpeft.ops import nf4, qlora
-from refpeft.oracle import assert_conforms, compare
 from refpeft.problem import Problem
 from refpeft_conformance.strategies import is_exact, problems, regimes_of
 from refpeft_conformance.subject import Subject

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from refpeft.comparison import Comparison
 from refpeft.golden import answer
 from refpeft.numerics.precision import standard_precision
-from refpeft.oracle import Comparison
 from refpeft_conformance.checks import Check
 from refpeft_conformance.loop_faults import made
 from refpeft_conformance.recording import Call, Training, trained

@@ -10,10 +10,10 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 
+from refpeft.comparison import Comparison
 from refpeft.errors import RefpeftError
 from refpeft.numerics.formats import as_format, store
 from refpeft.operation import find
-from refpeft.oracle import Comparison
 from refpeft.problem import Problem
 from refpeft_conformance.checks import checks_of
 from refpeft_conformance.draws import draw
