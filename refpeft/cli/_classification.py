@@ -1,4 +1,4 @@
-"""What ``refpeft train`` and ``refpeft evaluate`` do where the task is to label texts."""
+"""What ``refpeft train``, ``refpeft sweep`` and ``refpeft evaluate`` do where the task is to label texts."""
 
 from __future__ import annotations
 
@@ -33,27 +33,13 @@ def require_task(task: str, **given) -> None:
         raise click.UsageError(f"--{needless[0]} needs --task classification.")
 
 
-def begun(model: str, data: str, labels: str | None, head: str | None, tokenizer, length: int, seed: int, **how):
-    """The classifier as it starts, the texts with their labels, and what makes the run what it is."""
-    import numpy as np
+def asked(task: str, model: str, data: str, labels: str | None, head: str | None):
+    """The task that the command line names."""
+    from refpeft.training.task import Classification, Language
 
-    from refpeft.errors import AttributeValueError
-    from refpeft.formats.names import HEAD
-    from refpeft.models import load_classifier
-    from refpeft.models.head import head_of
-    from refpeft.training import classification
-
-    found, there = classification.examples(data), head_of(model)
-    names = tuple(labels.split(",")) if labels else there.labels or classification.names(data, found)
-    rows = classification.labelled(data, found, names, tokenizer, length)
-    missing = [part for part in HEAD if part not in there.parts]
-    trained = tuple(head.split(",")) if head else tuple(part for part in HEAD if part in ("classifier", *missing))
-    classifier = load_classifier(
-        model, labels=len(names), train=trained, random=np.random.default_rng([seed, 1]), **how
-    )
-    if untrained := [part for part in missing if part not in trained]:
-        raise AttributeValueError(f"{model} has no {untrained[0]}, so that --head must name it, but {head} came.")
-    return classifier, rows, {"task": "classification", "labels": list(names), "head": list(trained)}
+    if task == "language":
+        return Language()
+    return Classification.of(model, data, *(text.split(",") if text else () for text in (labels, head)))
 
 
 def rows(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from refpeft.cli import _classification as classes
 from refpeft.cli._options import integers, training
 from refpeft.cli._output import as_json, bar, report
 
@@ -13,6 +14,8 @@ from refpeft.cli._output import as_json, bar, report
     "--model", required=True, metavar="MODEL", help="A Hugging Face folder or a GGUF file of Llama's or GPT-2's type."
 )
 @click.option("--data", required=True, metavar="FILE", help="A .txt file, or a .jsonl file of objects with a text.")
+@classes.task
+@classes.labelling
 @click.option("--out", required=True, metavar="DIR", help="The sweep's folder; the same command does what is missing.")
 @click.option("--method", "methods", default="lora", show_default=True, metavar="NAMES", help="As lora,dora,ia3.")
 @click.option("--rank", "ranks", default="1,2,4,8", show_default=True, metavar="NUMBERS")
@@ -30,6 +33,9 @@ from refpeft.cli._output import as_json, bar, report
 def command(
     model,
     data,
+    task,
+    labels,
+    head,
     out,
     methods,
     ranks,
@@ -60,7 +66,7 @@ def command(
     from refpeft.files import atomic_write
     from refpeft.models.tokens import tokenizer
     from refpeft.training import executors, loop, picture, text
-    from refpeft.training.sweep import Plan, point, sweep
+    from refpeft.training.sweep import Plan, sweep
 
     if seeds is not None and listed is not None:
         raise click.UsageError("--seeds and --seed say the same: give one of them.")
@@ -69,9 +75,11 @@ def command(
     for name, number in (("--jobs", jobs), ("--seeds", seeds)):
         if number is not None and number < 1:
             raise click.UsageError(f"{name} must be at least 1, but {number} came.")
+    classes.require_task(task, labels=labels, head=head)
     plan = Plan(
         model=str(Path(model).absolute()),
         data=str(Path(data).absolute()),
+        task=classes.asked(task, model, data, labels, head),
         methods=tuple(methods.split(",")),
         ranks=integers("--rank", ranks),
         seeds=tuple(range(seeds or 3)) if listed is None else integers("--seed", listed),
@@ -89,9 +97,8 @@ def command(
         found = sweep(plan, Path(out), executor, advance)
     title = f"{Path(model).name} after {plan.settings.steps} steps"
     atomic_write(Path(out) / "sweep.png", picture.draw(found["points"], found["base"], title))
-    untrained = point("untrained", None, 0, 0, (found["base"],) * 3)
-    rows = [untrained, *found["points"]]
-    report(rows if as_json else [_spelt(row) for row in rows], tuple(untrained), as_json)
+    rows = [found["base"], *found["points"]]
+    report(rows if as_json else [_spelt(row) for row in rows], tuple(found["base"]), as_json)
 
 
 def _spelt(row):

@@ -63,7 +63,6 @@ def command(
     from refpeft import drawing
     from refpeft.errors import AttributeValueError, DomainError
     from refpeft.files import atomic_write
-    from refpeft.models import load
     from refpeft.models.tokens import tokenizer
     from refpeft.training import choice, curve, loop, text
 
@@ -80,12 +79,10 @@ def command(
     how = {"backend": backend, "quantise": quantise}
     identity = {"model": str(model), "data": str(data), "sequence": sequence, "backend": backend}
     identity |= {"quantised": asdict(quantise)} if quantise else {}
-    if task == "classification":
-        learner, rows, more = classes.begun(model, data, labels, head, tokens_of, sequence, settings["seed"], **how)
-        identity |= more
-    else:
-        rows = text.rows(data, tokens_of, sequence + 1)
-        learner = load(model, **how)
+    asked = classes.asked(task, model, data, labels, head)
+    rows = asked.rows(data, tokens_of, sequence)
+    learner = asked.model(model, settings["seed"], **how)
+    identity |= asked.record()
     with _bar(wanted.steps) as advance:
         fitting, sites = choice.at(learner.shape, chosen, targets)
         losses = loop.train(learner, fitting, sites, rows, wanted, Path(out), identity, advance)

@@ -1,4 +1,4 @@
-"""A sweep: every method at every rank with every seed, trained alike, and what each makes of text that was held out.
+"""A sweep: every method at every rank with every seed, trained alike, and what each makes of what was held out.
 
 A sweep is a folder. ``plan.json`` says what it is. ``runs/lora-rank8-seed0`` is a run, see `refpeft.training.loop`; what came out
 of it, its *row*, is written whole when it has ended. So a sweep that was killed, given again, does what is missing, and goes on
@@ -13,7 +13,7 @@ import itertools
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, as_completed
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -26,11 +26,16 @@ from refpeft.convert.quantise import Settings
 from refpeft.errors import AttributeValueError
 from refpeft.files import atomic_write, plain, read_json
 from refpeft.methods import Method
-from refpeft.models import LanguageModel, load
+from refpeft.models import LanguageModel, TextClassifier
 from refpeft.models.tokens import tokenizer
-from refpeft.training import choice, loop, text
-from refpeft.training.evaluation import mean_loss, perplexity
+from refpeft.training import choice, loop
+from refpeft.training.classification import Labelled
+from refpeft.training.evaluation import perplexity
 from refpeft.training.folder import enter
+from refpeft.training.task import Task
+
+SCORES = ("loss", "accuracy")
+"""What a task may say of a model."""
 
 
 class Run(NamedTuple):
@@ -63,6 +68,7 @@ class Plan:
     ----------
     model, data : str
         Paths that every process can open.
+    task : Task
     methods : tuple of str
     ranks, seeds : tuple of int
     numbers : dict
@@ -70,9 +76,9 @@ class Plan:
     targets : str
         Of methods for matrices, see `refpeft.memory.decoder.Decoder.select`.
     sequence : int
-        Tokens that a row of text predicts.
+        Tokens that a row of text predicts, or to which a text with a label is cut.
     share : float
-        Of the text, which is held out; every run has the same, see `refpeft.training.text.parted`.
+        Of the text, which is held out; every run has the same, see `refpeft.training.task`.
     backend : str
     quantise : refpeft.convert.quantise.Settings or None
         How the model's matrices are, whatever the method.
@@ -82,6 +88,7 @@ class Plan:
 
     model: str
     data: str
+    task: Task
     methods: tuple[str, ...]
     ranks: tuple[int, ...]
     seeds: tuple[int, ...]
@@ -113,18 +120,21 @@ class Plan:
     def record(self) -> dict[str, Any]:
         """All that makes the sweep what it is, the data's bytes too."""
         shared = {name: value for name, value in asdict(self.settings).items() if name != "seed"}
-        own = {name: value for name, value in vars(self).items() if name not in ("numbers", "settings", "quantise")}
+        apart = ("numbers", "settings", "quantise", "task")
+        own = {name: value for name, value in vars(self).items() if name not in apart}
         own |= {"quantised": asdict(self.quantise)} if self.quantise else {}
+        own |= {"task": "language"} | self.task.record()
         digest = hashlib.sha256(Path(self.data).read_bytes()).hexdigest()
         return own | self.numbers | shared | {"sha256": digest}
 
-    def text(self) -> tuple[np.ndarray, np.ndarray]:
+    def text(self) -> tuple[np.ndarray | Labelled, np.ndarray | Labelled]:
         """Rows to train on, and rows that are held out."""
-        return _parted(self.data, self.model, self.sequence + 1, self.share)
+        return _parted(self.task, self.data, self.model, self.sequence, self.share)
 
-    def begun(self, run: Run) -> tuple[LanguageModel, Method, str]:
+    def begun(self, run: Run) -> tuple[LanguageModel | TextClassifier, Method, str]:
         """What a run starts from: the model, the method as the model takes it, and the pattern of its sites."""
-        model = _base(self.model, self.backend, choice.base(run.method, self.quantise)).twin()
+        quantise = choice.base(run.method, self.quantise)
+        model = _model(self.task, self.model, run.seed if self.task.drawn else 0, self.backend, quantise).twin()
         chosen = choice.configured(run.method, **self.numbers, rank=run.rank)
         return model, *choice.at(model.shape, chosen, self.targets)
 
@@ -145,7 +155,7 @@ def sweep(plan: Plan, out: Path, executor: Executor, advance: Callable[[int], No
     Returns
     -------
     sweep : dict
-        What ``sweep.json`` holds: the plan, ``base`` (the held-out loss without training), ``runs`` and ``points``.
+        What ``sweep.json`` holds: the plan, ``base`` (a point of what runs are set beside), ``runs`` and ``points``.
 
     Raises
     ------
@@ -168,8 +178,10 @@ def sweep(plan: Plan, out: Path, executor: Executor, advance: Callable[[int], No
     finally:
         for future in futures:
             future.cancel()
-    base = read_json(out / "base.json")["loss"]
-    rows = [read_json(_row(out, run)) | {"before": base} for run in runs]
+    rows = [read_json(_row(out, run)) for run in runs]
+    base = read_json(out / "base.json")
+    name, scores = base["name"], base["scores"]
+    base = point(name, None, 0, 0, {score: (value,) * 3 for score, value in scores.items()})
     found = {"plan": plan.record(), "base": base, "runs": rows, "points": points(rows)}
     atomic_write(out / "sweep.json", (json.dumps(plain(found), indent=2) + "\n").encode())
     return found
@@ -188,7 +200,7 @@ def require_possible(plan: Plan) -> None:
         if run.seed == plan.seeds[0]:
             model, method, sites = plan.begun(run)
             loop.begin(model, method, sites, ids, replace(plan.settings, seed=run.seed))
-    _base.cache_clear()
+    _model.cache_clear()
 
 
 def carry_out(plan: Plan, run: Run, out: Path) -> None:
@@ -203,43 +215,45 @@ def carry_out(plan: Plan, run: Run, out: Path) -> None:
     shutil.rmtree(folder / "adapter", ignore_errors=True)
     identity = {"model": plan.model, "data": plan.data, "sequence": plan.sequence, "backend": plan.backend}
     model, method, sites = plan.begun(run)
-    losses = loop.train(model, method, sites, trained, settings, folder, identity | {"held_out": plan.share})
-    row = {
-        **run._asdict(),
-        "trained": sum(math.prod(array.shape) for array in model.trained.values()),
-        "after": mean_loss(model, held, settings.batch),
-        "losses": losses,
-    }
+    identity |= plan.task.record() | {"held_out": plan.share}
+    losses = loop.train(model, method, sites, trained, settings, folder, identity)
+    count = sum(math.prod(array.shape) for array in model.trained.values())
+    scores = plan.task.scores(model, held, settings.batch)  # type: ignore[arg-type]
+    row = {**run._asdict(), "trained": count, **scores, "losses": losses}
     atomic_write(_row(out, run), json.dumps(row).encode())
     shutil.rmtree(folder / "state")
 
 
 def measure_base(plan: Plan, out: Path) -> None:
-    """The held-out loss of the untrained model."""
-    loss = mean_loss(_base(plan.model, plan.backend, plan.quantise), plan.text()[1], plan.settings.batch)
-    atomic_write(out / "base.json", json.dumps({"loss": loss}).encode())
+    """What runs are set beside."""
+    trained, held = plan.text()
+    how = {"backend": plan.backend, "quantise": plan.quantise}
+    name, scores = plan.task.base(plan.model, trained, held, plan.settings.batch, **how)  # type: ignore[arg-type]
+    atomic_write(out / "base.json", json.dumps({"name": name, "scores": scores}).encode())
 
 
 def points(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Runs that differ in nothing but their seed, as one: what they train, the mean of their held-out losses, Student's interval.
+    """Runs that differ in nothing but their seed, as one: what they train, the mean of each of their scores, Student's interval.
 
     The interval is of seeds alone, since all saw the same text; from one seed it is infinite.
     """
     found = []
     for (method, rank), group in itertools.groupby(rows, lambda row: (row["method"], row["rank"])):
         same = list(group)
-        losses = intervals.mean([row["after"] for row in same])
-        found.append(point(method, rank, len(same), same[0]["trained"], losses))
+        scores = {name: intervals.mean([row[name] for row in same]) for name in SCORES if name in same[0]}
+        found.append(point(method, rank, len(same), same[0]["trained"], scores))
     return found
 
 
 def point(
-    method: str, rank: int | None, seeds: int, trained: int, losses: tuple[float, float, float]
+    method: str, rank: int | None, seeds: int, trained: int, scores: Mapping[str, tuple[float, float, float]]
 ) -> dict[str, Any]:
-    """A point of the picture; the losses are (low, mean, high)."""
-    low, loss, high = losses
-    numbers = {"loss": loss, "low": low, "high": high, "perplexity": perplexity(loss)}
-    return {"method": method, "rank": rank, "seeds": seeds, "trained": trained, **numbers}
+    """A point of the picture; a score is (low, mean, high). A language model's loss is a perplexity, too."""
+    found: dict[str, Any] = {"method": method, "rank": rank, "seeds": seeds, "trained": trained}
+    for name, (low, mean, high) in scores.items():
+        before = "" if name == "loss" else f"{name}_"
+        found |= {name: mean, f"{before}low": low, f"{before}high": high}
+    return found if "accuracy" in found else found | {"perplexity": perplexity(found["loss"])}
 
 
 def _ranked(method: str) -> bool:
@@ -251,11 +265,11 @@ def _row(out: Path, run: Run) -> Path:
 
 
 @functools.lru_cache(1)
-def _base(model: str, backend: str, quantise: Settings | None) -> LanguageModel:
-    """The model, once in a process, whatever runs it sees."""
-    return load(model, backend=backend, quantise=quantise)
+def _model(task: Task, path: str, seed: int, backend: str, quantise: Settings | None) -> LanguageModel | TextClassifier:
+    """A model, once in a process, whatever runs see it."""
+    return task.model(path, seed, backend=backend, quantise=quantise)
 
 
 @functools.lru_cache(1)
-def _parted(data: str, model: str, length: int, share: float) -> tuple[np.ndarray, np.ndarray]:
-    return text.parted(data, tokenizer(model), length, share)
+def _parted(task: Task, data: str, model: str, sequence: int, share: float):
+    return task.parted(data, tokenizer(model), sequence, share)

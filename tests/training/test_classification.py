@@ -23,6 +23,7 @@ from refpeft.models.head import Head, head_of
 from refpeft.models.starts import gradients
 from refpeft.models.tokens import tokenizer
 from refpeft.training import classification, evaluation, loop, text
+from refpeft.training.task import Classification
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] the a film was very plot i it good great fine bad awful dull".split()  # noqa: SIM905
 GOOD, BAD = WORDS[12:15], WORDS[15:18]
@@ -216,6 +217,70 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(folder, tmp_path, method):
     assert "holds another run: start_batches is 2 there, but 8" in " ".join(again.stderr.split())
 
 
+def sweeping(folder, out, model="bert", **changes):
+    """The command line of a small sweep."""
+    options = {"model": folder / model, "data": folder / "train.jsonl", "out": out, "method": "lora,ia3", "rank": "1,2"}
+    options |= {"seeds": 2, "steps": 6, "batch": 8, "lr": 0.02, "held-out": 0.3} | changes
+    return ["sweep", "--task", "classification", *(p for name, value in options.items() for p in (f"--{name}", value))]
+
+
+def test_a_sweep_says_of_every_run_what_evaluate_says_of_its_adapter(folder, tmp_path):
+    """On texts that are held out, in order; beside them is who says the commonest label. What is missing is done again, alike."""
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "sweep"
+    result = refpeft(*sweeping(folder, out), "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads((out / "sweep.json").read_text())
+    texts = (folder / "train.jsonl").read_text().splitlines()
+    held = sorted(np.random.default_rng(0).permutation(64)[:20])
+    (tmp_path / "held.jsonl").write_text("\n".join(texts[i] for i in held))
+    runs = ["lora-rank1-seed0", "lora-rank1-seed1", "lora-rank2-seed0", "lora-rank2-seed1", "ia3-seed0", "ia3-seed1"]
+    given = [part for name in runs for part in ("--adapter", out / "runs" / name / "adapter")]
+    evaluated = json.loads(refpeft(*evaluating(folder, *given, "--json", data=tmp_path / "held.jsonl")).stdout)
+    assert [row["texts"] for row in evaluated] == [20] * 6
+    for row, ours in zip(evaluated, found["runs"], strict=True):
+        assert row["accuracy"] == ours["accuracy"]
+        assert abs(row["loss"] - ours["loss"]) < 2.0**-20
+    head, lora, ia3 = 2 * 32 + 2, 2 * 2 * (32 + 32), 2 * 2 * 32
+    assert [row["trained"] for row in found["runs"]] == [head + n for n in (lora, lora, 2 * lora, 2 * lora, ia3, ia3)]
+
+    means = [np.mean([row["accuracy"] for row in found["runs"][i : i + 2]]) for i in (0, 2, 4)]
+    assert [point["accuracy"] for point in found["points"]] == means
+    assert all(p["accuracy_low"] <= p["accuracy"] <= p["accuracy_high"] for p in found["points"])
+    labels = [json.loads(line)["label"] for line in texts]
+    trained = [label for i, label in enumerate(labels) if i not in held]
+    common = max(set(trained), key=trained.count)
+    assert found["base"]["method"] == "commonest label"
+    assert found["base"]["accuracy"] == np.mean([labels[i] == common for i in held])
+    shares = [trained.count(labels[i]) / len(trained) for i in held]
+    assert found["base"]["loss"] == pytest.approx(-np.mean(np.log(shares)), rel=1e-12)
+    assert json.loads(result.stdout) == [found["base"], *found["points"]]
+    assert (out / "sweep.png").read_bytes().startswith(b"\x89PNG\r\n")
+
+    whole = (out / "sweep.json").read_bytes()
+    for name in ("sweep.json", "runs/lora-rank2-seed1/row.json"):
+        (out / name).unlink()
+    assert refpeft(*sweeping(folder, out)).exit_code == 0
+    assert (out / "sweep.json").read_bytes() == whole
+    other = refpeft(*sweeping(folder, out, labels="positive,negative"))
+    assert other.exit_code == 2
+    assert "holds another sweep: labels is ['negative', 'positive'] there, but ['positive', 'neg" in other.output
+
+
+def test_a_model_that_has_a_classifier_is_what_its_sweep_is_beside(folder, tmp_path):
+    """As it is, before training."""
+    rows = [row | {"label": i % 3} for i, row in enumerate(reviews(20, 0))]
+    data = lines(tmp_path / "a.jsonl", rows)
+    task = Classification.of(folder / "three", data)
+    trained, held = task.parted(data, tokenizer(folder / "three"), 128, 0.25)
+    assert (len(trained), len(held), task.head) == (15, 5, ("classifier",))
+    name, scores = task.base(folder / "three", trained, held, 2, backend="cpu", quantise=None)
+    kept = lines(tmp_path / "held.jsonl", [rows[i] for i in sorted(np.random.default_rng(0).permutation(20)[:5])])
+    (ours,) = json.loads(refpeft(*evaluating(folder, "--json", model="three", data=kept)).stdout)
+    assert name == "untrained"
+    assert scores == {"loss": pytest.approx(ours["loss"], rel=1e-6), "accuracy": ours["accuracy"]}
+
+
 def test_padding_changes_nothing(folder):
     """Losses and accuracy of batches of any size, and of texts alone, but for rounding in float64."""
     rows = labelled(folder, folder / "train.jsonl")
@@ -375,6 +440,11 @@ def test_wrong_runs_are_refused_in_a_sentence(folder, tmp_path, tiny_llama):
         (training(folder, new, task="language"), "is an encoder, which predicts no tokens: with --task classification"),
         (training(folder, new, model=tiny_llama), "is a decoder, expected an encoder"),
         (["train", folder / "bert", "--data", "x", "--out", new, "--head", "pooler"], "--head needs --task classific"),
+        (sweeping(folder, new, data=data["one"]), "all texts have the label 'x', expected two labels at least"),
+        (sweeping(folder, new, **{"held-out": 0.999}), "has 64 texts, all of them held out, expected one at least to"),
+        (sweeping(folder, new, head="pooler"), "has no classifier, so that --head must name it, but pooler came"),
+        (sweeping(folder, new, model=tiny_llama), "is a decoder, expected an encoder"),
+        ([*sweeping(folder, new, labels="a,b"), "--task", "language"], "--labels needs --task classification"),
         (evaluating(folder, *adapter, data=data["none"]), "line 1 must be a JSON object with a text and a label"),
         (evaluating(folder), "bert has no classifier, and no adapter brings one"),
         (evaluating(folder, *adapter, model="bare"), "bare has no pooler, and"),
