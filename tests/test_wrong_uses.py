@@ -32,7 +32,22 @@ def here(tiny_llama, tmp_path, monkeypatch):
 
 
 TRAIN = "train model --data text.txt --out new --steps 1 --sequence 8 --batch 1"
+SWEEP = "sweep --model model --data text.txt --out new --steps 1 --sequence 8 --batch 1 --seeds 1"
+CONTEXT = "model has positions for 2048 tokens, but 100007 came, 99999 of them virtual."
 WRONG = {
+    **{
+        f"{line} --method {name} --tokens 99999": CONTEXT
+        for line, names in (
+            (TRAIN, ("prompt", "prefix", "ptuning", "cartridge")),
+            (SWEEP, ("cpt", "lora,mam", "ptuning_v2")),
+        )
+        for name in names
+    },
+    "memory model --method prefix --option tokens=99999 --sequence 8": CONTEXT,
+    "memory model --sequence 4096": "model has positions for 2048 tokens, but 4096 came.",
+    f"{TRAIN} --rank 1000000000000": "needs at least 3,648,000 GB of memory beside the model, for a row of 8",
+    f"{SWEEP} --rank 1,1000000000000": "needs at least 3,648,000 GB of memory beside the model, for a row of 8",
+    f"{TRAIN} --method adaption_prompt --tokens 9999999999999": "AdaptionPrompt in model needs at least 10,240,000 GB of memory",
     "train empty --data text.txt --out new": "empty/tokenizer.json is no tokenizer of the tokenizers package",
     "evaluate junk --data text.txt": "junk/tokenizer.json is no tokenizer of the tokenizers package",
     "generate junk --prompt a": "junk/tokenizer.json is no tokenizer of the tokenizers package",

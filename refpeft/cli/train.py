@@ -63,6 +63,7 @@ def command(
     from refpeft import drawing
     from refpeft.errors import AttributeValueError, DomainError
     from refpeft.files import atomic_write
+    from refpeft.memory.machine import require_memory
     from refpeft.models.tokens import tokenizer
     from refpeft.training import choice, curve, loop, text
 
@@ -85,6 +86,7 @@ def command(
     identity |= asked.record()
     with _bar(wanted.steps) as advance:
         fitting, sites = choice.at(learner.shape, chosen, targets)
+        require_memory(learner.shape, method, fitting, targets, loop.longest(rows), wanted.optimizer)
         losses = loop.train(learner, fitting, sites, rows, wanted, Path(out), identity, advance)
     if plot:
         atomic_write(Path(plot), curve.draw(losses, f"{method} on {Path(model).name}"))

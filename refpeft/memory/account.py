@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from refpeft.errors import AttributeValueError, CapabilityError, DomainError
+from refpeft.errors import AttributeValueError, CapabilityError
 from refpeft.memory.activations import Batch, Kept, block, ends, in_flight, total
 from refpeft.memory.decoder import Decoder
 from refpeft.memory.trained import Trained
@@ -116,8 +116,7 @@ def account(decoder: Decoder, trained: Trained, run: Run) -> list[Part]:
     """
     if trained.everything and run.quantised != "none":
         raise CapabilityError(f"full: weights in {run.quantised} cannot be trained, expected quantised to be none.")
-    if 0 < decoder.positions < (tokens := trained.prompt + run.sequence):
-        raise DomainError(f"{decoder.name} has positions for {decoder.positions} tokens, but {tokens} came.")
+    decoder.require_positions(run.sequence, trained.prompt + trained.keys)
     parts = (*_weights(decoder, run), *_training(trained, run), *_forward(decoder, trained, run))
     return [part for part in parts if part.bytes]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from refpeft.errors import AttributeValueError
+from refpeft.errors import AttributeValueError, DomainError
 
 ATTENTION_INPUT = ("q", "k", "v", "qkv")
 """The sites that read the first norm's output."""
@@ -66,6 +66,8 @@ class Decoder:
         Width of the feed-forward block.
     positions : int
         Rows of the table of positions, 0 where they are rotary.
+    context : int
+        Tokens that a model of rotary positions is for, 0 where nothing says it.
     segments : int
         Rows of the table of segments, 0 where there is none.
     fused : bool
@@ -97,6 +99,7 @@ class Decoder:
     inner: int
     vocabulary: int
     positions: int = 0
+    context: int = 0
     segments: int = 0
     fused: bool = False
     gated: bool = True
@@ -129,6 +132,18 @@ class Decoder:
         biases = sum(m.o for m in self.matrices() if m.bias)
         tables = self.vocabulary * (1 if self.tied or not self.causal else 2) + self.positions + self.segments
         return tables * self.width + self.linear() + self.layers * (biases + 2 * norm) + norm
+
+    def require_positions(self, tokens: int, virtual: int = 0) -> None:
+        """Refuse more tokens than the model has positions for, or is for, those of a prompt or a prefix among them.
+
+        Raises
+        ------
+        DomainError
+        """
+        most = self.positions or self.context
+        if 0 < most < tokens + virtual:
+            among = f", {virtual} of them virtual" if virtual else ""
+            raise DomainError(f"{self.name} has positions for {most} tokens, but {tokens + virtual} came{among}.")
 
     def select(self, targets: str) -> tuple[Matrix, ...]:
         """The matrices of a block that ``targets`` names: ``all-linear``, or sites as ``q,v`` or ``q_proj,v_proj``; empty, those

@@ -144,6 +144,7 @@ def from_config(config: Mapping[str, Any], where: str) -> Decoder:
         head_size=size("head_dim", None) or size.share("hidden_size", width, heads),
         inner=size("intermediate_size"),
         vocabulary=size("vocab_size"),
+        context=size("max_position_embeddings", 0),
         biased={
             "llama": attention | (_GATED if config.get("mlp_bias") else frozenset()),
             "mistral": frozenset(),
@@ -185,6 +186,7 @@ def from_gguf(path: str) -> Decoder:
         inner=size("feed_forward_length"),
         vocabulary=tensors.shape("token_embd.weight")[0],
         positions=size("context_length") if plain else 0,
+        context=0 if plain else size("context_length", 0),
         fused=plain,
         gated=not plain,
         centred=plain,

@@ -23,7 +23,7 @@ _NO_SUM = {
 """Methods that stand on others, of which the command line says nothing, or beside others."""
 
 _PROMPTS = ("prompt", "cpt", "multitask_prompt", "ptuning", "ptuning_lstm")
-_PREFIXES = ("prefix", "ptuning_v2", "cartridge")
+_PREFIXES = ("prefix", "ptuning_v2", "cartridge", "mam", "mam_flat")
 
 
 @dataclass(frozen=True)

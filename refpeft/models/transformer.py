@@ -151,8 +151,8 @@ class Transformer(Sites):
         ------
         DomainError
         """
-        if self.shape.positions and count > self.shape.positions:
-            raise DomainError(f"{self.shape.name} has positions for {self.shape.positions} tokens, but {count} came.")
+        if self.shape.positions:
+            self.shape.require_positions(count)
 
     def turns(self, start: int, count: int) -> dict[str, Any]:
         """Cosines and sines of rotary positions from ``start`` on."""

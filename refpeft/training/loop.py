@@ -216,7 +216,7 @@ def begin(
     CapabilityError
         If the method stands at no site, or the backend lacks an operation of the method's or the optimizer's.
     DomainError
-        If a token is none of the model's, or the model has no positions for the longest text.
+        If a token is none of the model's, or the longest text is longer than it may be, see `require_positions`.
     """
     kind, _ = optimizers.chosen(settings.optimizer, settings.decay)
     if settings.dropout and not drops(standing(method)):
@@ -233,11 +233,26 @@ def begin(
         model.backend.implementation(operation)
     for ids in _alone(rows):
         model.checked(ids)
-    virtual = method.tokens if kind_of(standing(method)) in ("prompt", "attention") else 0  # type: ignore[attr-defined]
-    model.require_positions(virtual + (rows.longest if isinstance(rows, Labelled) else rows.shape[1] - 1))
+    require_positions(model, method, rows)
     seen = range(settings.start_batches if needs_of(method) else 0)
     first = [_given(batch(rows, settings.batch, settings.seed, step)) for step in seen]
     model.attach(pattern, method, np.random.default_rng(settings.seed), batches=first, text=settings.start_text)
+
+
+def require_positions(model: LanguageModel | TextClassifier, method: Method, rows: np.ndarray | Labelled) -> None:
+    """Refuse texts that with a method's virtual tokens are longer than the model's context, rotary positions' too.
+
+    Raises
+    ------
+    DomainError
+    """
+    virtual = method.tokens if kind_of(standing(method)) in ("prompt", "attention") else 0  # type: ignore[attr-defined]
+    model.shape.require_positions(longest(rows), virtual)
+
+
+def longest(rows: np.ndarray | Labelled) -> int:
+    """Tokens of the longest text that a model reads."""
+    return rows.longest if isinstance(rows, Labelled) else rows.shape[1] - 1
 
 
 def _alone(rows: np.ndarray | Labelled) -> list[np.ndarray]:

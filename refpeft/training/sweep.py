@@ -25,6 +25,7 @@ from refpeft import intervals
 from refpeft.convert.quantise import Settings
 from refpeft.errors import AttributeValueError
 from refpeft.files import atomic_write, plain, read_json
+from refpeft.memory.machine import require_memory
 from refpeft.methods import Method
 from refpeft.models import LanguageModel, TextClassifier
 from refpeft.models.tokens import tokenizer
@@ -195,11 +196,15 @@ def require_possible(plan: Plan) -> None:
     RefpeftError
         Where a run would fail at its start.
     """
-    ids, _ = plan.text()
+    trained, held = plan.text()
     for run in plan.runs():
         if run.seed == plan.seeds[0]:
             model, method, sites = plan.begun(run)
-            loop.begin(model, method, sites, ids, replace(plan.settings, seed=run.seed))
+            require_memory(
+                model.shape, run.method, method, plan.targets, loop.longest(trained), plan.settings.optimizer
+            )
+            loop.require_positions(model, method, held)
+            loop.begin(model, method, sites, trained, replace(plan.settings, seed=run.seed))
     _model.cache_clear()
 
 
