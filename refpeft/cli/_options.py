@@ -48,6 +48,14 @@ def _given(option: str, text: str | None) -> str:
     return text or ""
 
 
+def names(option: str, text: str) -> tuple[str, ...]:
+    """Names between commas."""
+    found = tuple(name.strip() for name in text.split(","))
+    if not all(found):
+        raise click.UsageError(f"{option} needs names with commas between, but {text!r} came.")
+    return found
+
+
 def integers(option: str, text: str) -> tuple[int, ...]:
     """Whole numbers between commas."""
     try:

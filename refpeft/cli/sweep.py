@@ -5,20 +5,23 @@ from __future__ import annotations
 import click
 
 from refpeft.cli import _classification as classes
-from refpeft.cli._options import integers, training
+from refpeft.cli._options import integers, names, training
 from refpeft.cli._output import as_json, bar, report
 
 
 @click.command("sweep")
 @click.option(
-    "--model", required=True, metavar="MODEL", help="A Hugging Face folder or a GGUF file of Llama's or GPT-2's type."
+    "--model",
+    required=True,
+    metavar="MODEL",
+    help="A Hugging Face folder, or a GGUF file of Llama's or GPT-2's type; for classification an encoder of BERT's kind.",
 )
 @click.option("--data", required=True, metavar="FILE", help="A .txt file, or a .jsonl file of objects with a text.")
 @classes.task
 @classes.labelling
 @click.option("--out", required=True, metavar="DIR", help="The sweep's folder; the same command does what is missing.")
 @click.option("--method", "methods", default="lora", show_default=True, metavar="NAMES", help="As lora,dora,ia3.")
-@click.option("--rank", "ranks", default="1,2,4,8", show_default=True, metavar="NUMBERS")
+@click.option("--rank", "ranks", show_default="1,2,4,8", metavar="NUMBERS")
 @click.option("--seeds", type=int, help="So many, from 0 on; 3 where no --seed is given.")
 @click.option("--seed", "listed", metavar="NUMBERS", help="These, as 0,1,2.")
 @training
@@ -59,6 +62,9 @@ def command(
 
     Held out are whole documents where a .jsonl file has several, else the end of the text. Intervals are Student's, of 95 %, over
     seeds. A method without a rank runs once for each seed. DIR/sweep.json has a row for each run, DIR/sweep.png is the picture.
+
+    With --task classification MODEL is an encoder of BERT's kind, each line of FILE a text, cut to --sequence tokens, with its
+    label; lines are held out, and accuracy is shown, too.
     """
     from pathlib import Path
 
@@ -66,7 +72,7 @@ def command(
     from refpeft.files import atomic_write
     from refpeft.models.tokens import tokenizer
     from refpeft.training import executors, loop, picture, text
-    from refpeft.training.sweep import Plan, sweep
+    from refpeft.training.sweep import Plan, ranked, sweep
 
     if seeds is not None and listed is not None:
         raise click.UsageError("--seeds and --seed say the same: give one of them.")
@@ -75,13 +81,16 @@ def command(
     for name, number in (("--jobs", jobs), ("--seeds", seeds)):
         if number is not None and number < 1:
             raise click.UsageError(f"{name} must be at least 1, but {number} came.")
+    chosen = names("--method", methods)
+    if ranks is not None and not any(map(ranked, chosen)):
+        raise click.UsageError(f"--rank {ranks} needs a method that has a rank, but {', '.join(chosen)} came.")
     classes.require_task(task, labels=labels, head=head)
     plan = Plan(
         model=str(Path(model).absolute()),
         data=str(Path(data).absolute()),
         task=classes.asked(task, model, data, labels, head),
-        methods=tuple(methods.split(",")),
-        ranks=integers("--rank", ranks),
+        methods=chosen,
+        ranks=integers("--rank", ranks or "1,2,4,8"),
         seeds=tuple(range(seeds or 3)) if listed is None else integers("--seed", listed),
         numbers={"alpha": alpha, "tokens": tokens, "reduction": reduction},
         targets=targets,

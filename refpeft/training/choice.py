@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from difflib import get_close_matches
 
 from refpeft.convert.quantise import Settings
 from refpeft.errors import AttributeValueError
@@ -24,7 +25,9 @@ def named(name: str) -> type[Method]:
         If there is none.
     """
     if (plain := ALIASES.get(name, name)) not in (known := methods()):
-        raise AttributeValueError(f"there is no method {name!r}: 'refpeft methods' lists them.")
+        near = get_close_matches(name.lower(), [*known, *ALIASES], n=1)
+        hint = f"did you mean {near[0]}?" if near else "'refpeft methods' lists them."
+        raise AttributeValueError(f"there is no method {name!r}: {hint}")
     return known[plain]
 
 

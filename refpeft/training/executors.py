@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.process import BaseProcess
 
 from refpeft.errors import CapabilityError
 
 
 @contextmanager
 def processes(count: int) -> Iterator[Executor]:
-    """Fresh processes, so many at a time, which end with this one, however it ends.
+    """Fresh processes, so many at a time, which end with this one, however it ends, and at once where it is interrupted.
 
     Raises
     ------
     CapabilityError
         If one of them is killed.
     """
+    context = _Deaf()
     try:
-        with ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _end_with_parent) as executor:
-            yield executor
+        with ProcessPoolExecutor(count, context, _end_with_parent) as executor:
+            try:
+                yield executor
+            except KeyboardInterrupt:
+                for process in context.started:
+                    process.terminate()
+                raise
     except BrokenProcessPool as error:
         raise CapabilityError(
             "a process was killed, perhaps because memory ran out: what it was at is lost."
@@ -55,8 +64,36 @@ def dask(address: str, timeout: str = "10s") -> Iterator[Executor]:
     with client, client.get_executor() as executor:
         try:
             yield executor
+        except KeyboardInterrupt:
+            executor.shutdown(wait=False)
+            raise
         except (KilledWorker, CancelledError) as error:
             raise CapabilityError(f"the Dask cluster at {address} lost what it was at: {error}.") from error
+
+
+class _Deaf(SpawnContext):
+    """Processes that Ctrl-C does not reach, which a terminal sends to all: each would say where it was."""
+
+    def __init__(self):
+        super().__init__()
+        self.started: list[BaseProcess] = []
+
+    def Process(self, *given, **named):  # type: ignore[override]
+        self.started.append(process := _DeafProcess(*given, **named))
+        return process
+
+
+class _DeafProcess(SpawnProcess):
+    def start(self):
+        """With the signal blocked, as a process inherits it; what came in between comes afterwards."""
+        if not hasattr(signal, "pthread_sigmask"):
+            super().start()
+            return
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_with_parent() -> None:

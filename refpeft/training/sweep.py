@@ -107,15 +107,14 @@ class Plan:
                 raise AttributeValueError(f"{name} must be one or more, each once, but {list(values)} came.")
         if min(self.seeds) < 0:
             raise AttributeValueError(f"seeds must be 0 or more, but {min(self.seeds)} came.")
-        if self.sequence < 1 or not 0 < self.share < 1:
-            raise AttributeValueError(
-                "a sequence of at least 1 and a share held out between 0 and 1 are needed, but "
-                f"{self.sequence} and {self.share} came."
-            )
+        if self.sequence < 1:
+            raise AttributeValueError(f"sequence must be at least 1, but {self.sequence} came.")
+        if not 0 < self.share < 1:
+            raise AttributeValueError(f"the share held out must lie between 0 and 1, but {self.share} came.")
 
     def runs(self) -> list[Run]:
         """All of them; a method without a rank has one for each seed."""
-        ranks = {m: self.ranks if _ranked(m) else (None,) for m in self.methods}
+        ranks = {m: self.ranks if ranked(m) else (None,) for m in self.methods}
         return [Run(m, rank, seed) for m in self.methods for rank in ranks[m] for seed in self.seeds]
 
     def record(self) -> dict[str, Any]:
@@ -149,7 +148,7 @@ def sweep(plan: Plan, out: Path, executor: Executor, advance: Callable[[int], No
     out : Path
         Its folder. One that was begun by an equal plan goes on.
     executor : concurrent.futures.Executor
-        Who does it, see `refpeft.training.executors`.
+        Who does it, see `refpeft.training.executors`, where it also ends where it is interrupted.
     advance : callable
         Told how many more are done, whenever some are.
 
@@ -176,9 +175,10 @@ def sweep(plan: Plan, out: Path, executor: Executor, advance: Callable[[int], No
         for future in as_completed(futures):
             future.result()
             advance(1)
-    finally:
+    except Exception:
         for future in futures:
             future.cancel()
+        raise
     rows = [read_json(_row(out, run)) for run in runs]
     base = read_json(out / "base.json")
     name, scores = base["name"], base["scores"]
@@ -261,7 +261,8 @@ def point(
     return found if "accuracy" in found else found | {"perplexity": perplexity(found["loss"])}
 
 
-def _ranked(method: str) -> bool:
+def ranked(method: str) -> bool:
+    """Whether a method has a rank."""
     return "rank" in {field.name for field in fields(choice.named(method))}
 
 

@@ -125,6 +125,19 @@ def test_a_killed_sweep_does_only_what_is_missing(model, whole, tmp_path):
     assert (out / "sweep.json").read_bytes() == (whole[0] / "sweep.json").read_bytes()
 
 
+def test_an_interrupted_sweep_ends_at_once_and_says_nothing(model, tmp_path):
+    """A terminal sends Ctrl-C to all processes; those that are at their imports say nothing of it, and do not go on to train."""
+    command = [sys.executable, "-m", "refpeft", *sweeping(model, tmp_path / "out", steps=10**6, jobs=2)]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True}
+    with subprocess.Popen(command, text=True, **streams) as process:
+        while process.poll() is None and not (tmp_path / "out" / "plan.json").exists():
+            time.sleep(0.002)
+        time.sleep(0.3)
+        os.killpg(process.pid, signal.SIGINT)
+        said = process.communicate(timeout=60)
+    assert (process.returncode, *said) == (130, "", "")
+
+
 def test_a_cluster_that_loses_a_worker_gives_the_same_rows(model, whole, tmp_path):
     """Dask's, with real processes, one of which is killed in the middle of a run."""
     if importlib.util.find_spec("distributed") is None:
@@ -173,10 +186,14 @@ def test_wrong_sweeps_are_refused_in_a_sentence(model, whole, tmp_path, monkeypa
         ({"rank": "1,two"}, "--rank needs whole numbers as 1,2,4, but '1,two' came."),
         ({"rank": "0"}, "LoRA: rank must be at least 1, but 0 came."),
         ({"rank": "1,1"}, "ranks must be one or more, each once, but [1, 1] came."),
-        ({"method": "lora,none"}, "there is no method 'none': 'refpeft methods' lists them."),
+        ({"method": "lora,zzz"}, "there is no method 'zzz': 'refpeft methods' lists them."),
+        ({"method": "lora, LoRAA"}, "there is no method 'LoRAA': did you mean lora?"),
+        ({"method": "lora,"}, "--method needs names with commas between, but 'lora,' came."),
+        ({"method": "ia3,prompt"}, "--rank 1,2 needs a method that has a rank, but ia3, prompt came."),
+        ({"sequence": 0}, "sequence must be at least 1, but 0 came."),
         ({"method": "lora,xlora"}, "X-LoRA mixes adapters that were trained before, but none came"),
-        ({"backend": "cpu", "method": "c3a"}, "backend 'cpu' does not implement c3a.linear"),
-        ({"held-out": 1}, "a share held out between 0 and 1 are needed, but 24 and 1.0 came."),
+        ({"backend": "cpu", "method": "lora,c3a"}, "backend 'cpu' does not implement c3a.linear"),
+        ({"held-out": 1}, "the share held out must lie between 0 and 1, but 1.0 came."),
         ({"held-out": 0.999}, "has 0 tokens to train on, expected at least the 25 of a row."),
         ({"seeds": 0}, "--seeds must be at least 1, but 0 came."),
         ({"jobs": 1, "dask": "x"}, "--jobs is of processes, but with --dask there are none: give one of them."),
