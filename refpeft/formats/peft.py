@@ -213,6 +213,8 @@ def save(folder: str | os.PathLike[str], adapter: Adapter, base: str = "") -> No
             raise CapabilityError(f"peft {why}, so that its files have no place for {adapter.method!r}.")
         own, tensors = peft_prompts.encode(adapter.method, adapter.arrays, adapter.config)
     elif isinstance(adapter.method, XLoRA):
+        if why := peft_mixture.unlike(adapter.method):
+            raise CapabilityError(f"peft {why}, so that its files have no place for {adapter.method!r}.")
         own, tensors = peft_mixture.encode(Path(folder), adapter)
         for name, (method, arrays) in peft_mixture.apart(adapter).items():
             save(Path(folder) / name, Adapter(method, arrays, family=adapter.family), base)
@@ -240,7 +242,7 @@ def is_written(adapter: Adapter) -> bool:
     if adapter.head and "classifier" not in adapter.head:  # peft asks for one in every file of this task
         return False
     if isinstance(adapter.method, XLoRA | Shadow):
-        return True
+        return not (isinstance(adapter.method, XLoRA) and peft_mixture.unlike(adapter.method))
     if layout is None:
         return (
             not adapter.head

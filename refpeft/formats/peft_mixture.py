@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 KIND = "XLORA"
 _LAYERS = "base_model.internal_xlora_classifier.layers"
-ONLY = {"scaling_pass_value": 0.0}
-"""Fields that are read with this value alone, which is peft's own."""
 _FIELDS = {
     "temperature": ("softmax_temperature", 1.0),
     "depth": ("xlora_depth", 1),
@@ -41,12 +39,12 @@ _FIELDS = {
     "softmax": ("enable_softmax", True),
     "top": ("top_k_lora", 0),
     "renormalised": ("enable_softmax_topk", False),
+    "first_pass": ("scaling_pass_value", 0.0),
+    "dropout": ("xlora_dropout_p", 0.2),
 }
 """peft's fields, and what they are where they are not there."""
-_DROPOUT = ("xlora_dropout_p", 0.2)
-"""Between layers, in training; where there is some the layers are numbered with it."""
 _READ = f"adapters hidden_size global_scaling_weight {' '.join(theirs for theirs, _ in _FIELDS.values())}"
-_TRAINING = f"use_trainable_adapters {_DROPOUT[0]}"
+_TRAINING = "use_trainable_adapters"
 
 
 def folders(folder: Path, config: Mapping[str, Any]) -> list[Path]:
@@ -61,7 +59,7 @@ def folders(folder: Path, config: Mapping[str, Any]) -> list[Path]:
     """
     known = {*INERT.split(), *_READ.split(), *_TRAINING.split()}
     for name, value in config.items():
-        if value != ONLY[name] if name in ONLY else name not in known and value:
+        if name not in known and value:
             raise CapabilityError(f"{folder / CONFIG}: {name} is {json.dumps(value)}, which is not understood here.")
     named = config.get("adapters")
     if not isinstance(named, dict) or not named or not all(isinstance(path, str) for path in named.values()):
@@ -90,9 +88,16 @@ def classifier(folder: Path, archive: Lazy) -> dict[str, np.ndarray]:
     return found | {name: np.array(archive[name]) for name in archive}
 
 
-def _named(method: XLoRA, dropout: float) -> dict[str, dict[str, str]]:
-    """peft's names of the classifier's arrays, by site: between its layers there are a ReLU and perhaps dropout."""
-    numbers = [j * (3 if dropout else 2) for j in range(method.depth)]
+def unlike(method: XLoRA) -> str:
+    """What peft makes of the method that nobody can say beforehand; "" where it makes what it says."""
+    if method.first_pass and 0 < method.top < method.experts:
+        return "leaves it to torch which of the first pass's gates, which are equal, are kept"
+    return ""
+
+
+def _named(method: XLoRA) -> dict[str, dict[str, str]]:
+    """peft's names of the classifier's arrays, by site: its layers are numbered with the ReLU between, and with dropout if any."""
+    numbers = [j * (3 if method.dropout else 2) for j in range(method.depth)]
     below = {
         f"{GATES}.{j}": {n: f"{_LAYERS}.{number}.{n}" for n in ("weight", "bias")}
         for j, number in enumerate(numbers[:-1])
@@ -109,6 +114,8 @@ def decode(
     ------
     FormatError
         If the classifier is not there, or is not one for these adapters.
+    CapabilityError
+        If what peft computes is not said by its fields.
     """
     scaling, arrays = together(experts)
     weight = config.get("global_scaling_weight", 1.0)
@@ -119,9 +126,9 @@ def decode(
         method = XLoRA(experts=len(experts), scaling=scaling * weight, **given | {"top": given["top"] or 0})
     except AttributeValueError as error:
         raise FormatError(f"{where.parent / CONFIG}: {error}") from error
-    if type(dropout := config.get(*_DROPOUT)) not in (int, float):
-        raise FormatError(f"{where.parent / CONFIG}: {_DROPOUT[0]} must be a number, but {dropout!r} came.")
-    named = _named(method, dropout)
+    if why := unlike(method):
+        raise CapabilityError(f"{where.parent / CONFIG}: with top_k_lora and scaling_pass_value peft {why}.")
+    named = _named(method)
     known = {theirs for names in named.values() for theirs in names.values()}
     if missing := [name for name in sorted(known) if name not in tensors]:
         raise FormatError(f"{where}: there is no {missing[0]}, expected X-LoRA's classifier.")
@@ -185,19 +192,18 @@ def apart(adapter: Adapter) -> dict[str, tuple[LoRA, Arrays]]:
 
 def encode(folder: Path, adapter: Adapter) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Fields and tensors; the adapters lie in folders beside them."""
-    method, dropout = adapter.method, adapter.config.get(*_DROPOUT)
+    method = adapter.method
     assert isinstance(method, XLoRA)
-    named = _named(method, dropout)
+    named = _named(method)
     fields = {
         "peft_type": KIND,
         "adapters": {name: os.path.abspath(folder / name) for name in apart(adapter)},
         "hidden_size": next(iter(adapter.arrays[next(iter(named))].values())).shape[1],
         "global_scaling_weight": 1.0,
-        _DROPOUT[0]: dropout,
     }
     fields |= {theirs: getattr(method, ours) for ours, (theirs, _) in _FIELDS.items()}
     fields["top_k_lora"] = method.top or None
     tensors = {
         theirs: np.asarray(adapter.arrays[site][ours]) for site, its in named.items() for ours, theirs in its.items()
     }
-    return ONLY | fields, tensors
+    return fields, tensors

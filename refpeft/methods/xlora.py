@@ -33,6 +33,10 @@ class XLoRA(Method):
         How many gates of a token are kept, the largest; all where 0. See `xlora.top`.
     renormalised : bool
         Whether those that are kept and not zero go through a softmax again.
+    first_pass : float
+        The gate of every adapter in the first pass, from which the classifier reads; where 0, that is the model without them.
+    dropout : float
+        Of what leaves each layer of the classifier below its head, in training.
     """
 
     experts: int = 4
@@ -44,6 +48,8 @@ class XLoRA(Method):
     softmax: bool = True
     top: int = 0
     renormalised: bool = False
+    first_pass: float = 0.0
+    dropout: float = 0.2
 
     operation = "xlora.gates"
     trainable = ("head", "head_bias")
@@ -60,6 +66,7 @@ class XLoRA(Method):
         self.require("depth", self.depth >= 1, "at least 1")
         self.require("size", self.size >= 1, "at least 1")
         self.require("top", 0 <= self.top <= self.experts, f"from 0 to the {self.experts} adapters")
+        self.require("dropout", 0 <= self.dropout < 1, "from 0 and below 1")
 
     def attributes(self):
         return {"temperature": self.temperature}

@@ -1,12 +1,12 @@
 """X-LoRA in a decoder: adapters that were trained before, mixed at every token by gates of its own.
 
-A first pass goes through the model as it is, without its adapters. What comes out above the last norm is read by a classifier,
-whose gates the layers of the second pass take beside their inputs:
+A first pass goes through the model as it is, without its adapters, or with all of them under one gate that is given. What comes
+out above the last norm is read by a classifier, whose gates the layers of the second pass take beside their inputs:
 
     g = softmax((C f(h) + c) / T)        y = x Wᵀ + s (sum over k of g_k x A_kᵀ B_kᵀ)
 
-f are the classifier's layers below its head, each with a ReLU behind it, where there are any. Of the gates the largest may be
-kept alone, and each layer may have its own, see `refpeft.methods.XLoRA`.
+f are the classifier's layers below its head, each with a ReLU and, in training, dropout behind it, where there are any. Of the
+gates the largest may be kept alone, in both passes, and each layer may have its own, see `refpeft.methods.XLoRA`.
 
 The gradient goes from all layers to the gates and to the classifier, which alone is trained, not through the first pass, as peft
 has it.
@@ -27,8 +27,9 @@ from refpeft.errors import CapabilityError, ShapeError
 from refpeft.methods import Arrays
 from refpeft.methods.shadow import BACKBONE
 from refpeft.methods.xlora import GATES, XLoRA
+from refpeft.models.attention import cached
 from refpeft.models.calls import Call
-from refpeft.models.parts import Vjp
+from refpeft.models.parts import Vjp, embedded
 from refpeft.models.places import MIXING, Layer, Place, require_fitting, require_for
 
 if TYPE_CHECKING:
@@ -113,18 +114,16 @@ def gated(model: LanguageModel, ids: np.ndarray, keep: bool, cache: list | None 
     mixed = [site for site, layer in model.sites.items() if layer.operation in MIXING.values()]
     if not mixed:
         return model, lambda gradients: None
-    first, second = copy(model), copy(model)
-    first.sites = model.sites | {site: model.bare(site) for site in mixed}
-    hidden, _ = first._read(ids, keep=False, cache=cache)
-    hidden, below_vjp = _below(model, hidden, keep)
     method = model.sites[GATES].method
-    groups = [[site] for site in mixed] if method.layerwise else [mixed]  # type: ignore[union-attr]
+    assert isinstance(method, XLoRA)
+    hidden, _ = _first(model, method, mixed, ids, cache)._read(ids, keep=False, cache=cache)
+    hidden, below_vjp = _below(model, hidden, keep)
+    groups = [[site] for site in mixed] if method.layerwise else [mixed]
     each = [_gates(model, hidden, i, keep) for i in range(len(groups))]
+    second = copy(model)
     second.sites = dict(model.sites)
     for group, (gates, _) in zip(groups, each):
-        for site in group:
-            layer = model.sites[site]
-            second.sites[site] = replace(layer, arrays={**layer.arrays, GATES: gates}, trained=(GATES,))
+        second.sites |= {site: _under(model.sites[site], gates, (GATES,)) for site in group}
 
     def vjp(gradients):
         sums = [reduce(add, [gradients.pop(f"{site}.{GATES}") for site in group]) for group in groups]
@@ -135,6 +134,24 @@ def gated(model: LanguageModel, ids: np.ndarray, keep: bool, cache: list | None 
         below_vjp(reduce(add, [its["hidden"] for its in found]), gradients)
 
     return second, vjp
+
+
+def _first(model: LanguageModel, method: XLoRA, mixed: list[str], ids: np.ndarray, cache: list | None) -> LanguageModel:
+    """The model of the first pass."""
+    first = copy(model)
+    if not method.first_pass:
+        first.sites = model.sites | {site: model.bare(site) for site in mixed}
+        return first
+    tokens = embedded(model, ids, keep=False, prompted=not cached(cache))[0].shape[:2]
+    same = model.asarray(np.full((*tokens, method.experts), method.first_pass))
+    gates, _ = _kept(model, method, same, keep=False)
+    first.sites = model.sites | {site: _under(model.sites[site], gates) for site in mixed}
+    return first
+
+
+def _under(layer: Layer, gates, trained: tuple[str, ...] = ()) -> Layer:
+    """A layer of adapters with the gates of a pass."""
+    return replace(layer, arrays={**layer.arrays, GATES: gates}, trained=trained)
 
 
 def _below(model: LanguageModel, hidden, keep: bool) -> tuple[Any, Vjp]:
@@ -165,14 +182,19 @@ def _gates(model: LanguageModel, hidden, number: int, keep: bool) -> tuple[Any, 
     if not method.softmax:
         operation, names, stated = "nn.linear", ("x", "weight", "bias"), {}
     gates, call = model.run.forward(operation, dict(zip(names, (hidden, head, bias))), keep, **stated)
-    kept = None
-    if method.top or method.renormalised:
-        chosen = method.top or method.experts
-        gates, kept = model.run.forward("xlora.top", {"gates": gates}, keep, chosen=chosen, softmax=method.renormalised)
+    gates, kept_vjp = _kept(model, method, gates, keep)
 
     def vjp(dgates):
-        dgates = dgates if kept is None else model.run.vjp(kept, dgates, ["gates"])["gates"]
-        found = model.run.vjp(call, dgates, names)
+        found = model.run.vjp(call, kept_vjp(dgates), names)
         return {ours: found[name] for ours, name in zip(("hidden", "head", "head_bias"), names)}
 
     return gates, vjp
+
+
+def _kept(model: LanguageModel, method: XLoRA, gates, keep: bool) -> tuple[Any, Callable]:
+    """What the method keeps of the gates of a layer."""
+    if not (method.top or method.renormalised):
+        return gates, lambda dgates: dgates
+    how = {"chosen": method.top or method.experts, "softmax": method.renormalised}
+    kept, call = model.run.forward("xlora.top", {"gates": gates}, keep, **how)
+    return kept, lambda dkept: model.run.vjp(call, dkept, ["gates"])["gates"]

@@ -13,7 +13,7 @@ from small_models import shaken, slopes
 from refpeft.errors import CapabilityError, FormatError, ShapeError
 from refpeft.formats import adapters, peft, peft_mixture, safetensors
 from refpeft.formats.lint import lint
-from refpeft.methods import LoRA, RsLoRA, XLoRA
+from refpeft.methods import LoRA, PromptTuning, RsLoRA, XLoRA
 from refpeft.models import load
 
 SITES = ("layers.0.attn.q", "layers.1.attn.v", "layers.1.mlp.down")
@@ -46,6 +46,8 @@ CHOICES = [
     {"top": 1},
     {"top": 1, "softmax": False, "layerwise": True},
     {"top": 2, "softmax": False, "renormalised": True, "depth": 2, "size": 3},
+    {"first_pass": 0.75, "depth": 2, "size": 3, "dropout": 0.0},
+    {"first_pass": -0.5, "top": 2, "softmax": False, "renormalised": True, "layerwise": True},
 ]
 """What X-LoRA may be beside a head over all layers."""
 
@@ -107,7 +109,11 @@ def test_peft_has_the_logits_and_gradients_of_what_is_written(tiny_llama, expert
 
 @pytest.mark.parametrize(
     "choices",
-    [{}, {"xlora_depth": 2, "xlora_size": 5}, {"xlora_depth": 3, "xlora_size": 5, "layerwise_scalings": True}],
+    [
+        {"scaling_pass_value": 1.5},
+        {"xlora_depth": 2, "xlora_size": 5},
+        {"xlora_depth": 3, "xlora_size": 5, "layerwise_scalings": True},
+    ],
     ids=repr,
 )
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
@@ -165,6 +171,26 @@ def test_gradients_are_differences_and_a_cache_keeps_both_passes(tiny_llama, exp
     np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, rtol=0, atol=2.0**-40 * np.abs(whole).max())
 
 
+def test_the_first_pass_has_the_adapters_under_its_gate(tiny_llama, experts, tmp_path):
+    """Its own logits then, a prompt in front and a cache too; where peft would leave it to torch which are kept, ours is written."""
+    choices = {"first_pass": 2.0, "top": 1, "layerwise": True}
+    model, adapter = load(tiny_llama, dtype="float64", backend="reference"), mixed(experts, **choices)
+    adapters.attach(model, adapter)
+    model.attach("*", PromptTuning(tokens=3), np.random.default_rng(0))
+    whole, cache = model.logits(IDS), []
+    parts = [model.logits(IDS[:, :4], cache), *(model.logits(IDS[:, i : i + 1], cache) for i in range(4, 9))]
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, rtol=0, atol=2.0**-40 * np.abs(whole).max())
+    adapters.attach(model, mixed(experts, **choices | {"first_pass": 0.0}))
+    assert np.abs(model.logits(IDS) - whole).max() > 0.01
+    with pytest.raises(CapabilityError, match="leaves it to torch .* so that its files have no place for XLoRA"):
+        peft.save(tmp_path / "theirs", adapter)
+    adapters.save(tmp_path / "ours", adapter)
+    again = adapters.load(tmp_path / "ours")
+    assert (tmp_path / "ours" / adapters.CONFIG).is_file() and again.method == adapter.method
+    adapters.attach(model, again)
+    np.testing.assert_array_equal(model.logits(IDS), whole)
+
+
 def test_a_classifier_is_drawn_over_adapters_that_are_given(tiny_llama, adapter):
     """None were: refused, as are more or fewer than the method says, and an encoder."""
     model, its = load(tiny_llama), {site: its for site, its in adapter.arrays.items() if site != "gates"}
@@ -192,8 +218,14 @@ def test_a_classifier_is_drawn_over_adapters_that_are_given(tiny_llama, adapter)
         ({"enable_softmax": 2}, FormatError, "softmax must be true or false, but 2 came"),
         ({"top_k_lora": 3}, FormatError, "top must be from 0 to the 2 adapters, but 3 came"),
         ({"xlora_depth": 0}, FormatError, "depth must be at least 1, but 0 came"),
-        ({"xlora_dropout_p": "x"}, FormatError, "xlora_dropout_p must be"),
-        ({"scaling_pass_value": 0.5}, CapabilityError, "scaling_pass_value is 0.5"),
+        ({"xlora_dropout_p": "x"}, FormatError, "dropout must be a number, but 'x' came"),
+        ({"xlora_dropout_p": 1}, FormatError, "dropout must be from 0 and below 1, but 1.0 came"),
+        ({"scaling_pass_value": "x"}, FormatError, "first_pass must be a number, but 'x' came"),
+        (
+            {"scaling_pass_value": 0.5, "top_k_lora": 1},
+            CapabilityError,
+            "with top_k_lora and scaling_pass_value peft leaves it to torch which of the first pass's gates",
+        ),
         ({"other": 1}, CapabilityError, "other is 1, which is not understood here"),
         ({"adapters": []}, FormatError, r"adapters must be folders by name, but \[\] came"),
         ({"adapters": {"7": "/nowhere"}}, FormatError, "the adapter '7' lies neither at /nowhere nor beside"),
