@@ -36,6 +36,17 @@ def shaken(model, random, by=0.3):
     return model
 
 
+def dropping(dropout, place, rate):
+    """A module of torch that drops what refpeft does at a place, so that both can be compared in training."""
+    torch = pytest.importorskip("torch")
+
+    class Known(torch.nn.Module):
+        def forward(self, x):
+            return x * torch.from_numpy(dropout.at(rate).mask(place, tuple(x.shape))) / (1 - rate)
+
+    return Known()
+
+
 def by_site(gradients):
     """SITE.ARRAY as site and array."""
     found = {}

@@ -40,7 +40,7 @@ _FIELDS = {
     "top": ("top_k_lora", 0),
     "renormalised": ("enable_softmax_topk", False),
     "first_pass": ("scaling_pass_value", 0.0),
-    "dropout": ("xlora_dropout_p", 0.2),
+    "classifier_dropout": ("xlora_dropout_p", 0.2),
 }
 """peft's fields, and what they are where they are not there."""
 _READ = f"adapters hidden_size global_scaling_weight {' '.join(theirs for theirs, _ in _FIELDS.values())}"
@@ -96,8 +96,8 @@ def unlike(method: XLoRA) -> str:
 
 
 def _named(method: XLoRA) -> dict[str, dict[str, str]]:
-    """peft's names of the classifier's arrays, by site: its layers are numbered with the ReLU between, and with dropout if any."""
-    numbers = [j * (3 if method.dropout else 2) for j in range(method.depth)]
+    """peft's names of the classifier's arrays, by site: its layers are counted with the ReLU and the dropout between them."""
+    numbers = [j * (3 if method.classifier_dropout else 2) for j in range(method.depth)]
     below = {
         f"{GATES}.{j}": {n: f"{_LAYERS}.{number}.{n}" for n in ("weight", "bias")}
         for j, number in enumerate(numbers[:-1])

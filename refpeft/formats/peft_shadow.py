@@ -34,10 +34,9 @@ TENSORS = {
 }
 ONLY = {"shadow_model": "mirror", "share_embeddings": True}
 """Fields that are read with this value alone, which is peft's own."""
-_READ = "r shadow_alpha shadow_num_hidden_layers update_hidden_size auxiliary_loss_weight"
-_TRAINING = "shadow_dropout"
-_NUMBERS = {"rank": "r", "alpha": "shadow_alpha", "auxiliary": "auxiliary_loss_weight"}
+_NUMBERS = {"rank": "r", "alpha": "shadow_alpha", "auxiliary": "auxiliary_loss_weight", "dropout": "shadow_dropout"}
 """Fields that are numbers, by our name; their defaults are ours."""
+_READ = f"{' '.join(_NUMBERS.values())} shadow_num_hidden_layers update_hidden_size"
 
 
 def decode(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> tuple[Shadow, Arrays]:
@@ -50,7 +49,7 @@ def decode(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.nda
     CapabilityError
         If a field changes what is computed in a way that is not known here.
     """
-    known = {*INERT.split(), *_READ.split(), *_TRAINING.split()}
+    known = {*INERT.split(), *_READ.split()}
     for name, value in config.items():
         if value != ONLY[name] if name in ONLY else name not in known and value:
             raise CapabilityError(f"{folder / CONFIG}: {name} is {json.dumps(value)}, which is not understood here.")
@@ -91,13 +90,9 @@ def encode(adapter: Adapter) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
                 module = _NAMES.module(site.removeprefix(f"{BACKBONE}."))
                 tensors[f"{_BESIDE}{_NAMES.headless(module)}.{name}"] = np.asarray(array)  # type: ignore[arg-type]
     assert isinstance(method, Shadow)
-    fields: dict[str, Any] = {
-        "r": method.rank,
-        "shadow_alpha": method.alpha,
-        "update_hidden_size": method.width or None,
-        "auxiliary_loss_weight": method.auxiliary,
-    }
-    fields |= {"shadow_num_hidden_layers": method.depth, "peft_type": KIND, "target_modules": [*blocks]}
+    fields: dict[str, Any] = {theirs: getattr(method, ours) for ours, theirs in _NUMBERS.items()}
+    fields |= {"update_hidden_size": method.width or None, "shadow_num_hidden_layers": method.depth}
+    fields |= {"peft_type": KIND, "target_modules": [*blocks]}
     return ONLY | fields, tensors
 
 

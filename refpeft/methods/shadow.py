@@ -27,6 +27,8 @@ class Shadow(Method):
         How many blocks the small model has that the shadow begins as, in a model; they are like the first ones of it.
     auxiliary : float
         The weight in training of the small model's own loss, as peft adds it; 0 for none.
+    dropout : float
+        In training, of what the hidden states and the shadow differ by.
     """
 
     rank: int = 8
@@ -34,6 +36,7 @@ class Shadow(Method):
     width: int = 0
     depth: int = 1
     auxiliary: float = 0.05
+    dropout: float = 0.2
 
     operation = "shadow.inject"
     trainable = ("down", "up")
@@ -46,6 +49,7 @@ class Shadow(Method):
         self.require("width", self.width >= 0, "at least 0")
         self.require("depth", self.depth >= 1, "at least 1")
         self.require("auxiliary", self.auxiliary >= 0, "0 or more")
+        self.require("dropout", 0 <= self.dropout < 1, "from 0 and below 1")
 
     def attributes(self):
         return {"scaling": self.alpha}

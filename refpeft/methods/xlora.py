@@ -35,8 +35,8 @@ class XLoRA(Method):
         Whether those that are kept and not zero go through a softmax again.
     first_pass : float
         The gate of every adapter in the first pass, from which the classifier reads; where 0, that is the model without them.
-    dropout : float
-        Of what leaves each layer of the classifier below its head, in training.
+    classifier_dropout : float
+        In training, of what leaves each layer of the classifier below its head.
     """
 
     experts: int = 4
@@ -49,7 +49,7 @@ class XLoRA(Method):
     top: int = 0
     renormalised: bool = False
     first_pass: float = 0.0
-    dropout: float = 0.2
+    classifier_dropout: float = 0.2
 
     operation = "xlora.gates"
     trainable = ("head", "head_bias")
@@ -66,7 +66,7 @@ class XLoRA(Method):
         self.require("depth", self.depth >= 1, "at least 1")
         self.require("size", self.size >= 1, "at least 1")
         self.require("top", 0 <= self.top <= self.experts, f"from 0 to the {self.experts} adapters")
-        self.require("dropout", 0 <= self.dropout < 1, "from 0 and below 1")
+        self.require("classifier_dropout", 0 <= self.classifier_dropout < 1, "from 0 and below 1")
 
     def attributes(self):
         return {"temperature": self.temperature}

@@ -4,6 +4,8 @@ Norms stand before them, or behind:
 
     x = x + attention(norm(x))        x = norm(x + attention(x))
     x = x + feed_forward(norm(x))     x = norm(x + feed_forward(x))
+
+Where they stand behind, there is dropout of what a sublayer gives, in training.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from refpeft.models.attention import Shared, attention
+from refpeft.models.dropout import dropped
 from refpeft.models.feed_forward import feed_forward
 from refpeft.models.parts import Vjp, added, at, recomputed
 
@@ -68,12 +71,13 @@ def norm_before(model: Transformer, name: str, sublayer: Callable, x, keep: bool
 def norm_behind(model: Transformer, name: str, sublayer: Callable, x, keep: bool) -> tuple[Any, Vjp]:
     """norm(x + sublayer(x))."""
     h, sublayer_vjp = sublayer(x, keep=keep)
+    h, dropped_vjp = dropped(model, f"{name}.dropout", h, model.hidden_dropout)
     z, added_vjp = added(model, f"{name}.out", x, h, keep)
     y, norm_vjp = at(model, f"{name}.norm", z, keep)
 
     def vjp(dy, gradients, further=True):
         dx, dh = added_vjp(norm_vjp(dy, gradients), gradients)
-        dbelow = sublayer_vjp(dh, gradients, further)
+        dbelow = sublayer_vjp(dropped_vjp(dh), gradients, further)
         return dx + dbelow if further else None
 
     return y, vjp

@@ -1,17 +1,23 @@
-"""Dropout on the way into an adapter, as LoRA's authors have it: drawn for each step, site and row of a batch.
+"""Dropout in training: on the way into an adapter, as LoRA's authors have it, and inside models that have it.
 
-What is dropped depends on nothing else: not on shards, backends or how a run was interrupted.
+It is drawn for each step, place and row of a batch, and depends on nothing else: not on shards, backends or how a run was
+interrupted.
 """
 
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from refpeft.errors import AttributeValueError
 from refpeft.operation import find
+
+if TYPE_CHECKING:
+    from refpeft.models.sites import Sites
 
 
 @dataclass(frozen=True)
@@ -21,7 +27,7 @@ class Dropout:
     Attributes
     ----------
     rate : float
-        The share that is dropped, from 0 and below 1.
+        The share that is dropped, from 0 and below 1, of what enters adapters that have no rate of their own.
     seed, step : int
     first : int
         The row of the batch with which a shard begins.
@@ -36,8 +42,12 @@ class Dropout:
         if not 0 <= self.rate < 1:
             raise AttributeValueError(f"dropout must be from 0 and below 1, but {self.rate} came.")
 
+    def at(self, rate: float) -> Dropout:
+        """Of the same step, at another rate."""
+        return replace(self, rate=rate)
+
     def mask(self, site: str, shape: tuple[int, ...]) -> np.ndarray:
-        """Which elements of what enters a site are kept, (n, s, i) bool."""
+        """Which elements at a site, or another place, are kept, (n, ...) bool."""
         kept = np.empty(shape, bool)
         for row, its in enumerate(kept, self.first):
             random = np.random.default_rng([self.seed, self.step, zlib.crc32(site.encode()), row])
@@ -48,3 +58,17 @@ class Dropout:
 def drops(operation: str) -> bool:
     """Whether an operation has a way that dropout may lie on."""
     return "keep" in find(operation).attributes
+
+
+def dropped(model: Sites, place: str, x, rate: float) -> tuple[Any, Callable]:
+    """x / (1 - rate) where it is kept, else zero, in a pass that has dropout; and from its gradient to that of x.
+
+    Parameters
+    ----------
+    place : str
+        In the model, a name of its own.
+    """
+    if model.dropout is None or not rate:
+        return x, lambda dy: dy
+    factors = model.asarray(model.dropout.at(rate).mask(place, tuple(x.shape)) / (1 - rate))
+    return x * factors, lambda dy: dy * factors

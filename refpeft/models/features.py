@@ -54,9 +54,24 @@ def features(where: str | os.PathLike[str], config: Config, shape: Decoder) -> d
         gelu = GELUS[config.get("activation_function") or "gelu_new"]
         return {"eps": config.get("layer_norm_epsilon", 1e-5), "gelu": gelu}
     if shape.family == "bert":
-        return {"eps": config.get("layer_norm_eps", 1e-12), "gelu": GELUS[config.get("hidden_act") or "gelu"]}
+        gelu, dropout = GELUS[config.get("hidden_act") or "gelu"], rate(where, config, "hidden_dropout_prob", 0.1)
+        return {"eps": config.get("layer_norm_eps", 1e-12), "gelu": gelu, "hidden_dropout": dropout}
     eps, windows = config.get("rms_norm_eps", 1e-6), _windows(where, config, shape.layers)
     return {"eps": eps, "windows": windows, **_positions(where, config, shape.head_size)}
+
+
+def rate(where: str | os.PathLike[str], config: Config, name: str, otherwise: float) -> float:
+    """Of dropout.
+
+    Raises
+    ------
+    FormatError
+        If it is none.
+    """
+    value = otherwise if config.get(name) is None else config[name]
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1:
+        raise FormatError(f"{where}: {name} must be a number from 0 and below 1, but {json.dumps(value)} came.")
+    return float(value)
 
 
 def _windows(where, config: Config, layers: int) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from refpeft.formats.four_bit import quantise as quantised
 from refpeft.formats.names import FAMILIES, HEAD
 from refpeft.memory.decoder import Decoder
 from refpeft.memory.models import from_config
-from refpeft.models.features import features
+from refpeft.models.features import features, rate
 from refpeft.models.head import head_of
 from refpeft.models.language import LanguageModel
 from refpeft.models.places import place
@@ -128,6 +128,7 @@ def load_classifier(
             if tensor is not None and tensor.shape != drew.shape:
                 raise FormatError(f"{path}: {name}{end} has shape {tensor.shape}, expected {drew.shape}.")
             weights[f"{name}{end}"] = drew.astype(wanted) if tensor is None else tensor.whole(wanted)
+    stated["classifier_dropout"] = rate(path, source.config or {}, "classifier_dropout", stated["hidden_dropout"])
     return TextClassifier(shape, weights, **stated, train=train, backend=backend, device=device)
 
 

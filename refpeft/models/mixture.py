@@ -29,6 +29,7 @@ from refpeft.methods.shadow import BACKBONE
 from refpeft.methods.xlora import GATES, XLoRA
 from refpeft.models.attention import cached
 from refpeft.models.calls import Call
+from refpeft.models.dropout import dropped
 from refpeft.models.parts import Vjp, embedded
 from refpeft.models.places import MIXING, Layer, Place, require_fitting, require_for
 
@@ -156,16 +157,18 @@ def _under(layer: Layer, gates, trained: tuple[str, ...] = ()) -> Layer:
 
 def _below(model: LanguageModel, hidden, keep: bool) -> tuple[Any, Vjp]:
     """What the head reads: hidden states through the classifier's layers below it."""
-    calls: list[tuple[str, Call, Call]] = []
+    calls: list[tuple[str, Call, Call, Callable]] = []
+    rate = model.sites[GATES].method.classifier_dropout  # type: ignore[union-attr]
     while f"{GATES}.{len(calls)}" in model.sites:
         site = f"{GATES}.{len(calls)}"
         x, linear = model.run.forward("nn.linear", {"x": hidden, **model.sites[site].arrays}, keep)
-        hidden, relu = model.run.forward("nn.relu", {"x": x}, keep)
-        calls.append((site, linear, relu))
+        x, relu = model.run.forward("nn.relu", {"x": x}, keep)
+        hidden, dropped_vjp = dropped(model, site, x, rate)
+        calls.append((site, linear, relu, dropped_vjp))
 
     def vjp(dhidden, gradients):
-        for site, linear, relu in reversed(calls):
-            dx = model.run.vjp(relu, dhidden, ["x"])["x"]
+        for site, linear, relu, dropped_vjp in reversed(calls):
+            dx = model.run.vjp(relu, dropped_vjp(dhidden), ["x"])["x"]
             found = model.run.vjp(linear, dx, ["x", "weight", "bias"])
             dhidden = found.pop("x")
             gradients |= {f"{site}.{name}": gradient for name, gradient in found.items()}

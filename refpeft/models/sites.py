@@ -335,12 +335,10 @@ class Sites:
             inputs = {**inputs, tasks.INPUT: self.asarray(given)}
         called = layer.operation, layer.arrays, layer.attributes
         if self.dropout is not None and drops(layer.operation):
-            mask = self.asarray(self.dropout.mask(site, inputs["x"].shape))
-            called = (
-                layer.operation,
-                {**layer.arrays, "mask": mask},
-                {**layer.attributes, "keep": 1 - self.dropout.rate},
-            )
+            dropout = self.dropout.at(getattr(layer.method, "dropout", self.dropout.rate))
+            if dropout.rate:
+                mask = {"mask": self.asarray(dropout.mask(site, inputs["x"].shape))}
+                called = layer.operation, layer.arrays | mask, layer.attributes | {"keep": 1 - dropout.rate}
         if isinstance(base := layer.arrays.get("weight"), Base):
             called = base.under(*called)
         operation, arrays, stated = called

@@ -1,9 +1,9 @@
 """An encoder of BERT's kind with a classifier above it, as transformers' BertForSequenceClassification.
 
-    logits = C tanh(P h + p) + c        h the hidden state of the first token
+    logits = C drop(tanh(P h + p)) + c        h the hidden state of the first token
 
-P is the pooler. A row's loss is the cross-entropy of its label; that of a batch is the mean. Methods train what they bring,
-and of the head is trained what the caller says, whole.
+P is the pooler, and there is dropout in training. A row's loss is the cross-entropy of its label; that of a batch is the mean.
+Methods train what they bring, and of the head is trained what the caller says, whole.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from refpeft.errors import AttributeValueError, DomainError, ShapeError
 from refpeft.models import shards
-from refpeft.models.dropout import Dropout
+from refpeft.models.dropout import Dropout, dropped
 from refpeft.models.parts import Vjp, at
 from refpeft.models.text_encoder import TextEncoder
 
@@ -36,10 +36,21 @@ class TextClassifier(TextEncoder):
         biases.
     train : sequence of str
         What of the head is trained: of ``pooler`` and ``classifier``.
+    classifier_dropout : float
+        In training, of what the classifier reads.
     """
 
-    def __init__(self, shape, weights: Mapping[str, Any], *, train: Sequence[str] = HEAD, **stated):
+    def __init__(
+        self,
+        shape,
+        weights: Mapping[str, Any],
+        *,
+        train: Sequence[str] = HEAD,
+        classifier_dropout: float = 0.0,
+        **stated,
+    ):
         super().__init__(shape, weights, **stated)
+        self.classifier_dropout = classifier_dropout
         if strange := [name for name in train if name not in HEAD]:
             raise AttributeValueError(f"train must be of {', '.join(HEAD)}, but {strange[0]!r} came.")
         for name in train:
@@ -96,7 +107,8 @@ class TextClassifier(TextEncoder):
     ) -> tuple[float, dict[str, Any]]:
         """The mean cross-entropy of labels (n,) int64, and its gradients by ``SITE.ARRAY``, of what is trained.
 
-        ``dropout`` is of what enters those adapters that have it; the encoder's own, which transformers has in training, is none.
+        ``dropout`` is of what enters those adapters that have it; where it is given, there is the model's own too, which
+        transformers has in training, but for that of attention.
 
         Raises
         ------
@@ -140,13 +152,14 @@ class TextClassifier(TextEncoder):
         n, s, w = hidden.shape
         x, pooler_vjp = at(self, "pooler", hidden[:, 0], keep)
         pooled, call = self.run.forward("nn.tanh", {"x": x}, keep)
+        pooled, dropped_vjp = dropped(self, "pooler.dropout", pooled, self.classifier_dropout)
         logits, classifier_vjp = at(self, "classifier", pooled, keep)
 
         def vjp(dlogits, gradients, further=True):
             dpooled = classifier_vjp(dlogits, gradients, further or self.trains("pooler"))
             if dpooled is None:
                 return None
-            dfirst = pooler_vjp(self.run.vjp(call, dpooled, ["x"])["x"], gradients, further)
+            dfirst = pooler_vjp(self.run.vjp(call, dropped_vjp(dpooled), ["x"])["x"], gradients, further)
             return self.joined([dfirst[:, None], np.zeros((n, s - 1, w))], axis=1) if further else None
 
         return logits, vjp

@@ -1,7 +1,9 @@
 """An encoder of BERT's kind (Devlin et al. 2018, arXiv:1810.04805), forward and backward as a sequence of operations.
 
     x = norm(E[ids] + P[positions] + S[segments])
-    hidden = blocks(x), every token seeing all that are no padding
+    hidden = blocks(drop(x)), every token seeing all that are no padding
+
+In training there is dropout behind this norm and behind each sublayer; transformers has it on the weights of attention, too.
 
 What is made of the hidden states is the caller's affair: `hidden` gives them, `with_vjp` their gradients too. BERT's pooler is
 computed where a classifier is read with it, see `refpeft.models.text_classifier`.
@@ -9,6 +11,7 @@ computed where a classifier is read with it, see `refpeft.models.text_classifier
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +20,7 @@ import numpy as np
 from refpeft.errors import ShapeError
 from refpeft.models.attention import Shared
 from refpeft.models.blocks import blocks
+from refpeft.models.dropout import Dropout, dropped
 from refpeft.models.parts import at, embedded
 from refpeft.models.transformer import Transformer
 from refpeft.ops.prompt import extend_mask
@@ -54,12 +58,15 @@ class TextEncoder(Transformer):
         segments: np.ndarray | None = None,
         checkpointing: bool = False,
         tasks: np.ndarray | None = None,
+        dropout: Dropout | None = None,
     ) -> tuple[Any, Callable[[Any], dict[str, Any]]]:
         """Hidden states, and a function that is to be called once: from the gradient of a loss to them to those of what is
-        trained, by ``SITE.ARRAY``. With ``checkpointing`` only the inputs of blocks are kept between the two.
+        trained, by ``SITE.ARRAY``. With ``checkpointing`` only the inputs of blocks are kept between the two. ``dropout`` is of
+        what enters those adapters that have it; where it is given, there is the encoder's own too.
         """
         encoding = self._encode(keep=True)
-        model = self.told(tasks, len(ids))
+        model = copy.copy(self.told(tasks, len(ids)))
+        model.dropout = dropout
         hidden, hidden_vjp = model._forward(ids, mask, segments, keep=True, checkpointing=checkpointing)
 
         def vjp(dhidden) -> dict[str, Any]:
@@ -80,6 +87,7 @@ class TextEncoder(Transformer):
         x = self.positioned(x, self.prefixed())
         x = x + self.looked_up("segments", self._segments(ids, segments, virtual))
         x, norm_vjp = at(self, "embedding.norm", x, keep)
+        x, dropped_vjp = dropped(self, "embedding.dropout", x, self.hidden_dropout)
         x, blocks_vjp = blocks(self, x, Shared(masks=self._seen(ids, mask, virtual)), keep, checkpointing)
 
         def vjp(dhidden, gradients):
@@ -88,7 +96,7 @@ class TextEncoder(Transformer):
                 dhidden = self.joined([none, dhidden], axis=1)
             below = embedded_vjp is not None
             dx = blocks_vjp(dhidden, gradients, further=below or self.trains("embedding.norm"))
-            dx = None if dx is None else norm_vjp(dx, gradients, further=below)
+            dx = None if dx is None else norm_vjp(dropped_vjp(dx), gradients, further=below)
             if embedded_vjp is not None:
                 embedded_vjp(dx, gradients)
 

@@ -41,6 +41,8 @@ class Transformer(Sites):
         What the cosines and sines of rotary positions are multiplied by.
     windows : sequence of int
         How many tokens, itself among them, each block lets a token see; 0 for all. All see all where it is empty.
+    hidden_dropout : float
+        In training, of what embeddings and sublayers give, where norms stand behind them.
     gelu : str
         Of a feed-forward layer without a gate: exact, ``none``, or by tanh.
     backend : str or Backend
@@ -57,6 +59,7 @@ class Transformer(Sites):
         frequencies: np.ndarray | None = None,
         magnitude: float = 1.0,
         windows: Sequence[int] = (),
+        hidden_dropout: float = 0.0,
         gelu: Literal["none", "tanh"] = "tanh",
         backend: str | Backend = "reference",
         device: str = "",
@@ -65,6 +68,7 @@ class Transformer(Sites):
         dtype = as_format(weights["embedding"].dtype.name).dtype
         super().__init__(Calls(chosen), device or chosen.devices()[0], dtype)
         self.shape, self.eps, self.gelu, self.windows, self._magnitude = shape, eps, gelu, windows, magnitude
+        self.hidden_dropout = hidden_dropout
         self._frequencies = rope.inverse_frequencies(shape.head_size) if frequencies is None else frequencies
         arrays = {name: self._matrix(w) for name, w in weights.items()}
         if shape.tied:

@@ -64,7 +64,7 @@ class Settings:
     checkpointing : bool
         Whether blocks are computed again on the way back.
     dropout : float
-        The share that is dropped of what enters LoRA's A, or a relative's.
+        The share that is dropped of what enters LoRA's A, or a relative's. Beside it, what a method or a model says itself.
     """
 
     steps: int = 200
@@ -165,7 +165,7 @@ def train(
         for step in range(stepping.steps, settings.steps):
             began = time.perf_counter()
             some = batch(rows, settings.batch, settings.seed, step)
-            dropout = Dropout(settings.dropout, settings.seed, step) if settings.dropout else None
+            dropout = Dropout(settings.dropout, settings.seed, step)
             loss, gradients = model.loss(**_given(some), checkpointing=settings.checkpointing, dropout=dropout)
             factor = settings.factor(step + 1)
             losses.append(loss)
@@ -222,6 +222,11 @@ def begin(
     if settings.dropout and not drops(standing(method)):
         raise CapabilityError(
             f"{type(method).__name__} has no way that dropout lies on: {standing(method)} takes none."
+        )
+    if settings.dropout and hasattr(method, "dropout"):
+        raise CapabilityError(
+            f"{type(method).__name__} says itself what is dropped, by its option dropout, but a dropout of {settings.dropout} "
+            "came beside it."
         )
     if takes(standing(method)):
         raise CapabilityError(

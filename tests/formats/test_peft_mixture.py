@@ -8,13 +8,14 @@ import warnings
 
 import numpy as np
 import pytest
-from small_models import shaken, slopes
+from small_models import dropping, shaken, slopes
 
 from refpeft.errors import CapabilityError, FormatError, ShapeError
 from refpeft.formats import adapters, peft, peft_mixture, safetensors
 from refpeft.formats.lint import lint
 from refpeft.methods import LoRA, PromptTuning, RsLoRA, XLoRA
 from refpeft.models import load
+from refpeft.models.dropout import Dropout
 
 SITES = ("layers.0.attn.q", "layers.1.attn.v", "layers.1.mlp.down")
 IDS = np.random.default_rng(0).integers(0, 256, (2, 9))
@@ -46,7 +47,7 @@ CHOICES = [
     {"top": 1},
     {"top": 1, "softmax": False, "layerwise": True},
     {"top": 2, "softmax": False, "renormalised": True, "depth": 2, "size": 3},
-    {"first_pass": 0.75, "depth": 2, "size": 3, "dropout": 0.0},
+    {"first_pass": 0.75, "depth": 2, "size": 3, "classifier_dropout": 0.0},
     {"first_pass": -0.5, "top": 2, "softmax": False, "renormalised": True, "layerwise": True},
 ]
 """What X-LoRA may be beside a head over all layers."""
@@ -105,6 +106,30 @@ def test_peft_has_the_logits_and_gradients_of_what_is_written(tiny_llama, expert
         for name, array in its.items():
             np.testing.assert_array_equal(again.arrays[site][name], array)
     assert {finding.severity for finding in lint(tmp_path)} == {"note"}
+
+
+def test_peft_trains_under_the_same_dropout(tiny_llama, experts, tmp_path):
+    """Of what leaves the classifier's layers, with our masks in the place of torch's."""
+    torch, theirs = pytest.importorskip("torch"), pytest.importorskip("peft")
+    adapter, dropout = mixed(experts, depth=3, size=6, classifier_dropout=0.4), Dropout(0.0, seed=3, step=7)
+    adapters.save(tmp_path, adapter)
+    model = ours(tiny_llama, adapter)
+    loss, gradients = model.loss(IDS, dropout=dropout)
+    assert abs(loss - model.loss(IDS)[0]) > 2.0**-10 * loss
+    other = theirs.PeftModel.from_pretrained(plain(tiny_llama), tmp_path, is_trainable=True).train()
+    layers = other.base_model.internal_xlora_classifier.layers
+    for j, at in enumerate([2, 5]):
+        assert layers[at].p == 0.4
+        layers[at] = dropping(dropout, f"gates.{j}", 0.4)
+    scores = other(input_ids=torch.from_numpy(IDS[:, :-1])).logits.flatten(0, 1)
+    expected = torch.nn.functional.cross_entropy(scores, torch.from_numpy(IDS[:, 1:]).flatten())
+    expected.backward()
+    assert abs(loss - expected.item()) < 2.0**-18 * loss
+    for site, at in {"gates.0": 0, "gates.1": 3, "gates": 6}.items():
+        for name, part in zip(adapter.arrays[site], (layers[at].weight, layers[at].bias), strict=True):
+            grad, got = part.grad.numpy(), gradients.pop(f"{site}.{name}").numpy()
+            np.testing.assert_allclose(got, grad, rtol=0, atol=2.0**-14 * np.abs(grad).max())
+    assert not gradients
 
 
 @pytest.mark.parametrize(
@@ -172,7 +197,7 @@ def test_gradients_are_differences_and_a_cache_keeps_both_passes(tiny_llama, exp
 
 
 def test_the_first_pass_has_the_adapters_under_its_gate(tiny_llama, experts, tmp_path):
-    """Its own logits then, a prompt in front and a cache too; where peft would leave it to torch which are kept, ours is written."""
+    """With a prompt in front and a cache too; where peft leaves it to torch which of them are kept, refpeft's form is written."""
     choices = {"first_pass": 2.0, "top": 1, "layerwise": True}
     model, adapter = load(tiny_llama, dtype="float64", backend="reference"), mixed(experts, **choices)
     adapters.attach(model, adapter)
@@ -182,7 +207,7 @@ def test_the_first_pass_has_the_adapters_under_its_gate(tiny_llama, experts, tmp
     np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, rtol=0, atol=2.0**-40 * np.abs(whole).max())
     adapters.attach(model, mixed(experts, **choices | {"first_pass": 0.0}))
     assert np.abs(model.logits(IDS) - whole).max() > 0.01
-    with pytest.raises(CapabilityError, match="leaves it to torch .* so that its files have no place for XLoRA"):
+    with pytest.raises(CapabilityError, match=r"leaves it to torch .* so that its files have no place for XLoRA"):
         peft.save(tmp_path / "theirs", adapter)
     adapters.save(tmp_path / "ours", adapter)
     again = adapters.load(tmp_path / "ours")
@@ -218,8 +243,8 @@ def test_a_classifier_is_drawn_over_adapters_that_are_given(tiny_llama, adapter)
         ({"enable_softmax": 2}, FormatError, "softmax must be true or false, but 2 came"),
         ({"top_k_lora": 3}, FormatError, "top must be from 0 to the 2 adapters, but 3 came"),
         ({"xlora_depth": 0}, FormatError, "depth must be at least 1, but 0 came"),
-        ({"xlora_dropout_p": "x"}, FormatError, "dropout must be a number, but 'x' came"),
-        ({"xlora_dropout_p": 1}, FormatError, "dropout must be from 0 and below 1, but 1.0 came"),
+        ({"xlora_dropout_p": "x"}, FormatError, "classifier_dropout must be a number, but 'x' came"),
+        ({"xlora_dropout_p": 1}, FormatError, "classifier_dropout must be from 0 and below 1, but 1.0 came"),
         ({"scaling_pass_value": "x"}, FormatError, "first_pass must be a number, but 'x' came"),
         (
             {"scaling_pass_value": 0.5, "top_k_lora": 1},

@@ -6,13 +6,14 @@ import json
 
 import numpy as np
 import pytest
-from small_models import by_site, save, shaken, slopes
+from small_models import by_site, dropping, save, shaken, slopes
 
 from refpeft.errors import CapabilityError, FormatError, ShapeError
 from refpeft.formats import adapters, peft, peft_shadow, safetensors
 from refpeft.formats.lint import lint
 from refpeft.methods import LoRA, Shadow
 from refpeft.models import load
+from refpeft.models.dropout import Dropout
 
 IDS = np.random.default_rng(0).integers(0, 97, (2, 9))
 
@@ -28,7 +29,7 @@ def base(tmp_path_factory):
     return save(config, tmp_path_factory.mktemp("base"))
 
 
-DEEP = Shadow(rank=3, alpha=0.7, width=5, depth=2, auxiliary=0.3)
+DEEP = Shadow(rank=3, alpha=0.7, width=5, depth=2, auxiliary=0.3, dropout=0.4)
 
 
 def made(base, method=DEEP, **options):
@@ -72,6 +73,32 @@ def test_peft_has_the_logits_loss_and_gradients_of_what_is_written(base, method,
     adapters.attach(read := load(base), again)
     np.testing.assert_array_equal(read.logits(IDS).numpy(), expected)
     assert {finding.severity for finding in lint(tmp_path / "theirs")} == {"note"}
+
+
+def test_peft_trains_under_the_same_dropout(base, tmp_path):
+    """Of what hidden states and the shadow differ by, with our masks in the place of torch's."""
+    torch, theirs, transformers = (pytest.importorskip(n) for n in ("torch", "peft", "transformers"))
+    model, dropout = made(base), Dropout(0.0, seed=3, step=7)
+    adapters.save(tmp_path, adapters.Adapter(DEEP, model.arrays()))
+    loss, gradients = model.loss(IDS, dropout=dropout)
+    assert abs(loss - model.loss(IDS)[0]) > 2.0**-10 * loss
+    plain = transformers.AutoModelForCausalLM.from_pretrained(base)
+    other = theirs.PeftModel.from_pretrained(plain, tmp_path, is_trainable=True).train()
+    for name, module in other.named_modules():
+        if name.endswith("shadow_dropout"):
+            assert module["default"].p == 0.4
+            layer = name.split(".layers.")[1].split(".")[0]
+            module["default"] = dropping(dropout, f"layers.{layer}.shadow.inject", 0.4)
+    out = other(
+        torch.from_numpy(IDS), labels=torch.from_numpy(IDS)
+    )  # the mask of the last token, too, is drawn behind the others
+    out.loss.backward()
+    assert abs(loss - out.loss.item()) < 2.0**-18 * loss
+    found = {name: p.grad for name, p in other.named_parameters() if p.requires_grad}
+    ours = peft_shadow.encode(adapters.Adapter(DEEP, by_site(gradients)))[1]
+    for name, grad in found.items():
+        grad = np.zeros(ours[name].shape) if grad is None else grad.numpy()
+        np.testing.assert_allclose(ours[name], grad, rtol=0, atol=2.0**-12 * max(np.abs(grad).max(), 1e-3))
 
 
 def test_gradients_are_differences_and_a_cache_keeps_the_small_model_too(base):
@@ -119,6 +146,7 @@ def test_blocks_that_lie_together_may_have_one(base, tmp_path):
         ({"share_embeddings": False}, {}, CapabilityError, "share_embeddings is false"),
         ({"shadow_hidden_size": 16}, {}, CapabilityError, "shadow_hidden_size is 16"),
         ({"r": 0}, {}, FormatError, "rank must be at least 1, but 0 came"),
+        ({"shadow_dropout": 1}, {}, FormatError, "dropout must be from 0 and below 1, but 1.0 came"),
         ({"auxiliary_loss_weight": -1}, {}, FormatError, "auxiliary must be 0 or more, but -1.0 came"),
         ({"update_hidden_size": "x"}, {}, FormatError, "width must be an integer, but 'x' came"),
         ({}, {"base_model.shadow_head.default.weight": 1}, FormatError, "shadow_head.* belongs to nothing that SHADOW"),

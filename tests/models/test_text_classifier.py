@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from small_models import save, shaken, slopes
+from small_models import dropping, save, shaken, slopes
 
 from refpeft.errors import AttributeValueError, CapabilityError, DomainError, FormatError, ShapeError
 from refpeft.formats import adapters, peft
@@ -102,6 +102,46 @@ def test_shards_of_a_batch_add_up_to_it(bert, monkeypatch):
         assert np.abs(parts[name] - gradient).max() <= 2.0**-42 * np.abs(gradient).max()
     with pytest.raises(ShapeError, match=r"mask must have the shape \(3, 9\) of the token ids, but \(4, 9\) came"):
         model.loss(IDS, LABELS, np.ones((4, 9), bool))
+
+
+def test_transformers_trains_under_the_same_dropout(bert, tmp_path):
+    """LoRA's with a rate of its own, and the encoder's but for that of attention, with our masks in the place of torch's."""
+    pytest.importorskip("torch")
+    library, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    rates = {"hidden_dropout_prob": 0.3, "classifier_dropout": 0.5, "attention_probs_dropout_prob": 0.0}
+    base = transformers.AutoModelForSequenceClassification.from_pretrained(bert, **rates)
+    base.save_pretrained(tmp_path / "base")
+    model, random, dropout = load_classifier(tmp_path / "base"), np.random.default_rng(1), Dropout(0.4, seed=3, step=7)
+    model.attach(SITES, method := LoRA(rank=2, alpha=6), random)
+    shaken(model, random)
+    adapters.save(tmp_path / "ours", adapters.Adapter(method, model.arrays(), family="bert", head=model.head))
+    other = library.PeftModel.from_pretrained(base, tmp_path / "ours", is_trainable=True).train()
+    places = {"embeddings.dropout": "embedding.dropout", "model.dropout": "pooler.dropout"}
+    for i in range(2):
+        ends = {"attention.output.dropout": "attn.dropout", "output.dropout": "mlp.dropout"}
+        ends |= {f"attention.self.{n}.lora_dropout.default": f"attn.{n[0]}" for n in ("query", "value")}
+        places |= {f".layer.{i}.{theirs}": f"layers.{i}.{ours}" for theirs, ours in ends.items()}
+    for end, place in places.items():
+        (name,) = (name for name, _ in other.named_modules() if name.endswith(end))
+        module, known = other.get_submodule(name), dropping(dropout, place, 0.4)
+        if "lora_" not in name:
+            known = dropping(dropout, place, module.p)
+            assert module.p == (0.5 if place == "pooler.dropout" else 0.3)
+        other.set_submodule(name, known)
+    out = other(**inputs(labels=LABELS))
+    out.loss.backward()
+    loss, gradients = model.loss(IDS, LABELS, MASK, SEGMENTS, dropout=dropout)
+    assert abs(loss - out.loss.item()) < 2.0**-18 * loss
+    assert abs(loss - model.loss(IDS, LABELS, MASK, SEGMENTS)[0]) > 2.0**-10 * loss
+    found = {name: p.grad.numpy() for name, p in other.named_parameters() if p.requires_grad}
+    assert len(found) == len(gradients)
+    its = {"query": "q", "value": "v"}
+    for name, grad in found.items():
+        parts = name.split(".")
+        key = f"{'pooler' if 'pooler' in name else 'classifier'}.{parts[-1]}"
+        if "lora_" in name:
+            key = f"layers.{parts[parts.index('layer') + 1]}.attn.{its[parts[-4]]}.{parts[-3][-1].lower()}"
+        np.testing.assert_allclose(gradients[key].numpy(), grad, rtol=0, atol=2.0**-14 * np.abs(grad).max())
 
 
 @pytest.mark.parametrize("train", [("pooler", "classifier"), ("classifier",)])
