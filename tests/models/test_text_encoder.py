@@ -16,6 +16,7 @@ from refpeft.formats import adapters, peft, safetensors
 from refpeft.memory.models import read
 from refpeft.methods import IA3, DoRA, LayerNormTuning, LoRA, Pfeiffer, methods
 from refpeft.models import load, load_encoder
+from refpeft.models.dropout import Dropout
 
 IDS = np.random.default_rng(0).integers(0, 97, (3, 9))
 SEGMENTS = (np.arange(9) > 4) * np.ones((3, 1), np.int64)
@@ -115,6 +116,7 @@ def test_gradients_and_files_are_pefts(bert, tmp_path, method):
     np.testing.assert_allclose(merged, hidden, rtol=0, atol=2.0**-16 * np.abs(hidden).max())
 
 
+DROPOUT = Dropout(0.3, seed=3, step=7)
 KINDS = {
     "lora": (SITES, {"rank": 2}),
     "houlsby": ("*", {"reduction": 4}),
@@ -129,18 +131,22 @@ KINDS = {
 
 @pytest.mark.parametrize("name", KINDS)
 def test_gradients_of_every_kind_are_differences(bert, name):
-    """Central ones along a random direction of all that is trained, in float64; checkpointing and torch give the same."""
+    """Central ones along a random direction of all that is trained, in float64, with dropout; checkpointing and torch give the
+    same.
+    """
     random, (pattern, numbers) = np.random.default_rng(3), KINDS[name]
     model = attached(bert, methods()[name](**numbers), pattern)
     dhidden = random.normal(size=(3, 9, 32))
-    hidden, vjp = model.with_vjp(IDS, MASK, SEGMENTS)
+    given = IDS, MASK, SEGMENTS
+    hidden, vjp = model.with_vjp(*given, dropout=DROPOUT)
     gradients = vjp(dhidden)
+    assert np.abs(hidden - model.hidden(*given)).max() > 0.1
     assert hidden.shape == dhidden.shape
     assert set(gradients) == set(model.trained)
-    others = model.with_vjp(IDS, MASK, SEGMENTS, checkpointing=True)[1](dhidden)
+    others = model.with_vjp(*given, checkpointing=True, dropout=DROPOUT)[1](dhidden)
     torchs = attached(bert, methods()[name](**numbers), pattern, "torch")
-    found = torchs.with_vjp(IDS, MASK, SEGMENTS)[1](torchs.asarray(dhidden))
-    along, sums, h = {n: random.normal(size=a.shape) for n, a in model.trained.items()}, [], 2.0**-17
+    found = torchs.with_vjp(*given, dropout=DROPOUT)[1](torchs.asarray(dhidden))
+    along, sums, h = {n: random.normal(size=a.shape) for n, a in model.trained.items()}, [], 2.0**-20
     for n, gradient in gradients.items():
         assert np.any(gradient)
         np.testing.assert_array_equal(others[n], gradient)
@@ -148,7 +154,7 @@ def test_gradients_of_every_kind_are_differences(bert, name):
     for step in (h, -2 * h):
         for n, array in model.trained.items():
             array += step * along[n]
-        sums.append(np.sum(dhidden * model.hidden(IDS, MASK, SEGMENTS)))
+        sums.append(np.sum(dhidden * model.with_vjp(*given, dropout=DROPOUT)[0]))
     slope = sum(np.sum(gradients[n] * along[n]) for n in along)
     assert abs(slope - (sums[0] - sums[1]) / (2 * h)) < 1e-7 * abs(slope)
 
@@ -178,8 +184,9 @@ def test_padding_is_not_seen_and_what_is_wrong_is_said(bert, tmp_path):
     for change, said in (
         ({"position_embedding_type": "relative_key"}, 'position_embedding_type is "relative_key", but "absolute" is'),
         ({"is_decoder": True}, "is_decoder is true, but false is computed"),
+        ({"hidden_dropout_prob": 1}, "hidden_dropout_prob must be a number from 0 and below 1, but 1 came"),
     ):
         shutil.copytree(bert, tmp_path, dirs_exist_ok=True)
         (tmp_path / "config.json").write_text(json.dumps(config | change))
-        with pytest.raises(CapabilityError, match=said):
+        with pytest.raises((CapabilityError, FormatError), match=said):
             load_encoder(tmp_path)

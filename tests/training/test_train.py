@@ -42,6 +42,22 @@ def training(model, out, **changes):
     return ["train", model, *(part for name, value in options.items() for part in (f"--{name}", value))]
 
 
+def test_a_shadow_is_trained_with_its_own_dropout(model, tmp_path):
+    """peft's by default, which its file says too; another rate is another adapter."""
+    found = {}
+    for rate in (None, 0.2, 0.0):
+        more = [] if rate is None else ["--option", f"dropout={rate}"]
+        given = training(model, tmp_path / str(rate), method="shadow", backend="torch", steps=2)
+        assert refpeft(*given, *more).exit_code == 0
+        adapter = tmp_path / str(rate) / "adapter"
+        found[rate] = adapters.load(adapter).arrays["layers.0.shadow.inject"]["up"]
+        assert json.loads((adapter / "adapter_config.json").read_text())["shadow_dropout"] == (
+            0.2 if rate is None else rate
+        )
+    np.testing.assert_array_equal(found[None], found[0.2])
+    assert np.abs(found[0.0] - found[0.2]).max() > 0
+
+
 @pytest.mark.parametrize(("method", "backend"), [("lora", "cpu"), ("dora", "cpu"), ("hra", "torch")])
 def test_training_lowers_the_loss_and_peft_loads_what_was_learned(model, tmp_path, method, backend):
     """On the text and for peft alike: the loss that refpeft evaluates with the adapter is the one that peft's model has."""
@@ -322,6 +338,10 @@ def test_wrong_runs_are_refused_in_a_sentence(model, tmp_path):
         (
             training(model, tmp_path / "new", dropout=0.1, method="ia3"),
             "IA3 has no way that dropout lies on: ia3.linear takes none.",
+        ),
+        (
+            training(model, tmp_path / "new", dropout=0.1, method="shadow", backend="torch"),
+            "Shadow says itself what is dropped, by its option dropout, but a dropout of 0.1 came beside it",
         ),
         (training(model, tmp_path / "new", schedule="steep"), "schedule must be one of constant, linear, cosine"),
         (training(model, tmp_path / "new", data=tmp_path / "bad.jsonl"), "line 2 must be a JSON object with a text"),
