@@ -7,9 +7,12 @@ from refpeft_torch.autograd import implements
 
 
 @implements("xlora.linear")
-def linear(x, weight, a, b, gates, bias=None, *, scaling):
+def linear(x, weight, a, b, gates, bias=None, mask=None, *, scaling, keep=1.0):
     """The base layer, and the adapters side by side with a gate on each one's rank."""
-    hidden = F.linear(x, a.flatten(0, 1)).unflatten(-1, a.shape[:2])
+    if mask is None:
+        hidden = F.linear(x, a.flatten(0, 1)).unflatten(-1, a.shape[:2])
+    else:
+        hidden = ((x[..., None, :] * mask / keep)[..., None, :] @ a.mT)[..., 0, :]
     gated = (hidden * gates[..., None]).flatten(-2)
     return F.linear(x, weight, bias) + scaling * F.linear(gated, b.transpose(0, 1).flatten(1))
 

@@ -31,12 +31,15 @@ class Dropout:
     seed, step : int
     first : int
         The row of the batch with which a shard begins.
+    within : str
+        Before the name of each place, where one pass of a step is to drop something else than another.
     """
 
     rate: float
     seed: int = 0
     step: int = 0
     first: int = 0
+    within: str = ""
 
     def __post_init__(self):
         if not 0 <= self.rate < 1:
@@ -50,7 +53,7 @@ class Dropout:
         """Which elements at a site, or another place, are kept, (n, ...) bool."""
         kept = np.empty(shape, bool)
         for row, its in enumerate(kept, self.first):
-            random = np.random.default_rng([self.seed, self.step, zlib.crc32(site.encode()), row])
+            random = np.random.default_rng([self.seed, self.step, zlib.crc32(f"{self.within}{site}".encode()), row])
             np.greater_equal(random.random(shape[1:], np.float32), self.rate, out=its)
         return kept
 

@@ -3,7 +3,7 @@
 A first pass goes through the model as it is, without its adapters, or with all of them under one gate that is given. What comes
 out above the last norm is read by a classifier, whose gates the layers of the second pass take beside their inputs:
 
-    g = softmax((C f(h) + c) / T)        y = x Wᵀ + s (sum over k of g_k x A_kᵀ B_kᵀ)
+    g = softmax((C f(h) + c) / T)        y = x Wᵀ + s (sum over k of g_k drop_k(x) A_kᵀ B_kᵀ)
 
 f are the classifier's layers below its head, each with a ReLU and, in training, dropout behind it, where there are any. Of the
 gates the largest may be kept alone, in both passes, and each layer may have its own, see `refpeft.methods.XLoRA`.
@@ -138,8 +138,9 @@ def gated(model: LanguageModel, ids: np.ndarray, keep: bool, cache: list | None 
 
 
 def _first(model: LanguageModel, method: XLoRA, mixed: list[str], ids: np.ndarray, cache: list | None) -> LanguageModel:
-    """The model of the first pass."""
+    """The model of the first pass, which drops other elements than the second."""
     first = copy(model)
+    first.dropout = None if model.dropout is None else replace(model.dropout, within=f"{GATES}.first.")
     if not method.first_pass:
         first.sites = model.sites | {site: model.bare(site) for site in mixed}
         return first

@@ -337,7 +337,9 @@ class Sites:
         if self.dropout is not None and drops(layer.operation):
             dropout = self.dropout.at(getattr(layer.method, "dropout", self.dropout.rate))
             if dropout.rate:
-                mask = {"mask": self.asarray(dropout.mask(site, inputs["x"].shape))}
+                *tokens, width = inputs["x"].shape
+                each = (len(layer.arrays["a"]),) if layer.operation in MIXING.values() else ()
+                mask = {"mask": self.asarray(dropout.mask(site, (*tokens, *each, width)))}
                 called = layer.operation, layer.arrays | mask, layer.attributes | {"keep": 1 - dropout.rate}
         if isinstance(base := layer.arrays.get("weight"), Base):
             called = base.under(*called)

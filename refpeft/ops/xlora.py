@@ -1,6 +1,6 @@
 """X-LoRA: several LoRA under gates of each token's own (Buehler and Buehler 2024, arXiv:2402.07148, as peft implements it).
 
-    y = x Wᵀ + s (sum over k of g_k x A_kᵀ B_kᵀ)        g = softmax((C h + c) / T)
+    y = x Wᵀ + s (sum over k of g_k drop_k(x) A_kᵀ B_kᵀ)        g = softmax((C h + c) / T)
 
 h is the last hidden state of a first pass over the input, C (k, d) and c the classifier's head. Of the gates a few may be kept,
 the others set to zero, and those that are left normalised by a second softmax. The adapters were trained before; what is trained
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from refpeft.numerics.primitives import positions, scatter_add, topk
+from refpeft.numerics.primitives import dropout, positions, scatter_add, topk
 from refpeft.operation import operation
 from refpeft.ops._arrays import plus, rows
 from refpeft.ops.lora_init import kaiming_uniform
@@ -22,9 +22,13 @@ LARGEST = 8.0
 _SIZES = {"k": (2, 4, 3, 1, 5), "r": (2, 1, 3)}
 
 
-@operation("xlora.linear", "x[*n,i] weight[o,i] a[k,r,i] b[k,o,r] gates[*n,k] bias?[o] -> y[*n,o]", sizes=_SIZES)
-def linear(x, weight, a, b, gates, bias=None, *, scaling: float):
-    """y = x Wᵀ + bias + s (sum over k of g_k x A_kᵀ B_kᵀ).
+@operation(
+    "xlora.linear",
+    "x[*n,i] weight[o,i] a[k,r,i] b[k,o,r] gates[*n,k] bias?[o] mask?: bool[*n,k,i] -> y[*n,o] where keep <= 1, keep > 0",
+    sizes=_SIZES,
+)
+def linear(x, weight, a, b, gates, bias=None, mask=None, *, scaling: float, keep: float = 1.0):
+    """y = x Wᵀ + bias + s (sum over k of g_k drop_k(x) A_kᵀ B_kᵀ), where drop_k(x) = mask_k x / keep.
 
     Parameters
     ----------
@@ -37,29 +41,40 @@ def linear(x, weight, a, b, gates, bias=None, *, scaling: float):
         g, of each token.
     bias : (o,), optional
         The base layer's bias.
+    mask : (*n, k, i) bool, optional
+        Dropout before each A: which elements are kept.
     scaling : float
         s; alpha / r, times the global weight of the gates. Where the adapters' differ, they belong to B_k.
+    keep : float
+        Probability of keeping an element, above 0; used with ``mask`` only.
 
     Returns
     -------
     y : (*n, o)
     """
-    h = _hidden(x, a)
+    h = _hidden(x, a) if mask is None else _apart(_dropped(x, mask, keep), a)
     return plus(x @ weight.T + (scaling * _flat(h * np.expand_dims(gates, -1))) @ _beside(b).T, bias)
 
 
 @linear.vjp
-def _(dy, x, weight, a, b, gates, bias=None, *, scaling):
-    """With h_k = x A_kᵀ, du = s dy and dm_k = du B_k: dg_k = dm_k . h_k, dB_k = duᵀ (g_k h_k), dh_k = g_k dm_k, dA_k = dh_kᵀ x,
-    dx = dy W + sum of dh_k A_k.
+def _(dy, x, weight, a, b, gates, bias=None, mask=None, *, scaling, keep=1.0):
+    """With z_k = drop_k(x), h_k = z_k A_kᵀ, du = s dy and dm_k = du B_k: dg_k = dm_k . h_k, dB_k = duᵀ (g_k h_k),
+    dh_k = g_k dm_k, dA_k = dh_kᵀ z_k, dx = dy W + sum of drop_k(dh_k A_k).
     """
     (k, r, i), o = a.shape, b.shape[1]
-    h, g, du = _hidden(x, a), np.expand_dims(gates, -1), scaling * dy
+    z = None if mask is None else _dropped(x, mask, keep)
+    h, g, du = _hidden(x, a) if z is None else _apart(z, a), np.expand_dims(gates, -1), scaling * dy
     dm = (du @ _beside(b)).reshape(*x.shape[:-1], k, r)
-    dgates, dh = np.sum(dm * h, axis=-1), _flat(dm * g)
+    dgates, dh = np.sum(dm * h, axis=-1), dm * g
     db = (rows(du).T @ rows(_flat(h * g))).reshape(o, k, r).transpose(1, 0, 2)
-    da = (rows(dh).T @ rows(x)).reshape(k, r, i)
-    dx = dy @ weight + dh @ a.reshape(k * r, i)
+    if z is None:
+        da = (rows(_flat(dh)).T @ rows(x)).reshape(k, r, i)
+        through = _flat(dh) @ a.reshape(k * r, i)
+    else:
+        n = rows(x).shape[0]
+        da = dh.reshape(n, k, r).transpose(1, 2, 0) @ z.reshape(n, k, i).transpose(1, 0, 2)
+        through = np.sum(dropout(_apart(dh, a.transpose(0, 2, 1)), mask, keep), axis=-2)
+    dx = dy @ weight + through
     return dx, rows(dy).T @ rows(x), da, db, dgates, rows(dy).sum(axis=0)
 
 
@@ -136,6 +151,16 @@ def _hidden(x, a):
     """(*n, k, r): what each adapter makes of x on its way through the rank."""
     k, r, i = a.shape
     return (x @ a.reshape(k * r, i).T).reshape(*x.shape[:-1], k, r)
+
+
+def _dropped(x, mask, keep):
+    """(*n, k, i): x on its way into each adapter."""
+    return dropout(np.broadcast_to(np.expand_dims(x, -2), mask.shape), mask, keep)
+
+
+def _apart(z, a):
+    """(*n, k, r): each adapter's z (*n, k, i) times its own A_kᵀ."""
+    return (np.expand_dims(z, -2) @ a.transpose(0, 2, 1)).reshape(*z.shape[:-1], a.shape[1])
 
 
 def _flat(h):

@@ -3,12 +3,13 @@
 import torch
 from adapters.composition import Average
 
+from refpeft_hf.adapterhub.lora import no_mask
 from refpeft_hf.adapterhub_layers import called, several
 from refpeft_hf.declared import implements
 
 
-@implements("xlora.linear")
-def linear(x, weight, a, b, gates, bias=None, *, scaling):
+@implements("xlora.linear", no_mask)
+def linear(x, weight, a, b, gates, bias=None, mask=None, *, scaling, keep=1.0):
     """``Average`` without normalising, token by token, each with its gates as the weights."""
     layer, tensors = several(weight, bias, a, b, Average)
     for lora in layer.loras.values():

@@ -7,7 +7,7 @@ import torch
 from peft.tuners.xlora.classifier import XLoraClassifier
 from peft.tuners.xlora.layer import XLoraLayer, XLoraLinearLayer
 
-from refpeft_hf.declared import implements
+from refpeft_hf.declared import implements, no_mask
 from refpeft_hf.layers import one_batch, several
 
 
@@ -35,8 +35,8 @@ def sequence(array):
     return one_batch(array, 1).unsqueeze(0)
 
 
-@implements("xlora.linear")
-def linear(x, weight, a, b, gates, bias=None, *, scaling):
+@implements("xlora.linear", no_mask)
+def linear(x, weight, a, b, gates, bias=None, mask=None, *, scaling, keep=1.0):
     """Every adapter with the same scale."""
     layer, tensors = several(weight, bias, a, b)
     layer.scaling = dict.fromkeys(layer.scaling, scaling)

@@ -25,6 +25,7 @@ def _(subject, problem, observed):
     only = _gated(problem, np.arange(k) == k - 1)
     arrays = {n: problem.inputs[n] for n in ("x", "weight", "bias") if n in problem.inputs}
     arrays |= {n: problem.inputs[n][-1] for n in ("a", "b")}
+    arrays |= {"mask": problem.inputs["mask"][..., -1, :]} if "mask" in problem.inputs else {}
     lora = Problem.of("lora.linear", arrays, problem.attributes, {}, problem.dtype)
     agree("one gate", subject, (only, subject.run(only)), (lora, subject.run(lora)), {"y": "y"}, observed)
 
@@ -32,6 +33,7 @@ def _(subject, problem, observed):
 @law("xlora.linear", "the order of the adapters is none")
 def _(subject, problem, observed):
     turned = {n: problem.inputs[n][::-1] for n in ("a", "b")} | {"gates": problem.inputs["gates"][..., ::-1]}
+    turned |= {"mask": problem.inputs["mask"][..., ::-1, :]} if "mask" in problem.inputs else {}
     subject.hold(problem.replace(inputs=problem.inputs | turned, cotangents={}), observed, gradients=False)
 
 
