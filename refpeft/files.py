@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import mmap
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from refpeft.errors import FormatError
+from refpeft.errors import FormatError, RefpeftError
 
 
 @contextmanager
@@ -41,12 +43,8 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     FormatError
         If the folder does not exist, or the name belongs to something that is not a regular file.
     """
-    target = Path(os.path.realpath(path))
-    if not target.parent.is_dir():
-        raise FormatError(f"{os.fspath(path)} cannot be written because the folder {target.parent} does not exist.")
+    target = require_writable(path)
     replaces = target.exists()
-    if replaces and not target.is_file():
-        raise FormatError(f"{os.fspath(path)} cannot be written because it exists and is not a regular file.")
     temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "xb") as file:
@@ -59,14 +57,75 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            named(error, path)
+            named(error, path, temporary)
         raise
 
 
-def named(error: OSError, path: str | os.PathLike[str]) -> None:
-    """Have an error say which file it is of, where it does not: a full disk, say."""
-    if error.filename is None:
+def require_writable(path: str | os.PathLike[str]) -> Path:
+    """The file that a name is of, a symbolic link followed: one that `atomic_file` can write.
+
+    Raises
+    ------
+    FormatError
+        If the folder does not exist, or the name belongs to something that is not a regular file.
+    """
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise FormatError(f"{os.fspath(path)} cannot be written because the folder {target.parent} does not exist.")
+    if target.exists() and not target.is_file():
+        raise FormatError(f"{os.fspath(path)} cannot be written because it exists and is not a regular file.")
+    return target
+
+
+def named(error: OSError, path: str | os.PathLike[str], temporary: Path | None = None) -> None:
+    """Have an error say which file it is of, where it does not (a full disk, say) or says its temporary name."""
+    if error.filename is None or (temporary is not None and os.fspath(error.filename) == os.fspath(temporary)):
         error.filename = os.fspath(path)
+
+
+def sweep_up(folder: Path) -> None:
+    """Remove the temporary files that a kill left in a folder of ours; nobody else must be at work there."""
+    for left in folder.glob(".*.tmp"):
+        left.unlink()
+
+
+def locked(folder: Path, busy: str) -> int:
+    """An open file that holds a lock on a folder until the process ends, however it ends; no lock where the system has none.
+
+    Raises
+    ------
+    FormatError
+        With what ``busy`` says, if another process holds it.
+    """
+    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
+    with contextlib.suppress(ImportError):
+        import fcntl
+
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(handle)
+            raise FormatError(busy) from error
+    return handle
+
+
+@contextmanager
+def understood(where: str | os.PathLike[str]) -> Iterator[None]:
+    """Where a file of unknown origin is read: whatever a value of another kind makes of the reading is the file's fault.
+
+    Raises
+    ------
+    FormatError
+        In place of the errors that such values raise in Python and NumPy.
+    """
+    try:
+        yield
+    except RefpeftError:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, re.error) as error:
+        raise FormatError(
+            f"{os.fspath(where)} holds a value of another kind than is expected there: {type(error).__name__}, {error}."
+        ) from error
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:

@@ -39,7 +39,7 @@ def asked(task: str, model: str, data: str, labels: str | None, head: str | None
 
     if task == "language":
         return Language()
-    return Classification.of(model, data, *(text.split(",") if text else () for text in (labels, head)))
+    return Classification.of(model, data, *(text.split(",") if text is not None else () for text in (labels, head)))
 
 
 def rows(
@@ -60,26 +60,26 @@ def rows(
     With ``rounds`` what each costs is in it, and there are rows of it merged and of the model's own classifier.
     """
     import json
-    from pathlib import Path
+    import os
     from typing import Any
 
     import numpy as np
 
     from refpeft.cli._output import progress
     from refpeft.errors import FormatError
-    from refpeft.files import atomic_write
+    from refpeft.files import atomic_write, require_writable
     from refpeft.formats import adapters
     from refpeft.models.head import head_of
     from refpeft.training import classification, costs, evaluation
 
-    if predictions and len(folders) > 1:
+    if predictions is not None and len(folders) > 1:
         raise FormatError(f"--predictions are of one adapter, but {len(folders)} came.")
-    if predictions and Path(predictions).exists():
+    if predictions is not None and os.path.lexists(predictions or "."):
         raise FormatError(f"{predictions} exists already, expected the name of a new file.")
-    if predictions and not (folder := Path(predictions).absolute().parent).is_dir():
-        raise FormatError(f"--predictions {predictions} cannot be written because the folder {folder} does not exist.")
+    if predictions is not None:
+        require_writable(predictions)
     loaded = {folder: adapters.load(folder) for folder in folders}
-    found = classification.examples(data, needed=not predictions)[:limit]
+    found = classification.examples(data, needed=predictions is None)[:limit]
     results: list[dict[str, Any]] = []
     predicted: dict[str, np.ndarray] = {}
     alone = [("", None)] if not loaded or (rounds and head_of(model).labels) else []
@@ -100,7 +100,7 @@ def rows(
             }
             results.append(row | (costs.measured(base, variant, first, rounds) if rounds else {}))
             predicted[variant.name] = got.probabilities
-    if predictions:
+    if predictions is not None:
         lines = [
             {
                 **{name: value for name, value in example._asdict().items() if value is not None},

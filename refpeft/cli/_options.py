@@ -45,7 +45,16 @@ def _given(option: str, text: str | None) -> str:
     """A text that is not empty, or an empty one where none was asked for."""
     if text == "":
         raise click.UsageError(f"{option} needs a text, but an empty one came.")
-    return text or ""
+    return require_text(option, text or "")
+
+
+def require_text(option: str, text: str) -> str:
+    """A text as it is, unless bytes came that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise click.UsageError(f"{option} must be UTF-8, but {text[error.start : error.end]!r} came.") from None
+    return text
 
 
 def names(option: str, text: str) -> tuple[str, ...]:
@@ -73,9 +82,11 @@ def quantised(command):
     def given(*, quantize, double_quant, **others):
         from refpeft.convert.quantise import Settings
 
-        if double_quant and not quantize:
+        if double_quant and quantize is None:
             raise click.UsageError("--double-quant needs --quantize nf4 or fp4.")
-        return command(quantise=Settings(kind=quantize, double=double_quant) if quantize else None, **others)
+        return command(
+            quantise=Settings(kind=quantize, double=double_quant) if quantize is not None else None, **others
+        )
 
     return given
 
@@ -109,13 +120,15 @@ def _read(context: click.Context, _, path: str | None) -> None:
 
 def _stated(path: str, name: str, value, option: click.Option):
     """A value of a TOML file as the command line would state it."""
-    several = option.multiple and isinstance(value, list)
-    if any(isinstance(one, dict | list) for one in (value if several else [value])):
-        wanted = "values in a list" if option.multiple else "one value"
+    values = value if option.multiple and isinstance(value, list) else [value]
+    wanted = "true or false" if option.is_flag else "values in a list" if option.multiple else "one value"
+    if any(isinstance(one, dict | list) or "\0" in str(one) for one in values) or (
+        option.is_flag and not isinstance(value, bool)
+    ):
         raise click.UsageError(f"--config {path}: {name} must be {wanted}, but {value!r} came.")
     if option.is_flag:
         return value
-    return [str(one) for one in value] if several else str(value)
+    return [str(one) for one in values] if option.multiple else str(value)
 
 
 _TRAINING = (

@@ -36,7 +36,7 @@ def command(model, out, kind, double, blocksize, dtype, quantise, keep, shard, b
 
     settings = Settings(kind=kind, blocksize=blocksize, double=double, dtype=dtype)
     size = as_bytes("--shard", shard)
-    runner = plugins.backend(backend) if backend else _quick(kind)
+    runner = plugins.backend(backend) if backend is not None else _quick(kind)
     if runner.unavailable():
         raise CapabilityError(f"backend {backend!r} cannot run here: {runner.unavailable()}")
     source = open_model(model)

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from refpeft.cli._options import pairs, quantised
+from refpeft.cli._options import pairs, quantised, require_text
 from refpeft.cli._output import as_json, report
 
 
@@ -51,6 +51,7 @@ def command(model, prompts, adapters, chat, tokens, seed, backend, quantise, as_
     for number, prompt in enumerate(prompts):
         name, equals, rest = prompt.partition("=")
         name, text = (name, rest) if equals and name in loaded else ("", prompt)
+        require_text("--prompt", text)
         asked = templates.ask(model, text) if chat else text
         ids = tokenizer.encode(asked, add_special_tokens=not chat).ids
         random = _random(seed, number)

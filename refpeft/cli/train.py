@@ -61,6 +61,7 @@ def command(
     from pathlib import Path
 
     from refpeft import drawing
+    from refpeft.convert.source import digest, open_model
     from refpeft.errors import AttributeValueError, DomainError
     from refpeft.files import atomic_write
     from refpeft.memory.machine import require_memory
@@ -74,7 +75,7 @@ def command(
         raise AttributeValueError(f"--sequence must be at least 1, but {sequence} came.")
     tokens_of = tokenizer(model)
     wanted = loop.Settings(**settings, start_text=text.token_ids(start_text, tokens_of))
-    if plot:
+    if plot is not None:
         drawing.require_png(plot)
     quantise = choice.base(method, quantise)
     how = {"backend": backend, "quantise": quantise}
@@ -83,13 +84,16 @@ def command(
     asked = classes.asked(task, model, data, labels, head)
     rows = asked.rows(data, tokens_of, sequence)
     learner = asked.model(model, settings["seed"], **how)
-    identity |= asked.record()
+    identity |= asked.record() | {"sha256 of the model": digest(open_model(model, four_bit=True))}
+
+    def finish(losses):
+        if plot is not None:
+            atomic_write(Path(plot), curve.draw(losses, f"{method} on {Path(model).name}"))
+
     with _bar(wanted.steps) as advance:
         fitting, sites = choice.at(learner.shape, chosen, targets)
         require_memory(learner.shape, method, fitting, targets, loop.longest(rows), wanted.optimizer)
-        losses = loop.train(learner, fitting, sites, rows, wanted, Path(out), identity, advance)
-    if plot:
-        atomic_write(Path(plot), curve.draw(losses, f"{method} on {Path(model).name}"))
+        losses = loop.train(learner, fitting, sites, rows, wanted, Path(out), identity, advance, finish=finish)
     if wrong := [step for step, loss in enumerate(losses, 1) if not math.isfinite(loss)]:
         raise DomainError(
             f"the loss was {losses[wrong[0] - 1]} in step {wrong[0]}, so that {out} holds no adapter of use; try a lower --lr."

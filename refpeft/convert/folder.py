@@ -20,7 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from refpeft import __version__
-from refpeft.convert.partial import begin
+from refpeft.convert.partial import begin, remove
 from refpeft.convert.source import Source, Tensor
 from refpeft.errors import AttributeValueError, RefpeftError
 from refpeft.files import atomic_file, atomic_write
@@ -93,15 +93,17 @@ def rewrite(
         Whatever the work refuses.
     """
     out = Path(os.path.abspath(out))
-    partial = begin(out, _plan(source, work, shard), restart=restart)
+    partial, leave = begin(out, _plan(source, work, shard), restart=restart)
     try:
         written = _write_shards(partial, source, work, shard, advance)
         _write_beside(partial / "done", source, work, beside)
+        os.rename(partial / "done", out)
+        remove(partial)
     except RefpeftError:  # which it would meet again
-        shutil.rmtree(partial)
+        remove(partial)
         raise
-    os.rename(partial / "done", out)
-    shutil.rmtree(partial)
+    finally:
+        leave()
     return written
 
 

@@ -6,6 +6,7 @@ llama.cpp rotates neighbouring elements of a head, transformers those half a hea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,8 @@ def configuration(path: Path, lazy: gguf.Lazy) -> dict[str, Any]:
 
     def number(key: str, default: float | None) -> Any:
         value = keys.get(key, default)
-        if value is not None and type(value) not in (int, float):
-            raise FormatError(f"{path}: {key} must be a number, got {short.repr(value)}.")
+        if value is not None and (type(value) not in (int, float) or not 0 <= value < math.inf):
+            raise FormatError(f"{path}: {key} must be a finite number, 0 or more, got {short.repr(value)}.")
         return value
 
     shared = {
@@ -125,4 +126,5 @@ def places(path: Path, lazy: gguf.Lazy, config: Mapping[str, Any]) -> dict[str, 
         if moved and array == "bias":
             raise FormatError(f"{path}: {old}: the order of a bias's elements in a Llama model is not converted.")
         found[f"{name}.{array}"] = (old, order if moved else None)
+    names.require_layers(path, found, config["n_layer" if kind == "gpt2" else "num_hidden_layers"])
     return found

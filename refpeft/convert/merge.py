@@ -17,7 +17,9 @@ from refpeft.convert.settings import with_dtype
 from refpeft.convert.source import Source, Tensor
 from refpeft.errors import CapabilityError, DomainError, FormatError
 from refpeft.formats import peft, safetensors
+from refpeft.formats.adapters import require_finite
 from refpeft.formats.names import FAMILIES, HEAD, listed, numbered
+from refpeft.numerics.formats import FORMATS
 
 _PRETRAINING = "cls."
 """Before the tensors of the heads that BERT was pretrained with."""
@@ -79,16 +81,19 @@ class Merge:
         Raises
         ------
         FormatError
-            If one is missing, or of another shape than the adapter's arrays allow.
+            If one is missing, or of another shape than the adapter's arrays allow, or one of these is not finite.
         CapabilityError
             If the method cannot be merged.
         """
         method = self.adapter.method
         if method.not_mergeable:
             raise CapabilityError(f"{type(method).__name__} cannot be merged: {method.not_mergeable}")
+        require_finite(self.adapter)
         for name, arrays in self.adapted.items():
             if name not in source.tensors:
                 raise FormatError(f"The adapter is for a tensor {name!r}, which the model does not have.")
+            if (dtype := source.tensors[name].dtype).name not in FORMATS:
+                raise FormatError(f"The model's {name} is of {dtype}, expected floating-point numbers to merge into.")
             self.adapter.method.merging(np.broadcast_to(np.float32(1), source.tensors[name].shape), arrays)
         for name, array in self.head.items():
             if source.tensors[name].shape != array.shape:
@@ -126,7 +131,9 @@ class Merge:
         merge = self.adapter.method.merge if kind == "weight" else self.adapter.method.merge_bias
         wide = np.result_type(np.float32, *(a.dtype for a in arrays.values()), dtype)
         before = tensor.whole(dtype).astype(wide)
-        merged = _finite(name, merge(before, arrays), dtype)
+        with np.errstate(invalid="ignore"):  # a weight that is no number, which is refused in the next line
+            sums = merge(before, arrays)
+        merged = _finite(name, sums, dtype)
         safetensors.save(path, {name: merged.T if tensor.turned else merged})
 
     def config(self, source: Source):

@@ -7,40 +7,68 @@ plan is somebody else's.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from refpeft.errors import FormatError
-from refpeft.files import atomic_write
+from refpeft.files import atomic_write, locked, sweep_up
 
 
-def begin(out: Path, plan: bytes, *, restart: bool) -> Path:
-    """The folder to work in for ``out``, new or left by a run of the same plan.
+def begin(out: Path, plan: bytes, *, restart: bool) -> tuple[Path, Callable[[], None]]:
+    """The folder to work in for ``out``, new or left by a run of the same plan, and what ends the lock on it.
 
     Raises
     ------
     FormatError
-        If ``out`` exists, its parent does not, or the folder belongs to something else.
+        If ``out`` exists, its parent does not, or the folder belongs to something else or is another process's at the moment.
     """
+    partial = out.parent / f"{out.name}.partial"
     if os.path.lexists(out):
+        with contextlib.suppress(FormatError):
+            if os.path.lexists(partial) and not (partial / "done").exists() and _plan_of(partial) in (None, plan):
+                os.close(locked(partial, "at work"))
+                remove(partial)  # of one that was killed when all was done but this
         raise FormatError(f"{out} exists already, expected the name of a new folder.")
     if not out.parent.is_dir():
         raise FormatError(f"{out} cannot be written because the folder {out.parent} does not exist.")
-    partial = out.with_name(out.name + ".partial")
     if os.path.lexists(partial):
-        found = _plan_of(partial)
-        if found is not None and found != plan and not restart:
-            raise FormatError(f"{partial} was begun from another model or with other options: --restart begins anew.")
-        if found != plan or restart:
-            shutil.rmtree(partial)
+        _require_ours(partial, plan, restart)
     partial.mkdir(exist_ok=True)
-    atomic_write(partial / "plan.json", plan)
+    lock = locked(partial, f"{partial}: another process is at work there; let it end first.")
+    try:
+        _require_ours(partial, plan, restart)
+        if restart or _plan_of(partial) != plan:
+            _empty(partial)
+        atomic_write(partial / "plan.json", plan)
+        for folder in (partial, partial / "parts", partial / "done"):
+            folder.mkdir(exist_ok=True)
+            sweep_up(folder)
+    except BaseException:
+        os.close(lock)
+        raise
+    return partial, lambda: os.close(lock)
+
+
+def remove(partial: Path) -> None:
+    """Remove the folder, its plan last: whenever that is interrupted, a run knows what it finds."""
+    _empty(partial)
+    shutil.rmtree(partial)
+
+
+def _empty(partial: Path) -> None:
     for folder in (partial / "parts", partial / "done"):
-        folder.mkdir(exist_ok=True)
-        for cut_off in folder.glob(".*.tmp"):
-            cut_off.unlink()
-    return partial
+        if folder.exists():
+            shutil.rmtree(folder)
+    (partial / "plan.json").unlink(missing_ok=True)
+
+
+def _require_ours(partial: Path, plan: bytes, restart: bool) -> None:
+    """Refuse a folder that another plan has begun, unless all is to begin anew."""
+    if _plan_of(partial) not in (None, plan) and not restart:
+        raise FormatError(f"{partial} was begun from another model or with other options: --restart begins anew.")
 
 
 def _plan_of(partial: Path) -> bytes | None:
@@ -54,6 +82,6 @@ def _plan_of(partial: Path) -> bytes | None:
     plan = partial / "plan.json"
     if partial.is_dir() and plan.is_file():
         return plan.read_bytes()
-    if not partial.is_dir() or any(path.suffix != ".tmp" for path in partial.iterdir()):
+    if not partial.is_dir() or any(path.suffix != ".tmp" and path.name != "lock" for path in partial.iterdir()):
         raise FormatError(f"{partial} is there and not from a conversion: move it away.")
     return None

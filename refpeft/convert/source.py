@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 import re
@@ -13,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from refpeft.errors import FormatError
-from refpeft.files import read_json
+from refpeft.files import read_json, understood
 from refpeft.formats import bitsandbytes, gguf, safetensors
 from refpeft.formats.four_bit import Quantised, dequantise
 from refpeft.formats.names import FAMILIES, GPT2, Names
@@ -98,6 +100,15 @@ class Source:
         return sum(t.elements * t.dtype.itemsize for t in self.tensors.values())
 
 
+def digest(source: Source) -> str:
+    """SHA-256 of a model: of its configuration, and of the files that hold its tensors."""
+    found = hashlib.sha256(json.dumps(source.config, sort_keys=True).encode())
+    for path in source.weights:
+        with open(path, "rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()
+
+
 def open_model(model: str | os.PathLike[str], *, four_bit: bool = False) -> Source:
     """A safetensors file, a Hugging Face folder, its weights in one file or several, or a GGUF file.
 
@@ -154,8 +165,11 @@ def _decoded(tensors: Mapping[str, Tensor], name: str, where: str) -> Tensor:
 
 def _folder(folder: Path) -> Source:
     config = read_json(folder / _CONFIG) if (folder / _CONFIG).is_file() else None
-    if (folder / _INDEX).is_file():
-        placed = read_json(folder / _INDEX).get("weight_map")
+    placed: dict[str, Any] = {}
+    if (folder / _WEIGHTS).is_file():  # as transformers has it, whether an index is there or not
+        names = [_WEIGHTS]
+    elif (folder / _INDEX).is_file():
+        placed = read_json(folder / _INDEX).get("weight_map")  # type: ignore[assignment]
         if not isinstance(placed, dict) or not placed:
             raise FormatError(
                 f"{folder / _INDEX}: weight_map must name a file for each tensor, got {short.repr(placed)}."
@@ -164,8 +178,6 @@ def _folder(folder: Path) -> Source:
         strange = [name for name in names if name != os.path.basename(name) or not (folder / name).is_file()]
         if strange:
             raise FormatError(f"{folder / _INDEX}: there is no file {short.repr(strange[0])} in the folder.")
-    elif (folder / _WEIGHTS).is_file():
-        names = [_WEIGHTS]
     else:
         raise FormatError(f"{folder}: there is neither {_WEIGHTS} nor {_INDEX}; other formats are not read.")
     weights = tuple(folder / name for name in names)
@@ -176,6 +188,9 @@ def _folder(folder: Path) -> Source:
     )
     kind = (config or {}).get("model_type")
     tensors = _safetensors(list(weights), transposed=kind == "gpt2")
+    if placed and (others := placed.keys() ^ tensors.keys()):
+        said = "names it, but no file of the folder has it" if (name := min(others)) in placed else "does not name it"
+        raise FormatError(f"{folder / _INDEX}: of the tensor {short.repr(name)}: the index {said}.")
     return Source(_with_body(tensors, FAMILIES[kind]) if kind in ("gpt2", "bert") else tensors, config, weights, beside)
 
 
@@ -224,8 +239,10 @@ def _gguf(path: Path) -> Source:
     from refpeft.convert.from_gguf import configuration, places
 
     lazy = gguf.scan(path)
-    config = configuration(path, lazy)
-    tensors = {new: _rows(lazy, old, order) for new, (old, order) in places(path, lazy, config).items()}
+    with understood(path):
+        config = configuration(path, lazy)
+        placed = places(path, lazy, config)
+    tensors = {new: _rows(lazy, old, order) for new, (old, order) in placed.items()}
     turned = _INPUT_FIRST if config["model_type"] == "gpt2" else ()
     return Source({n: replace(t, turned=n.endswith(turned)) for n, t in tensors.items()}, config, (path,))
 

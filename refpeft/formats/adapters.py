@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from refpeft.errors import AttributeValueError, FormatError
-from refpeft.files import atomic_write, read_json
+from refpeft.files import atomic_write, read_json, understood
 from refpeft.formats import adapterhub, peft, safetensors
 from refpeft.formats.names import FAMILIES, listed
 from refpeft.formats.peft import Adapter
@@ -97,15 +97,27 @@ def attach(model: Transformer, adapter: Adapter) -> None:
         raise FormatError(
             f"the adapter is for a model of {adapter.family}'s family, but {model.shape.name} is of {family}'s."
         )
-    for site, arrays in adapter.arrays.items():
-        for name, array in arrays.items():
-            if not np.isfinite(np.asarray(array)).all():
-                raise FormatError(f"the adapter's {name} of {site} has an element that is not finite.")
+    require_finite(adapter)
     if adapter.head and not hasattr(model, "set_head"):
         raise FormatError(f"the adapter has a classifier's head, but {model.shape.name} was read without a classifier.")
     model.attach(adapter.pattern, adapter.method, arrays=adapter.arrays)
     if adapter.head:
         model.set_head(adapter.head)  # type: ignore[attr-defined]
+
+
+def require_finite(adapter: Adapter) -> None:
+    """Refuse an element that is no number that float32 holds.
+
+    Raises
+    ------
+    FormatError
+    """
+    for site, arrays in adapter.arrays.items():
+        for name, array in arrays.items():
+            with np.errstate(over="ignore"):
+                whole = np.isfinite(np.asarray(array, np.float32)).all()
+            if not whole:
+                raise FormatError(f"the adapter's {name} of {site} has an element that is not finite.")
 
 
 def is_there(folder: Path) -> bool:
@@ -124,7 +136,8 @@ def load(folder: str | os.PathLike[str]) -> Adapter:
         If it is another library's, and the method, or a field that changes what it computes, is not one that is read.
     """
     folder = Path(folder)
-    found = _load(folder)
+    with understood(folder):
+        found = _load(folder)
     return replace(found, labels=_labels(folder / LABELS, found.head)) if (folder / LABELS).is_file() else found
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from refpeft.errors import CapabilityError, RefpeftError
+from refpeft.files import understood
 from refpeft.formats import adapterhub, adapters, peft, peft_fields, peft_layouts, peft_prompts, peft_ranks
 from refpeft.formats.lint_facts import DRAWN, FACTOR, FOLLOWED, NAMED, RANKED, STARTS, STILL, WHOLE
 from refpeft.formats.lint_folder import Finding, Folder, ends, opened, within
@@ -42,12 +43,13 @@ def lint(folder: str | os.PathLike[str], base: str = "", shapes: Shapes | None =
     FormatError
         If a file is missing or malformed.
     """
-    adapter = opened(folder)
-    found = [finding for check in FORMS[adapter.form] + ALL for finding in check(adapter)]
-    if shapes is not None:
-        found += another_base(adapter, base)
-        found += [finding for check in FITS[adapter.form] for finding in check(adapter, shapes)]
-    found += refused(adapter, found)
+    with understood(folder):
+        adapter = opened(folder)
+        found = [finding for check in FORMS[adapter.form] + ALL for finding in check(adapter)]
+        if shapes is not None:
+            found += another_base(adapter, base)
+            found += [finding for check in FITS[adapter.form] for finding in check(adapter, shapes)]
+        found += refused(adapter, found)
     return sorted(found, key=lambda finding: ("error", "warning", "note").index(finding.severity))
 
 

@@ -7,9 +7,11 @@ A part of ours is ``embedding``, ``layers.0.attn.norm`` or ``layers.0.attn.q``, 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+from refpeft.errors import FormatError
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,18 @@ class Names:
             return top.get(self.headless(module))
         ours = next((ours for ours, theirs in self._parts.items() if theirs == found[2]), None)
         return ours and f"layers.{found[1]}.{ours}"
+
+    def require_layers(self, where: Any, tensors: Iterable[str], count: int) -> None:
+        """Refuse tensors of more or fewer blocks than a configuration says.
+
+        Raises
+        ------
+        FormatError
+        """
+        numbers = (re.match(rf"{self._prefix}(\d{{1,9}})\.", name) for name in tensors)
+        found = max((int(number[1]) + 1 for number in numbers if number), default=0)
+        if found not in (0, count):
+            raise FormatError(f"{where}: it has tensors of {found} layers, but its configuration says {count}.")
 
     def owns(self, name: str) -> bool:
         """Whether a module or tensor lies in a block of this family, or in its table of tokens."""

@@ -54,7 +54,10 @@ def configuration(folder: Path) -> dict[str, Any]:
     for name in (CONFIG, TENSORS):
         if not (folder / name).is_file():
             raise FormatError(f"{folder} has no {name}, expected an adapter of peft.")
-    return read_json(folder / CONFIG)
+    config = read_json(folder / CONFIG)
+    if not isinstance(config.get("peft_type"), str | None):
+        raise FormatError(f"{folder / CONFIG}: peft_type must be a name, but {config['peft_type']!r} came.")
+    return config
 
 
 def layout_of(folder: Path, config: dict[str, Any], family: str, tensors: set[str]) -> Layout:

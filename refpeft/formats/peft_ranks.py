@@ -68,7 +68,8 @@ def own(pattern: Mapping[str, Any] | None, name: str, otherwise: Any) -> Any:
 
 def require_numbers(where: Any, field: str, pattern: Any) -> None:
     """Refuse what is not an object of regular expressions and positive numbers."""
-    for key, value in pattern.items() if isinstance(pattern, dict) else [("", pattern)]:
+    pairs: Any = pattern.items() if isinstance(pattern, dict) else [("", None)]
+    for key, value in pairs:
         try:
             re.compile(key)
         except re.error:

@@ -110,7 +110,7 @@ def from_config(config: Mapping[str, Any], where: str) -> Decoder:
             gated=False,
             centred=True,
             biased=ALL_GPT2,
-            tied=bool(config.get("tie_word_embeddings", True)),
+            tied=size.flag("tie_word_embeddings", True),
             dropout=any(config.get(key, 0.1) for key in ("resid_pdrop", "embd_pdrop", "attn_pdrop")),
             family="gpt2",
         )
@@ -134,7 +134,7 @@ def from_config(config: Mapping[str, Any], where: str) -> Decoder:
             biased=ALL_GPT2,
             family="bert",
         )
-    attention = frozenset({"q", "k", "v", "o"}) if config.get("attention_bias") else frozenset()
+    attention = frozenset({"q", "k", "v", "o"}) if size.flag("attention_bias", False) else frozenset()
     return Decoder(
         name=name,
         width=width,
@@ -146,11 +146,11 @@ def from_config(config: Mapping[str, Any], where: str) -> Decoder:
         vocabulary=size("vocab_size"),
         context=size("max_position_embeddings", 0),
         biased={
-            "llama": attention | (_GATED if config.get("mlp_bias") else frozenset()),
+            "llama": attention | (_GATED if size.flag("mlp_bias", False) else frozenset()),
             "mistral": frozenset(),
             "qwen2": _QKV,
         }[kind],
-        tied=bool(config.get("tie_word_embeddings", False)),
+        tied=size.flag("tie_word_embeddings", False),
     )
 
 
@@ -201,7 +201,7 @@ _NEEDED = object()
 
 
 class _Sizes:
-    """Positive integers out of a mapping of unknown origin."""
+    """Positive integers, and what is so or not, out of a mapping of unknown origin."""
 
     def __init__(self, values: Mapping[str, Any], where: str):
         self.values, self.where = values, where
@@ -212,6 +212,13 @@ class _Sizes:
             return default
         if type(value) is not int or not 0 < value < 1 << 40:
             raise FormatError(f"{self.where}: {key} must be a positive integer, got {short.repr(value)}.")
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        """Whether something is so."""
+        value = default if self.values.get(key) is None else self.values[key]
+        if not isinstance(value, bool):
+            raise FormatError(f"{self.where}: {key} must be true or false, got {short.repr(value)}.")
         return value
 
     def share(self, key: str, width: int, heads: int) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from refpeft.errors import AttributeValueError, ShapeError
+from refpeft.models.attention import cached
 from refpeft.models.language import LanguageModel
 
 
@@ -42,8 +43,9 @@ class Sampling:
         order = np.argsort(-logits, kind="stable")
         if self.temperature == 0:
             return np.where(np.arange(logits.size) == order[0], 1.0, 0.0)
-        sorted = logits[order].astype(np.float64) / self.temperature
-        p = np.exp(sorted - sorted[0])
+        sorted = logits[order].astype(np.float64)
+        with np.errstate(over="ignore"):  # to minus infinity, by a temperature near 0
+            p = np.exp((sorted - sorted[0]) / self.temperature)
         p /= p.sum()
         p[self.top_k or p.size :] = 0
         p[np.cumsum(p) - p >= self.top_p * p.sum()] = 0
@@ -79,13 +81,17 @@ def generate(
     ------
     ShapeError
         If there is no token to follow.
+    DomainError
+        If the model has no positions for all that may follow: nothing is begun that could break off.
     """
     if not len(ids):
         raise ShapeError("a continuation needs at least one token to follow, but none came.")
     random = np.random.default_rng() if random is None else random
     given, cache = np.array([ids], np.int64), []  # type: ignore[var-annotated]
-    for _ in range(count):
+    for number in range(count):
         logits = model.host(model.logits(given, cache, last=True))[0, -1]
+        if number == 0:
+            model.require_positions(model.prefixed() + cached(cache) + count - 1)
         token = int(random.choice(logits.size, p=sampling.probabilities(logits)))
         if token in ending:
             return

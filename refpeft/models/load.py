@@ -13,6 +13,7 @@ from refpeft.backend import Backend
 from refpeft.convert.quantise import Settings
 from refpeft.convert.source import Tensor, open_model
 from refpeft.errors import CapabilityError, FormatError
+from refpeft.files import understood
 from refpeft.formats.bitsandbytes_state import DTYPES
 from refpeft.formats.four_bit import Quantised
 from refpeft.formats.four_bit import quantise as quantised
@@ -25,7 +26,7 @@ from refpeft.models.language import LanguageModel
 from refpeft.models.places import place
 from refpeft.models.text_classifier import TextClassifier, drawn
 from refpeft.models.text_encoder import TextEncoder
-from refpeft.numerics.formats import as_format
+from refpeft.numerics.formats import FORMATS, as_format
 
 
 def load(
@@ -138,9 +139,18 @@ def _read(path: str | os.PathLike[str], dtype: str, quantise: Settings | None, b
     if source.config is None:
         raise FormatError(f"{path}: a model needs its config.json beside its weights.")
     shape = from_config(source.config, os.fspath(path))
-    stated = features(path, source.config, shape)
+    FAMILIES[shape.family].require_layers(path, source.tensors, shape.layers)
+    with understood(path):
+        stated = features(path, source.config, shape)
     wanted = as_format(dtype).dtype
     matrices = {f"layers.{i}.{place(m.site)}": (m.o, m.i) for i in range(shape.layers) for m in shape.matrices()}
+    rows = {
+        "embedding": shape.vocabulary,
+        "head": shape.vocabulary,
+        "positions": shape.positions,
+        "segments": shape.segments,
+    }
+    tables = {name: (count, shape.width) for name, count in rows.items()}
     weights: dict[str, np.ndarray | Quantised] = {}
     for name, theirs in _names(shape):
         if theirs not in source.tensors:
@@ -148,8 +158,13 @@ def _read(path: str | os.PathLike[str], dtype: str, quantise: Settings | None, b
                 f"{path}: there is no tensor {theirs!r}, expected the {name} of a model of {shape.layers} layers."
             )
         tensor = source.tensors[theirs]
-        if name in matrices and tensor.shape != matrices[name]:
-            raise FormatError(f"{path}: {name} has shape {tensor.shape}, expected {matrices[name]}.")
+        expected = (
+            matrices.get(name) or tables.get(name) or matrices.get(name.removesuffix(".bias"), (shape.width,))[:1]
+        )
+        if tensor.shape != expected:
+            raise FormatError(f"{path}: {name} has shape {tensor.shape}, expected {expected}.")
+        if tensor.dtype.name not in FORMATS:
+            raise FormatError(f"{path}: {theirs} is of {tensor.dtype}, expected floating-point numbers.")
         if tensor.four_bit and quantise:
             raise FormatError(f"{path}: {name} is in 4 bits already, expected floating-point numbers to quantise.")
         if tensor.four_bit and name in matrices:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refpeft.errors import CapabilityError, FormatError
-from refpeft.files import read_json
+from refpeft.files import read_json, understood
 from refpeft.formats import gguf
 
 if TYPE_CHECKING:
@@ -36,11 +36,14 @@ def tokenizer(model: str | os.PathLike[str]) -> Tokenizer:
     tokenizers = _package()
     path = Path(model)
     if not path.is_dir():
-        return _from_gguf(tokenizers, path)
+        with understood(path):
+            return _from_gguf(tokenizers, path)
     if not (path / "tokenizer.json").is_file():
         raise FormatError(f"{path} has no tokenizer.json, expected one beside the weights.")
     try:
-        found = tokenizers.Tokenizer.from_file(str(path / "tokenizer.json"))
+        found = tokenizers.Tokenizer.from_buffer((path / "tokenizer.json").read_bytes())
+    except OSError:
+        raise
     except Exception as error:
         raise FormatError(f"{path / 'tokenizer.json'} is no tokenizer of the tokenizers package: {error}.") from error
     found.no_padding()
@@ -75,8 +78,9 @@ def special(path: Path) -> dict[str, int]:
     FormatError
         If one is not among its tokens.
     """
-    found = gguf.scan(path).metadata
-    count, ids = len(found.get("tokenizer.ggml.tokens", [])), {}
+    found, ids = gguf.scan(path).metadata, {}
+    with understood(path):
+        count = len(found.get("tokenizer.ggml.tokens", []))
     for name in ("bos_token", "eos_token"):
         if (number := found.get(f"tokenizer.ggml.{name}_id")) is not None:
             if not isinstance(number, int) or not 0 <= number < count:

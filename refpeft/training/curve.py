@@ -32,5 +32,5 @@ def draw(losses: Sequence[float], title: str) -> bytes:
     axes.set_ylabel("training loss")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    figure.suptitle(title)
+    figure.suptitle(drawing.shown(title), parse_math=False)
     return drawing.png(figure)

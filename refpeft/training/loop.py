@@ -7,8 +7,10 @@ A run is a folder. ``run.json`` says what it is; ``state`` holds parameters and 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from refpeft.errors import AttributeValueError, CapabilityError, FormatError
-from refpeft.files import atomic_write
+from refpeft.files import atomic_write, named, sweep_up
 from refpeft.formats import adapters
 from refpeft.methods import Method, needs_of
 from refpeft.models import LanguageModel, TextClassifier
@@ -119,6 +121,7 @@ def train(
     out: Path,
     identity: dict[str, Any],
     advance: Callable[[int, float], None] = lambda step, loss: None,
+    finish: Callable[[list[float]], None] = lambda losses: None,
 ) -> list[float]:
     """Train a method's arrays at the sites of a model.
 
@@ -139,6 +142,8 @@ def train(
         What else makes the run what it is, as JSON can say it: model and text.
     advance : callable
         Told each step and its loss.
+    finish : callable
+        Told all losses before the adapter is written, which makes the run complete.
 
     Returns
     -------
@@ -154,12 +159,16 @@ def train(
     """
     begin(model, method, pattern, rows, settings)
     what = {"method": {"name": type(method).__name__, **asdict(method)}, "sites": pattern, **asdict(settings)}
-    enter(out, "run.json", "run", identity | what)
+    what |= identity | {"sha256 of the text's tokens": _digest(rows)}
+    enter(out, "run.json", "run", what)
     if adapters.is_there(out / "adapter"):
         raise FormatError(f"{out} holds this run, complete; name a new folder to train again.")
     metrics = out / "metrics.jsonl"
     with optimizer(model, method, settings, out / "state") as stepping:
-        lines = metrics.read_text().splitlines()[: stepping.steps] if metrics.exists() else []
+        enter(out, "run.json", "run", what)  # another process may have begun one before the lock on the state was ours
+        for folder in (out, out / "adapter"):
+            sweep_up(folder)
+        lines = _steps_of(metrics, stepping.steps)
         atomic_write(metrics, "".join(line + "\n" for line in lines).encode())
         losses = [json.loads(line)["loss"] for line in lines]
         for step in range(stepping.steps, settings.steps):
@@ -170,14 +179,58 @@ def train(
             factor = settings.factor(step + 1)
             losses.append(loss)
             line = {"step": step + 1, "loss": loss, "lr": settings.lr * factor}
-            with open(metrics, "a", encoding="utf-8") as file:
-                file.write(json.dumps(line | {"tokens_per_second": some.size / (time.perf_counter() - began)}) + "\n")
+            _append(metrics, json.dumps(line | {"tokens_per_second": some.size / (time.perf_counter() - began)}))
             stepping.step(gradients, factor)
             advance(step + 1, loss)
-    head, labels = getattr(model, "head", {}), getattr(rows, "names", ())
-    made = adapters.Adapter(*model.kept(method), family=model.shape.family, head=head, labels=labels)
-    adapters.save(out / "adapter", made, base=str(identity.get("model", "")))
+        finish(losses)
+        head, labels = getattr(model, "head", {}), getattr(rows, "names", ())
+        made = adapters.Adapter(*model.kept(method), family=model.shape.family, head=head, labels=labels)
+        adapters.save(out / "adapter", made, base=str(identity.get("model", "")))
     return losses
+
+
+def _digest(rows: np.ndarray | Labelled) -> str:
+    """SHA-256 of what is trained on."""
+    arrays: list[Any] = [*rows.texts, rows.labels] if isinstance(rows, Labelled) else [rows]
+    digest = hashlib.sha256(json.dumps([array.shape for array in arrays]).encode())
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array, "<i8").tobytes())
+    return digest.hexdigest()
+
+
+def _steps_of(metrics: Path, steps: int) -> list[str]:
+    """The lines of the steps that are complete; one behind them is of a step that was not.
+
+    Raises
+    ------
+    FormatError
+        If one is missing or damaged.
+    """
+    lines = metrics.read_bytes().split(b"\n")[:steps] if metrics.exists() else []
+    for number in range(steps):
+        try:
+            said = json.loads(lines[number])
+            whole = said["step"] == number + 1 and isinstance(said["loss"], float)
+        except (ValueError, LookupError, TypeError, RecursionError):
+            whole = False
+        if not whole:
+            raise FormatError(
+                f"{metrics} must have a line for each of the {steps} steps that are complete, but line {number + 1} is none: "
+                "it was changed since."
+            )
+    return [line.decode() for line in lines]
+
+
+def _append(file: Path, line: str) -> None:
+    """Put a line behind the others, on the disk before the step that it is of can be complete there."""
+    try:
+        with open(file, "ab") as opened:
+            opened.write(f"{line}\n".encode())
+            opened.flush()
+            os.fsync(opened.fileno())
+    except OSError as error:
+        named(error, file)
+        raise
 
 
 def _given(rows: np.ndarray | Labelled) -> dict[str, Any]:

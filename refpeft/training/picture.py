@@ -63,7 +63,7 @@ def draw(points: Sequence[dict[str, Any]], base: dict[str, Any], title: str) -> 
         right.yaxis.set_major_formatter(lambda loss, _: f"{perplexity(loss):.4g}")
     sizes.set_ylabel("trained parameters")
     sizes.set_yscale("log")
-    figure.suptitle(title)
+    figure.suptitle(drawing.shown(title), parse_math=False)
     figure.legend(*shown[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
     return drawing.png(figure)
 

@@ -10,6 +10,7 @@ next. So at every instant, in the middle of a commit too, the record on the disk
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import weakref
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from refpeft.errors import FormatError
-from refpeft.files import atomic_write, named
+from refpeft.files import atomic_write, locked, named, sweep_up
 
 FORMAT = "refpeft-pages/1"
 
@@ -73,15 +74,15 @@ class FileStore:
     def __init__(self, folder: str | os.PathLike[str], count: int, size: int, layout: dict):
         self.folder, self.layout = Path(folder), layout
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.close = weakref.finalize(self, os.close, _locked(self.folder))
-        for left in self.folder.glob(".*.tmp"):
-            left.unlink()
+        busy = f"{self.folder}: another optimizer has these pages open; close it first."
+        self.close = weakref.finalize(self, os.close, locked(self.folder, busy))
+        sweep_up(self.folder)
         self.steps, self._place = self._recorded(count, 2 * count * size)
         pages = self.folder / "pages.bin"
         if self.steps is None:
             try:
                 with open(pages, "wb") as file:
-                    file.truncate(2 * count * size)
+                    _reserve(file.fileno(), 2 * count * size)
             except OSError as error:
                 named(error, pages)
                 raise
@@ -130,23 +131,23 @@ class FileStore:
                     f"{self.folder}: the pages belong to another run: {name} is {record.get(name)!r}, but {wanted!r} is needed."
                 )
         found = (self.folder / "pages.bin").stat().st_size if (self.folder / "pages.bin").exists() else 0
-        if found != size or place.size != -(-count // 8) or not isinstance(steps, int):
+        if type(steps) is not int or steps < 0:
+            raise FormatError(f"{self.folder}: steps in record.json must be 0 or more, but {steps!r} came.")
+        if found != size or place.size != -(-count // 8):
             raise FormatError(f"{self.folder}: pages.bin has {found} bytes, but {size} belong to the record.")
         return steps, np.unpackbits(place, count=count).astype(bool)
 
 
-def _locked(folder: Path) -> int:
-    """An open file that holds a lock until the process ends, however it ends; no lock where the system has none."""
-    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
-    with contextlib.suppress(ImportError):
-        import fcntl
-
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(handle)
-            raise FormatError(f"{folder}: another optimizer has these pages open; close it first.") from error
-    return handle
+def _reserve(file: int, size: int) -> None:
+    """Give an empty file its size, and its place on the disk: a disk that is full later would end the process, which writes to
+    memory that the file is mapped to.
+    """
+    try:
+        os.posix_fallocate(file, 0, size)
+    except (AttributeError, OSError) as error:
+        if getattr(error, "errno", None) not in (None, errno.EINVAL, errno.EOPNOTSUPP):
+            raise
+        os.truncate(file, size)  # where the system cannot
 
 
 def _sync_folder(folder: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from refpeft.errors import FormatError
+from refpeft.files import named
 
 
 def documents(path: str | os.PathLike[str]) -> Iterator[str]:
@@ -61,6 +62,9 @@ def _content(path: str | os.PathLike[str]) -> str:
         return Path(path).read_text("utf-8")
     except UnicodeDecodeError as error:
         raise FormatError(f"{path} must be UTF-8: {error.reason} at byte {error.start}.") from error
+    except OSError as error:
+        named(error, path)
+        raise
 
 
 def rows(path: str | os.PathLike[str], tokenizer, length: int, ending: int | None = None) -> np.ndarray:

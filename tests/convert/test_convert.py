@@ -205,7 +205,11 @@ GGUF = {
         "general.architecture is 'mistral', expected one of llama, qwen2, gpt2",
     ),
     "scaled positions": (TABLE, {"rope__scaling__type": "yarn"}, "its rotary positions are scaled ('yarn')"),
-    "a number that is text": (TABLE, {"rope__freq_base": "x"}, "rope.freq_base must be a number, got 'x'"),
+    "a number that is text": (
+        TABLE,
+        {"rope__freq_base": "x"},
+        "rope.freq_base must be a finite number, 0 or more, got 'x'",
+    ),
     "a tensor of no place": (
         TABLE | {"rope_freqs.weight": np.ones(3, np.float32)},
         {},
@@ -425,14 +429,18 @@ def test_bad_models_end_in_one_sentence(tmp_path):
     refused(run(bad, "--out", tmp_path / "a"), said, left=left, folder=tmp_path)
     for model in (tmp_path / "nf4", tmp_path / "nf4" / "model.safetensors"):
         refused(run(model, "--out", tmp_path / "a"), "is quantised already", left=left, folder=tmp_path)
+    (bad / "model.safetensors").rename(bad / "a.safetensors")
     (bad / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "../dense/model.safetensors"}}))
     refused(run(bad, "--out", tmp_path / "a"), "there is no file '../dense", left=left, folder=tmp_path)
     (bad / "model.safetensors.index.json").write_text("{}")
     refused(
         run(bad, "--out", tmp_path / "a"), "weight_map must name a file for each tensor", left=left, folder=tmp_path
     )
-    for name in ("model.safetensors.index.json", "model.safetensors"):
-        (bad / name).unlink()
+    extra = dict.fromkeys(small() | {"x": 0}, "a.safetensors")
+    for placed, said in ((extra, "tensor 'x': the index names it"), ({"x": "a.safetensors"}, "index does not name it")):
+        (bad / "model.safetensors.index.json").write_text(json.dumps({"weight_map": placed}))
+        refused(run(bad, "--out", tmp_path / "a"), said, left=left, folder=tmp_path)
+    (bad / "model.safetensors.index.json").unlink()
     refused(run(bad, "--out", tmp_path / "a"), "there is neither model.safetensors nor", left=left, folder=tmp_path)
 
 
@@ -452,3 +460,19 @@ def test_another_plan_is_not_mixed_with_a_begun_one(tmp_path, monkeypatch):
     refused(run(model, "--out", tmp_path / "a"), "--restart begins anew", left=left, folder=tmp_path)
     assert run(model, "--out", tmp_path / "a", *other, "--restart").exit_code == 0
     assert sorted(os.listdir(tmp_path)) == ["a", "dense"]
+
+
+def test_two_processes_do_not_work_in_one_folder_and_what_a_late_kill_left_is_removed(tmp_path):
+    """The second is refused while the first has the lock; of a conversion that is whole only its folder stays."""
+    from refpeft.convert import partial
+    from refpeft.errors import FormatError
+
+    out = tmp_path / "a"
+    folder, leave = partial.begin(out, b"plan", restart=False)
+    with pytest.raises(FormatError, match="another process is at work there"):
+        partial.begin(out, b"plan", restart=True)
+    leave()
+    (folder / "done").rename(out)
+    with pytest.raises(FormatError, match="exists already"):
+        partial.begin(out, b"plan", restart=False)
+    assert list(tmp_path.iterdir()) == [out]

@@ -262,3 +262,9 @@ def test_wrong_settings_are_refused_where_they_are_made(model):
         Sampling(temperature=float("inf"))
     with pytest.raises(ShapeError, match="none came"):
         next(generate(load(model, backend="cpu"), [], count=1))
+
+
+def test_a_temperature_near_zero_takes_the_likeliest():
+    """However near: what is divided by it overflows to minus infinity."""
+    p = Sampling(temperature=5e-324).probabilities(np.array([1.0, 3.0, 2.0], np.float32))
+    np.testing.assert_array_equal(p, [0, 1, 0])

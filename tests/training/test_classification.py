@@ -206,7 +206,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(folder, tmp_path, method):
 
         with pytest.MonkeyPatch.context() as patch:
             train = loop.train
-            patch.setattr(loop, "train", lambda *given: train(*given[:-1], advance))
+            patch.setattr(loop, "train", lambda *given, **more: train(*given[:-1], advance, **more))
             options = {"method": method, "steps": 4, "dropout": 0.1, "start-batches": 2}
             return refpeft(*training(folder, out, **options)).exit_code
 

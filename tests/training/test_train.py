@@ -238,6 +238,76 @@ def test_rows_of_a_step_do_not_depend_on_the_steps_before():
     np.testing.assert_array_equal(text.batch(ids, 5, 3, 2), passes[1][:5])
 
 
+def begun(model, out, monkeypatch, **changes):
+    """A run that is interrupted when all its steps are done and nothing is kept yet."""
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(adapters, "save", interrupted)
+        assert refpeft(*training(model, out, **changes)).exit_code == 130
+
+
+def test_a_run_does_not_go_on_over_another_text_or_model(model, tmp_path, monkeypatch):
+    """Of the same names: what changed is named. Changed back, it goes on, a half line and temporary files cleared away."""
+    mine, run = tmp_path / "mine", tmp_path / "run"
+    shutil.copytree(model, mine)
+    begun(mine, run, monkeypatch)
+    for name, changed, said in (
+        ("text.txt", TEXT.replace("matrix", "vector").encode(), "sha256 of the text's tokens is"),
+        ("config.json", (mine / "config.json").read_bytes().replace(b"10000.0", b"5000.0"), "sha256 of the model is"),
+        ("model.safetensors", (mine / "model.safetensors").read_bytes()[:-1] + b"\1", "sha256 of the model is"),
+    ):
+        before = (mine / name).read_bytes()
+        (mine / name).write_bytes(changed)
+        result = refpeft(*training(mine, run))
+        assert (result.exit_code, "holds another run: " + said in result.stderr) == (2, True), result.stderr
+        (mine / name).write_bytes(before)
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"step": 9, "lo')
+    (run / "adapter").mkdir()
+    for folder in (run, run / "adapter", run / "state"):
+        (folder / ".0123456789abcdef.tmp").write_text("left by a kill")
+    assert refpeft(*training(mine, run)).exit_code == 0
+    assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()] == list(range(1, 9))
+    assert not list(run.rglob("*.tmp"))
+
+
+def test_what_a_run_has_noted_is_not_made_up(model, tmp_path, monkeypatch):
+    """Losses of complete steps that are lost or damaged, and a record that cannot be, end in a sentence; all is left as it is."""
+    run = tmp_path / "run"
+    begun(model, run, monkeypatch, steps=2)
+    metrics, record = run / "metrics.jsonl", run / "state" / "record.json"
+    for file, damaged, said in (
+        (metrics, b"", "must have a line for each of the 2 steps that are complete, but line 1 is none"),
+        (metrics, metrics.read_bytes()[:-20], "but line 2 is none"),
+        (metrics, b"\xff\n\xff\n", "but line 1 is none"),
+        (record, record.read_bytes().replace(b'"steps": 2', b'"steps": -1'), "steps in record.json must be 0 or more"),
+    ):
+        before = file.read_bytes()
+        file.write_bytes(damaged)
+        result = refpeft(*training(model, run, steps=2))
+        assert (result.exit_code, said in result.stderr) == (2, True), result.output
+        assert file.read_bytes() == damaged
+        file.write_bytes(before)
+
+
+def test_a_run_is_complete_when_its_picture_is_drawn(model, tmp_path, monkeypatch):
+    """Interrupted between the last step and the adapter, the same command draws; what cannot be written is refused before all."""
+    pytest.importorskip("matplotlib")
+    begun(model, tmp_path / "run", monkeypatch, steps=1, plot=tmp_path / "loss.png")
+    (tmp_path / "loss.png").unlink()
+    assert refpeft(*training(model, tmp_path / "run", steps=1, plot=tmp_path / "loss.png")).exit_code == 0
+    assert (tmp_path / "loss.png").exists()
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "dangling.png").symlink_to(tmp_path / "none" / "x.png")
+    for plot in ("folder.png", "dangling.png"):
+        result = refpeft(*training(model, tmp_path / "new", plot=tmp_path / plot))
+        assert (result.exit_code, "cannot be written because" in result.stderr) == (2, True)
+        assert not (tmp_path / "new").exists()
+
+
 def spoil(file, name):
     """Make an element of a tensor one that is no number."""
     tensors = {n: np.array(a) for n, a in safetensors.load(file).tensors.items()}
@@ -269,6 +339,8 @@ def test_wrong_runs_are_refused_in_a_sentence(model, tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"text": "fine"}\n{"texts": 1}\n')
     (tmp_path / "short.txt").write_text("short")
     (tmp_path / "bad.toml").write_text("ranks = 8")
+    (tmp_path / "nul.toml").write_text('targets = "a\\u0000b"')
+    (tmp_path / "flag.toml").write_text("checkpointing = 3")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "something").write_text("")
     shutil.copytree(model, tmp_path / "nan")
@@ -359,6 +431,21 @@ def test_wrong_runs_are_refused_in_a_sentence(model, tmp_path):
             "the budget must hold at least one page, but it is 1000 bytes",
         ),
         (training(model, tmp_path / "new", quantize="nf3"), "There is no 4-bit format 'nf3'"),
+        (training(model, tmp_path / "new", quantize=""), "There is no 4-bit format ''"),
+        (training(model, tmp_path / "new", plot=""), "its name must end in .png, but '' came"),
+        (
+            training(model, tmp_path / "new", **{"start-text": "\udcff"}),
+            "--start-text must be UTF-8, but '\\udcff' came",
+        ),
+        (["generate", model, "--prompt", "a\udcff"], "--prompt must be UTF-8, but '\\udcff' came"),
+        (
+            training(model, tmp_path / "new", config=tmp_path / "nul.toml"),
+            "targets must be one value, but 'a\\x00b' came",
+        ),
+        (
+            training(model, tmp_path / "new", config=tmp_path / "flag.toml"),
+            "checkpointing must be true or false, but 3",
+        ),
         ([*training(model, tmp_path / "new"), "--double-quant"], "--double-quant needs --quantize nf4 or fp4"),
         (training(model, tmp_path / "new", config=tmp_path / "bad.jsonl"), "must be a TOML file of options"),
         (training(model, tmp_path / "new", config=tmp_path / "bad.toml"), "bad.toml has 'ranks', expected one of"),
