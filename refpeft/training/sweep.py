@@ -23,6 +23,7 @@ import numpy as np
 
 from refpeft import intervals
 from refpeft.convert.quantise import Settings
+from refpeft.convert.source import digest, open_model
 from refpeft.errors import AttributeValueError
 from refpeft.files import atomic_write, plain, read_json
 from refpeft.memory.machine import require_memory
@@ -118,14 +119,17 @@ class Plan:
         return [Run(m, rank, seed) for m in self.methods for rank in ranks[m] for seed in self.seeds]
 
     def record(self) -> dict[str, Any]:
-        """All that makes the sweep what it is, the data's bytes too."""
+        """All that makes the sweep what it is, the bytes of the data and of the model too."""
         shared = {name: value for name, value in asdict(self.settings).items() if name != "seed"}
         apart = ("numbers", "settings", "quantise", "task")
         own = {name: value for name, value in vars(self).items() if name not in apart}
         own |= {"quantised": asdict(self.quantise)} if self.quantise else {}
         own |= {"task": "language"} | self.task.record()
-        digest = hashlib.sha256(Path(self.data).read_bytes()).hexdigest()
-        return own | self.numbers | shared | {"sha256": digest}
+        bytes = {
+            "sha256": hashlib.sha256(Path(self.data).read_bytes()).hexdigest(),
+            "sha256 of the model": digest(open_model(self.model, four_bit=True)),
+        }
+        return own | self.numbers | shared | bytes
 
     def text(self) -> tuple[np.ndarray | Labelled, np.ndarray | Labelled]:
         """Rows to train on, and rows that are held out."""

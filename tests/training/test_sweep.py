@@ -205,6 +205,20 @@ def test_wrong_sweeps_are_refused_in_a_sentence(model, whole, tmp_path, monkeypa
         assert not new.exists()
 
 
+def test_a_sweep_of_a_model_that_has_changed_is_another(model, whole):
+    """The same path with another model in it does not go on."""
+    config = model / "config.json"
+    before = config.read_text()
+    changed = json.loads(before) | {"rms_norm_eps": 0.125}
+    try:
+        config.write_text(json.dumps(changed))
+        result = refpeft(*sweeping(model, whole[0]))
+    finally:
+        config.write_text(before)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "holds another sweep: sha256 of the model is" in " ".join(result.stderr.split())
+
+
 def test_a_killed_process_is_said():
     """A pool that lost one ends in a sentence, not in a traceback."""
     with pytest.raises(CapabilityError, match="a process was killed"), executors.processes(1) as executor:
