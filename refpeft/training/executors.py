@@ -31,8 +31,7 @@ def processes(count: int) -> Iterator[Executor]:
             try:
                 yield executor
             except KeyboardInterrupt:
-                for process in context.started:
-                    process.terminate()
+                context.end()
                 raise
     except BrokenProcessPool as error:
         raise CapabilityError(
@@ -82,18 +81,36 @@ class _Deaf(SpawnContext):
         self.started.append(process := _DeafProcess(*given, **named))
         return process
 
+    def end(self) -> None:
+        """Those that were begun."""
+        for process in self.started:
+            if process.pid is not None:
+                process.terminate()
+
 
 class _DeafProcess(SpawnProcess):
     def start(self):
-        """With the signal blocked, as a process inherits it; what came in between comes afterwards."""
-        if not hasattr(signal, "pthread_sigmask"):
+        """Whole or not at all, and with the signal blocked, as a process inherits it."""
+        with _interrupted_later():
             super().start()
-            return
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            super().start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _interrupted_later() -> Iterator[None]:
+    """Ctrl-C that comes within is raised at the end, to whichever thread the system gave it."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    came: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _end_with_parent() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -125,16 +126,21 @@ def test_a_killed_sweep_does_only_what_is_missing(model, whole, tmp_path):
     assert (out / "sweep.json").read_bytes() == (whole[0] / "sweep.json").read_bytes()
 
 
-def test_an_interrupted_sweep_ends_at_once_and_says_nothing(model, tmp_path):
-    """A terminal sends Ctrl-C to all processes; those that are at their imports say nothing of it, and do not go on to train."""
+@pytest.mark.parametrize("after", [0.015, 0.3])
+def test_an_interrupted_sweep_ends_at_once_and_says_nothing(model, tmp_path, after):
+    """A terminal sends Ctrl-C to all processes; those just started, or at their imports, say nothing and do not train."""
     command = [sys.executable, "-m", "refpeft", *sweeping(model, tmp_path / "out", steps=10**6, jobs=2)]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True}
     with subprocess.Popen(command, text=True, **streams) as process:
         while process.poll() is None and not (tmp_path / "out" / "plan.json").exists():
             time.sleep(0.002)
-        time.sleep(0.3)
+        time.sleep(after)
         os.killpg(process.pid, signal.SIGINT)
-        said = process.communicate(timeout=60)
+        try:
+            said = process.communicate(timeout=60)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     assert (process.returncode, *said) == (130, "", "")
 
 
