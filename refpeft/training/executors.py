@@ -97,8 +97,9 @@ class _DeafProcess(SpawnProcess):
 
 @contextmanager
 def _interrupted_later() -> Iterator[None]:
-    """Ctrl-C that comes within is raised at the end, to whichever thread the system gave it."""
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
+    """Ctrl-C that comes within is raised at the end, to whichever thread the system gave it; where it is ignored, it stays so."""
+    heard = threading.current_thread() is threading.main_thread() and hasattr(signal, "pthread_sigmask")
+    if not heard or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         yield
         return
     came: list[int] = []

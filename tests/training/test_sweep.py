@@ -131,6 +131,9 @@ def test_an_interrupted_sweep_ends_at_once_and_says_nothing(model, tmp_path, aft
     """A terminal sends Ctrl-C to all processes; those just started, or at their imports, say nothing and do not train."""
     command = [sys.executable, "-m", "refpeft", *sweeping(model, tmp_path / "out", steps=10**6, jobs=2)]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True}
+    streams |= {
+        "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    }  # which a shell's background ignores
     with subprocess.Popen(command, text=True, **streams) as process:
         while process.poll() is None and not (tmp_path / "out" / "plan.json").exists():
             time.sleep(0.002)
