@@ -8,6 +8,9 @@ from refpeft.cli import _classification as classes
 from refpeft.cli._options import integers, names, training
 from refpeft.cli._output import as_json, bar, report
 
+RANKS = "1,2,4,8"
+"""Where none are asked for; methods without a rank pass them over."""
+
 
 @click.command("sweep")
 @click.option(
@@ -21,7 +24,7 @@ from refpeft.cli._output import as_json, bar, report
 @classes.labelling
 @click.option("--out", required=True, metavar="DIR", help="The sweep's folder; the same command does what is missing.")
 @click.option("--method", "methods", default="lora", show_default=True, metavar="NAMES", help="As lora,dora,ia3.")
-@click.option("--rank", "ranks", show_default="1,2,4,8", metavar="NUMBERS")
+@click.option("--rank", "ranks", show_default=RANKS, metavar="NUMBERS")
 @click.option("--seeds", type=int, help="So many, from 0 on; 3 where no --seed is given.")
 @click.option("--seed", "listed", metavar="NUMBERS", help="These, as 0,1,2.")
 @training
@@ -90,7 +93,7 @@ def command(
         data=str(Path(data).absolute()),
         task=classes.asked(task, model, data, labels, head),
         methods=chosen,
-        ranks=integers("--rank", ranks or "1,2,4,8"),
+        ranks=integers("--rank", ranks or RANKS),
         seeds=tuple(range(seeds or 3)) if listed is None else integers("--seed", listed),
         numbers={"alpha": alpha, "tokens": tokens, "reduction": reduction},
         targets=targets,

@@ -82,7 +82,7 @@ class _Deaf(SpawnContext):
         return process
 
     def end(self) -> None:
-        """Those that were begun."""
+        """Terminate those that were begun."""
         for process in self.started:
             if process.pid is not None:
                 process.terminate()
