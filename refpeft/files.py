@@ -61,6 +61,30 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise
 
 
+@contextmanager
+def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder to write in that appears under its name only when the block has succeeded; otherwise nothing is left behind.
+
+    Raises
+    ------
+    FormatError
+        If the name is taken, or the folder that it is to lie in does not exist.
+    """
+    target = Path(os.path.abspath(path))
+    if os.path.lexists(target):
+        raise FormatError(f"{os.fspath(path)} exists already, expected the name of a new folder.")
+    if not target.parent.is_dir():
+        raise FormatError(f"{os.fspath(path)} cannot be written because the folder {target.parent} does not exist.")
+    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        os.rename(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
 def require_writable(path: str | os.PathLike[str]) -> Path:
     """The file that a name is of, a symbolic link followed: one that `atomic_file` can write.
 

@@ -38,6 +38,7 @@ COMMANDS = (
     "sweep",
     "evaluate",
     "merge",
+    "extract",
     "lint",
     "generate",
     "explain",

@@ -128,13 +128,16 @@ class Merge:
         if arrays is None or kind not in ("weight", "bias"):
             copy(path, name, tensor, dtype)
             return
-        merge = self.adapter.method.merge if kind == "weight" else self.adapter.method.merge_bias
         wide = np.result_type(np.float32, *(a.dtype for a in arrays.values()), dtype)
-        before = tensor.whole(dtype).astype(wide)
-        with np.errstate(invalid="ignore"):  # a weight that is no number, which is refused in the next line
-            sums = merge(before, arrays)
-        merged = _finite(name, sums, dtype)
+        merged = _finite(name, self.merged(name, tensor.whole(dtype).astype(wide)), dtype)
         safetensors.save(path, {name: merged.T if tensor.turned else merged})
+
+    def merged(self, name: str, before: np.ndarray) -> np.ndarray:
+        """An adapted layer's weight or bias with the adapter in it, in the dtype that it comes in."""
+        layer, _, kind = name.rpartition(".")
+        merge = self.adapter.method.merge if kind == "weight" else self.adapter.method.merge_bias
+        with np.errstate(invalid="ignore"):  # a weight that is no number; who asks looks at what comes
+            return merge(before, self.adapted[f"{layer}.weight"])
 
     def config(self, source: Source):
         config = with_dtype(source.config or {}, self.dtype)

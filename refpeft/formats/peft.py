@@ -51,6 +51,7 @@ ROOT = "base_model.model."
 """Before every module's name."""
 CLASSIFIER = "bert_classifier"
 """The family of an encoder with a classifier above it."""
+_EXTRACT = "; what it changes in matrices 'refpeft extract' writes as LoRA"
 
 
 @dataclass(frozen=True)
@@ -269,9 +270,9 @@ def _encode(adapter: Adapter) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         why = next(
             (f", of which peft {DECOMPOSED[kind]}" for kind in adapter.method.peft if kind in DECOMPOSED), " as it is"
         )
-        raise CapabilityError(f"peft's files have no place for {adapter.method!r}{why}.")
+        raise CapabilityError(f"peft's files have no place for {adapter.method!r}{why}{_EXTRACT}.")
     if layout.misread:
-        raise CapabilityError(f"peft {layout.misread}, so that nothing is written for {adapter.method!r}.")
+        raise CapabilityError(f"peft {layout.misread}, so that nothing is written for {adapter.method!r}{_EXTRACT}.")
     tensors, modules = peft_shared.encode(layout, adapter.arrays), []
     for site, arrays in adapter.arrays.items():
         module = module_of(site, adapter.family)

@@ -64,7 +64,10 @@ def layout_of(folder: Path, config: dict[str, Any], family: str, tensors: set[st
     """How the adapter is written; whatever would make it compute something else is refused."""
     layout = read(config, tensors)
     if why := DECOMPOSED.get(str(config.get("peft_type"))):
-        raise CapabilityError(f"{folder / CONFIG}: of {config['peft_type']} peft {why}, so that it is not read.")
+        raise CapabilityError(
+            f"{folder / CONFIG}: of {config['peft_type']} peft {why}, so that it is not read; of a model that it is "
+            f"merged into, 'refpeft extract --tuned' makes LoRA."
+        )
     kinds = sorted({layout.kind for layout in LAYOUTS} | set(peft_prompts.KINDS) | {"XLORA", "SHADOW"})
     if config.get("peft_type") not in kinds:
         raise CapabilityError(
