@@ -9,6 +9,7 @@ library has the codes of one 4-bit checkpoint, as `refpeft convert` writes it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 import warnings
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+from about import about
 
 RANK, ALPHA, LR = 8, 16.0, 1e-3
 
@@ -34,6 +36,7 @@ def main(model: Path, data: Path, steps: int, rows: int, sequence: int, out: Pat
     from refpeft.training import text
 
     warnings.simplefilter("ignore")
+    begun, digest = about(), hashlib.sha256(data.read_bytes()).hexdigest()
     ids = text.rows(data, tokenizer(model), sequence + 1)
     batches = [text.batch(ids, rows, 0, step) for step in range(steps)]
     found = []
@@ -53,7 +56,15 @@ def main(model: Path, data: Path, steps: int, rows: int, sequence: int, out: Pat
         from refpeft.files import atomic_write
 
         versions = {name: version(name) for name in ("numpy", "torch", "transformers", "peft", "bitsandbytes")}
-        what = {"model": model.name, "rows": rows, "sequence": sequence, "rank": RANK, "lr": LR}
+        what = begun | {
+            "model": model.name,
+            "data": data.name,
+            "sha256": digest,
+            "rows": rows,
+            "sequence": sequence,
+            "rank": RANK,
+            "lr": LR,
+        }
         atomic_write(out, (json.dumps(what | {"versions": versions, "curves": found}, indent=1) + "\n").encode())
 
 

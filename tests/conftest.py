@@ -7,6 +7,7 @@ import os
 import sys
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from refpeft.errors import CapabilityError
 
@@ -16,6 +17,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 """Hundreds of the programs that tests start import refpeft, and would each compile it anew."""
+
+_UNTIMED = {"deadline": None, "suppress_health_check": {*settings().suppress_health_check, HealthCheck.too_slow}}
+settings.register_profile("untimed", settings(), **_UNTIMED)
+settings.load_profile("untimed")
+"""How fast a machine is, or how busy, is no claim of a test."""
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ def here(tiny_llama, tmp_path, monkeypatch):
         ("table", "[rank]\na = 1"),
         ("half", "tokens = 1.5"),
         ("true", "rank = true"),
+        ("tokens", "tokens = 5"),
     ):
         (tmp_path / f"{name}.toml").write_text(line + "\n")
     monkeypatch.chdir(tmp_path)
@@ -53,6 +54,10 @@ WRONG = {
     "generate junk --prompt a": "junk/tokenizer.json is no tokenizer of the tokenizers package",
     f"{TRAIN} --seed -1": "seed must be 0 or more, but -1 came",
     "generate model --prompt a --seed -1": "-1 is not in the range x>=0",
+    f"{TRAIN} --method ia3 --rank 4": "--rank 4 needs a method that has a rank, but ia3 came.",
+    f"{TRAIN} --method prompt --targets q": "--targets q needs a method that stands at matrices, but prompt came.",
+    f"{TRAIN} --method lora --config tokens.toml": "--tokens 5 needs a method that has tokens, but lora came.",
+    f"{SWEEP} --method lora,ia3 --reduction 4": "--reduction 4 needs a method that has a reduction, but lora, ia3 came.",
     f"{TRAIN} --config list.toml": "--config list.toml: rank must be one value, but [1, 2] came",
     f"{TRAIN} --config table.toml": "--config table.toml: rank must be one value, but {'a': 1} came",
     f"{TRAIN} --config half.toml": "'1.5' is not a valid integer",

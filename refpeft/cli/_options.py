@@ -6,6 +6,7 @@ import functools
 import re
 
 import click
+from click.core import ParameterSource
 
 _UNITS = {"": 1, "B": 1, "MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
@@ -71,6 +72,35 @@ def integers(option: str, text: str) -> tuple[int, ...]:
         return tuple(map(int, text.split(",")))
     except ValueError:
         raise click.UsageError(f"{option} needs whole numbers as 1,2,4, but {text!r} came.") from None
+
+
+NEEDS = {
+    "rank": "has a rank",
+    "alpha": "has an alpha",
+    "tokens": "has tokens",
+    "reduction": "has a reduction",
+    "targets": "stands at matrices",
+}
+"""Options that say something to some methods, and to which."""
+
+
+def require_taken(*methods: str) -> None:
+    """Refuse one of `NEEDS` that was asked for where it says nothing to any method of these names.
+
+    Raises
+    ------
+    click.UsageError
+    """
+    from refpeft.training import choice
+
+    context = click.get_current_context()
+    for option in context.command.params:
+        name, value = option.opts[0].removeprefix("--"), context.params.get(str(option.name))
+        asked = name in NEEDS and context.get_parameter_source(str(option.name)) is not ParameterSource.DEFAULT
+        if asked and not any(choice.takes(method, name) for method in methods):
+            raise click.UsageError(
+                f"--{name} {value} needs a method that {NEEDS[name]}, but {', '.join(methods)} came."
+            )
 
 
 def quantised(command):

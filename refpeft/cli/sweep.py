@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from refpeft.cli import _classification as classes
-from refpeft.cli._options import integers, names, training
+from refpeft.cli._options import integers, names, require_taken, training
 from refpeft.cli._output import as_json, bar, report
 
 RANKS = "1,2,4,8"
@@ -75,7 +75,7 @@ def command(
     from refpeft.files import atomic_write
     from refpeft.models.tokens import tokenizer
     from refpeft.training import executors, loop, picture, text
-    from refpeft.training.sweep import Plan, ranked, sweep
+    from refpeft.training.sweep import Plan, sweep
 
     if seeds is not None and listed is not None:
         raise click.UsageError("--seeds and --seed say the same: give one of them.")
@@ -85,8 +85,7 @@ def command(
         if number is not None and number < 1:
             raise click.UsageError(f"{name} must be at least 1, but {number} came.")
     chosen = names("--method", methods)
-    if ranks is not None and not any(map(ranked, chosen)):
-        raise click.UsageError(f"--rank {ranks} needs a method that has a rank, but {', '.join(chosen)} came.")
+    require_taken(*chosen)
     classes.require_task(task, labels=labels, head=head)
     plan = Plan(
         model=str(Path(model).absolute()),

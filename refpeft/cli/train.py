@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import click
 
 from refpeft.cli import _classification as classes
-from refpeft.cli._options import options_of_method, pairs, training
+from refpeft.cli._options import options_of_method, pairs, require_taken, training
 from refpeft.cli._output import as_json, report
 
 
@@ -68,6 +68,7 @@ def command(
     from refpeft.models.tokens import tokenizer
     from refpeft.training import choice, curve, loop, text
 
+    require_taken(method)
     numbers = {"rank": rank, "alpha": alpha, "tokens": tokens, "reduction": reduction}
     classes.require_task(task, labels=labels, head=head)
     chosen = choice.configured(method, pairs("--option", options), **numbers)

@@ -19,8 +19,8 @@ import numpy as np
 from refpeft.convert.merge import Merge
 from refpeft.convert.source import Source, Tensor
 from refpeft.errors import DomainError, FormatError
+from refpeft.formats.adapter import Adapter
 from refpeft.formats.names import FAMILIES, family_of
-from refpeft.formats.peft import Adapter
 from refpeft.methods.lora import LoRA
 from refpeft.numerics.formats import FORMATS, as_format
 
@@ -51,7 +51,7 @@ class Extracted:
 
     Attributes
     ----------
-    adapter : refpeft.formats.peft.Adapter
+    adapter : refpeft.formats.adapter.Adapter
         LoRA with scaling 1, each matrix of its own rank; without the matrices that did not change.
     lost : dict of str to float
         By site, ||D - B A|| / ||D||.
@@ -130,7 +130,7 @@ def by_adapter(source: Source, adapter: Adapter, *, matrices_only: bool = False)
     Parameters
     ----------
     source : Source
-    adapter : refpeft.formats.peft.Adapter
+    adapter : refpeft.formats.adapter.Adapter
     matrices_only : bool
         Whether to leave out what the adapter changes beside them, which is refused otherwise.
 

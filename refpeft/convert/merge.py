@@ -17,6 +17,7 @@ from refpeft.convert.settings import with_dtype
 from refpeft.convert.source import Source, Tensor
 from refpeft.errors import CapabilityError, DomainError, FormatError
 from refpeft.formats import peft, safetensors
+from refpeft.formats.adapter import Adapter
 from refpeft.formats.adapters import require_finite
 from refpeft.formats.names import FAMILIES, HEAD, listed, numbered
 from refpeft.numerics.formats import FORMATS
@@ -34,12 +35,12 @@ class Merge:
 
     Attributes
     ----------
-    adapter : refpeft.formats.peft.Adapter
+    adapter : refpeft.formats.adapter.Adapter
     dtype : str or None
         What every tensor is rounded to first; None leaves each in its own.
     """
 
-    adapter: peft.Adapter
+    adapter: Adapter
     dtype: str | None = None
 
     def __post_init__(self):

@@ -20,7 +20,8 @@ import numpy as np
 from refpeft.errors import AttributeValueError, CapabilityError, FormatError
 from refpeft.files import atomic_write, read_json
 from refpeft.formats import safetensors
-from refpeft.formats.peft import CONFIG, Adapter
+from refpeft.formats.adapter import Adapter
+from refpeft.formats.peft import CONFIG
 from refpeft.methods import Arrays, Method
 from refpeft.methods.adapter import AdapterPlus, Houlsby, ParallelAdapter, Pfeiffer, ScaledParallelAdapter
 

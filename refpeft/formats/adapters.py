@@ -20,8 +20,8 @@ import numpy as np
 from refpeft.errors import AttributeValueError, FormatError
 from refpeft.files import atomic_write, read_json, understood
 from refpeft.formats import adapterhub, peft, safetensors
+from refpeft.formats.adapter import Adapter
 from refpeft.formats.names import FAMILIES, listed
-from refpeft.formats.peft import Adapter
 from refpeft.formats.safetensors_header import short
 from refpeft.methods import Arrays, methods
 

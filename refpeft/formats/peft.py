@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from refpeft.formats import (
     peft_shared,
     safetensors,
 )
+from refpeft.formats.adapter import Adapter
 from refpeft.formats.names import FAMILIES, HEAD, family_of
 from refpeft.formats.peft_fields import (
     CONFIG,
@@ -52,38 +53,6 @@ ROOT = "base_model.model."
 CLASSIFIER = "bert_classifier"
 """The family of an encoder with a classifier above it."""
 _EXTRACT = "; what it changes in matrices 'refpeft extract' writes as LoRA"
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """An adapter in a file.
-
-    Attributes
-    ----------
-    method : Method
-    arrays : dict of site to dict of str to array
-        As `refpeft.models.LanguageModel.attach` takes them.
-    config : dict
-        All fields of the file that it was read from.
-    family : str
-        Of the model that it is for, see `refpeft.formats.names`: what peft calls its sites.
-    head : dict of site to dict of str to array
-        What was trained whole beside it, of a `refpeft.models.TextClassifier`: peft's ``modules_to_save``.
-    labels : tuple of str
-        What the outputs of its classifier are called, if anything; peft's files do not say it.
-    """
-
-    method: Method
-    arrays: Arrays
-    config: Mapping[str, Any] = field(default_factory=dict)
-    family: str = "llama"
-    head: Arrays = field(default_factory=dict)
-    labels: tuple[str, ...] = ()
-
-    @property
-    def pattern(self) -> str:
-        """Its sites, between commas."""
-        return ",".join(self.arrays)
 
 
 def load(folder: str | os.PathLike[str]) -> Adapter:

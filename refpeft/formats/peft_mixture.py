@@ -12,22 +12,20 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from refpeft.errors import AttributeValueError, CapabilityError, FormatError
 from refpeft.files import read_json
 from refpeft.formats import safetensors
+from refpeft.formats.adapter import Adapter
 from refpeft.formats.peft_fields import CONFIG, INERT
 from refpeft.formats.peft_fields import TENSORS as FILE
 from refpeft.formats.safetensors import Lazy
 from refpeft.methods import Arrays
 from refpeft.methods.lora import LoRA, RsLoRA
 from refpeft.methods.xlora import GATES, XLoRA
-
-if TYPE_CHECKING:
-    from refpeft.formats.peft import Adapter
 
 KIND = "XLORA"
 _LAYERS = "base_model.internal_xlora_classifier.layers"

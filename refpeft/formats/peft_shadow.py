@@ -6,18 +6,16 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from refpeft.errors import AttributeValueError, CapabilityError, FormatError
+from refpeft.formats.adapter import Adapter
 from refpeft.formats.names import FAMILIES
 from refpeft.formats.peft_fields import CONFIG, INERT
 from refpeft.methods import Arrays
 from refpeft.methods.shadow import BACKBONE, INJECT, UPDATE, Shadow
-
-if TYPE_CHECKING:
-    from refpeft.formats.peft import Adapter
 
 KIND = "SHADOW"
 _NAMES = FAMILIES["llama"]

@@ -52,6 +52,14 @@ def configured(name: str, options: Mapping[str, str] = {}, **numbers) -> Method:
     return method(**({n: value for n, value in numbers.items() if n in own} | parsed(name, method, options)))
 
 
+def takes(name: str, option: str) -> bool:
+    """Whether a method of that name has a number, as rank or tokens, or stands where ``targets`` say."""
+    method = named(name)
+    if option == "targets":
+        return standing(method()).endswith(".linear")
+    return option in {field.name for field in fields(method)}
+
+
 def at(shape: Decoder, method: Method, targets: str) -> tuple[Method, str]:
     """The method as a model of this shape takes it, and the pattern of its sites.
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from refpeft import intervals
 from refpeft.formats import adapters
+from refpeft.formats.adapter import Adapter
 from refpeft.formats.names import HEAD
-from refpeft.formats.peft import Adapter
 from refpeft.models import LanguageModel, TextClassifier
 from refpeft.models.calls import Calls
 from refpeft.models.sites import Layer

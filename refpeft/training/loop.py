@@ -22,6 +22,7 @@ import numpy as np
 from refpeft.errors import AttributeValueError, CapabilityError, FormatError
 from refpeft.files import atomic_write, named, sweep_up
 from refpeft.formats import adapters
+from refpeft.formats.adapter import Adapter
 from refpeft.methods import Method, needs_of
 from refpeft.models import LanguageModel, TextClassifier
 from refpeft.models.dropout import Dropout, drops
@@ -184,7 +185,7 @@ def train(
             advance(step + 1, loss)
         finish(losses)
         head, labels = getattr(model, "head", {}), getattr(rows, "names", ())
-        made = adapters.Adapter(*model.kept(method), family=model.shape.family, head=head, labels=labels)
+        made = Adapter(*model.kept(method), family=model.shape.family, head=head, labels=labels)
         adapters.save(out / "adapter", made, base=str(identity.get("model", "")))
     return losses
 

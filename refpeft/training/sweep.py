@@ -15,7 +15,7 @@ import math
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, as_completed
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -115,7 +115,7 @@ class Plan:
 
     def runs(self) -> list[Run]:
         """All of them; a method without a rank has one for each seed."""
-        ranks = {m: self.ranks if ranked(m) else (None,) for m in self.methods}
+        ranks = {m: self.ranks if choice.takes(m, "rank") else (None,) for m in self.methods}
         return [Run(m, rank, seed) for m in self.methods for rank in ranks[m] for seed in self.seeds]
 
     def record(self) -> dict[str, Any]:
@@ -263,11 +263,6 @@ def point(
         before = "" if name == "loss" else f"{name}_"
         found |= {name: mean, f"{before}low": low, f"{before}high": high}
     return found if "accuracy" in found else found | {"perplexity": perplexity(found["loss"])}
-
-
-def ranked(method: str) -> bool:
-    """Whether a method has a rank."""
-    return "rank" in {field.name for field in fields(choice.named(method))}
 
 
 def _row(out: Path, run: Run) -> Path:

@@ -17,6 +17,7 @@ from refpeft.convert.extract import Changed, by_adapter, extract, factors
 from refpeft.convert.source import open_model
 from refpeft.errors import CapabilityError, DomainError
 from refpeft.formats import adapters, peft, safetensors
+from refpeft.formats.adapter import Adapter
 from refpeft.methods import LoRA, methods, needs_of
 from refpeft.models import load
 
@@ -34,12 +35,12 @@ def run(*arguments):
     return CliRunner().invoke(main, ["extract", *map(str, arguments)])
 
 
-def trained(folder, name, **options) -> adapters.Adapter:
+def trained(folder, name, **options) -> Adapter:
     """An adapter off its start."""
     model, random = load(folder), np.random.default_rng(1)
     method = methods()[name](**options)
     model.attach(",".join(SITES), method, random)
-    return adapters.Adapter(*shaken(model, random, 0.1).kept(method))
+    return Adapter(*shaken(model, random, 0.1).kept(method))
 
 
 def logits(folder, adapter=None) -> np.ndarray:
@@ -241,7 +242,7 @@ def test_wrong_uses_are_said(tiny_llama, tmp_path):
         assert result.exit_code == 2
         assert message in result.stderr
     assert not (tmp_path / "out").exists()
-    routed = adapters.Adapter(methods()["lily"](), {SITES[0]: {}})
+    routed = Adapter(methods()["lily"](), {SITES[0]: {}})
     with pytest.raises(CapabilityError, match="Lily cannot be merged"):
         extract(by_adapter(open_model(tiny_llama), routed), "llama")
     with pytest.raises(DomainError, match="there is nothing to extract"):

@@ -14,6 +14,7 @@ from small_models import save, shaken
 
 from refpeft.cli import main
 from refpeft.formats import adapters, peft, safetensors
+from refpeft.formats.adapter import Adapter
 from refpeft.methods import IA3, LoRA, PTuningV2
 from refpeft.methods.dora import DoRA
 from refpeft.models import load, load_classifier
@@ -33,7 +34,7 @@ def adapter(folder, method, sites=(("layers.0.attn.q", 32, 32), ("layers.1.mlp.d
         if isinstance(method, DoRA):
             arrays[site]["magnitude"] = random.uniform(1, 2, o)
         arrays[site] = {n: a.astype(np.float32) for n, a in arrays[site].items()}
-    peft.save(folder, peft.Adapter(method, arrays))
+    peft.save(folder, Adapter(method, arrays))
     return folder, arrays
 
 
@@ -97,7 +98,7 @@ def test_a_bias_that_a_method_scales_is_merged(tmp_path):
     )  # fmt: skip
     base, random = save(config, tmp_path / "base"), np.random.default_rng(1)
     arrays = {f"layers.0.attn.{m}": {"scale": random.uniform(0.5, 2, 16).astype(np.float32)} for m in "kv"}
-    peft.save(tmp_path / "adapter", peft.Adapter(IA3(), arrays))
+    peft.save(tmp_path / "adapter", Adapter(IA3(), arrays))
     assert run(base, "--adapter", tmp_path / "adapter", "--out", tmp_path / "out").exit_code == 0
     model = load(base, dtype="float64", backend="reference")
     model.attach(",".join(arrays), IA3(), arrays=arrays)
@@ -151,7 +152,7 @@ def test_a_head_is_merged_and_transformers_loads_all_of_it(encoders, tmp_path, b
         array[...] = array.astype(np.float32)
     head = {site: {n: a.astype(np.float32) for n, a in its.items()} for site, its in model.head.items()}
     arrays = {site: {n: a.astype(np.float32) for n, a in its.items()} for site, its in model.arrays().items()}
-    made = adapters.Adapter(method, arrays, family="bert", head=head, labels=labels)
+    made = Adapter(method, arrays, family="bert", head=head, labels=labels)
     adapters.save(tmp_path / "adapter", made)
     more = ["--dtype", dtype] if dtype else []
     result = run(encoders / base, "--adapter", tmp_path / "adapter", "--out", tmp_path / "out", *more)
@@ -181,7 +182,7 @@ def test_a_head_that_does_not_fit_is_refused_and_leaves_nothing(encoders, tmp_pa
     arrays = {"layers.0.attn.q": {"a": np.ones((2, 32), np.float32), "b": np.ones((32, 2), np.float32)}}
     for name, count, value in (("three", 3, 1.0), ("two", 2, 1.0), ("huge", 2, 1e6)):
         head = {"classifier": {"weight": np.full((count, 32), value), "bias": np.ones(count)}}
-        adapters.save(tmp_path / name, adapters.Adapter(LoRA(rank=2), arrays, family="bert", head=head))
+        adapters.save(tmp_path / name, Adapter(LoRA(rank=2), arrays, family="bert", head=head))
     there = sorted(os.listdir(tmp_path))
     for base, name, said in (
         ("classifier", "three", "The model's classifier.weight has shape (2, 32), but the adapter's has (3, 32)."),
@@ -199,12 +200,12 @@ def test_what_cannot_be_merged_is_said_and_leaves_nothing(tiny_llama, tmp_path):
     other, _ = adapter(tmp_path / "other", LoRA(rank=2), [("layers.0.attn.q", 32, 31)])
     good, arrays = adapter(tmp_path / "good", LoRA(rank=2))
     huge = {site: {n: a * np.float32(2.0**20) for n, a in given.items()} for site, given in arrays.items()}
-    peft.save(tmp_path / "huge", peft.Adapter(LoRA(rank=2), huge))
+    peft.save(tmp_path / "huge", Adapter(LoRA(rank=2), huge))
     prefix = {"prefix_k": np.ones((2, 3, 8)), "prefix_v": np.ones((2, 3, 8))}
     sites = {f"layers.{i}.attention": prefix for i in range(2)}
-    peft.save(tmp_path / "prefix", peft.Adapter(PTuningV2(tokens=3, size=8), sites))
+    peft.save(tmp_path / "prefix", Adapter(PTuningV2(tokens=3, size=8), sites))
     head = {"classifier": {"weight": np.ones((2, 32)), "bias": np.ones(2)}}
-    peft.save(tmp_path / "head", peft.Adapter(LoRA(rank=2), arrays, family="bert", head=head))
+    peft.save(tmp_path / "head", Adapter(LoRA(rank=2), arrays, family="bert", head=head))
     there, out = sorted(os.listdir(tmp_path)), ("--out", tmp_path / "out")
     for arguments, said in (
         (

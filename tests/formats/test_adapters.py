@@ -9,6 +9,7 @@ import pytest
 
 from refpeft.errors import FormatError
 from refpeft.formats import adapters, peft
+from refpeft.formats.adapter import Adapter
 from refpeft.methods import DVoRA, Houlsby, LoRA, PiSSA, RandLoRA, WaveFT
 from refpeft.models import load
 
@@ -33,7 +34,7 @@ def test_what_was_attached_comes_back(tiny_llama, tmp_path, method):
     model.attach(pattern, method, np.random.default_rng(0))
     for array in model.trained.values():
         array += np.random.default_rng(1).normal(size=array.shape).astype(array.dtype)
-    adapters.save(tmp_path / "adapter", adapters.Adapter(method, model.arrays()), base="x")
+    adapters.save(tmp_path / "adapter", Adapter(method, model.arrays()), base="x")
     assert adapters.is_there(tmp_path / "adapter")
     found, again = adapters.load(tmp_path / "adapter"), load(tiny_llama, backend="reference")
     assert found.method == method
@@ -45,7 +46,7 @@ def test_what_was_attached_comes_back(tiny_llama, tmp_path, method):
 def test_what_peft_has_is_in_pefts_form(tmp_path):
     """And is read from it."""
     arrays = {"layers.0.attn.q": {"a": np.ones((2, 4), np.float32), "b": np.ones((3, 2), np.float32)}}
-    adapters.save(tmp_path, adapters.Adapter(LoRA(rank=2), arrays))
+    adapters.save(tmp_path, Adapter(LoRA(rank=2), arrays))
     assert (tmp_path / peft.CONFIG).exists()
     assert not (tmp_path / adapters.CONFIG).exists()
     assert adapters.load(tmp_path).method == LoRA(rank=2)
@@ -62,7 +63,7 @@ def test_what_peft_has_is_in_pefts_form(tmp_path):
 )
 def test_what_is_not_an_adapter_is_refused(tmp_path, change, said):
     """By what was expected."""
-    adapters.save(tmp_path, adapters.Adapter(DVoRA(rank=2), {"layers.0.attn.q": {"a": np.ones(3, np.float32)}}))
+    adapters.save(tmp_path, Adapter(DVoRA(rank=2), {"layers.0.attn.q": {"a": np.ones(3, np.float32)}}))
     config = json.loads((tmp_path / adapters.CONFIG).read_text()) | change
     (tmp_path / adapters.CONFIG).write_text(json.dumps(config))
     with pytest.raises(FormatError, match=said):
@@ -71,7 +72,7 @@ def test_what_is_not_an_adapter_is_refused(tmp_path, change, said):
 
 def test_an_adapter_without_tensors_is_refused(tmp_path):
     """As a file that was cut."""
-    adapters.save(tmp_path, adapters.Adapter(DVoRA(rank=2), {}))
+    adapters.save(tmp_path, Adapter(DVoRA(rank=2), {}))
     with pytest.raises(FormatError, match="there is no tensor, expected an adapter's"):
         adapters.load(tmp_path)
     (tmp_path / adapters.TENSORS).write_bytes(b"abc")

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from refpeft.cli import main
 from refpeft.formats import adapters, peft, peft_fields, safetensors
+from refpeft.formats.adapter import Adapter
 from refpeft.formats.lint import lint
 from refpeft.formats.lint_facts import STARTS, STILL
 from refpeft.methods import DVoRA, RandLoRA
@@ -221,7 +222,7 @@ def test_refpefts_own_form_is_held_to_its_method_and_a_model(tiny_llama, tmp_pat
     for method in (DVoRA(rank=4), RandLoRA(rank=4)):
         folder, model = tmp_path / type(method).__name__, load(tiny_llama, backend="reference")
         model.attach("layers.*.attn.q", method, np.random.default_rng(0))
-        adapters.save(folder, adapters.Adapter(method, model.arrays()), base="someone/llama")
+        adapters.save(folder, Adapter(method, model.arrays()), base="someone/llama")
         assert [(f.severity, f.where) for f in lint(folder)] == [("note", adapters.CONFIG)]
         assert run(folder, "--model", tiny_llama).exit_code == 0
     (folder / peft.CONFIG).write_text("{}")

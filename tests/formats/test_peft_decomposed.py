@@ -13,6 +13,7 @@ from refpeft.cli import main
 from refpeft.convert.quantise import Settings
 from refpeft.errors import CapabilityError, FormatError, ShapeError
 from refpeft.formats import adapters, peft, safetensors
+from refpeft.formats.adapter import Adapter
 from refpeft.formats.lint import lint
 from refpeft.methods import OSF, PSOFT, AdaMSS, FRoD
 from refpeft.models import load
@@ -21,10 +22,10 @@ IDS = np.random.default_rng(0).integers(0, 256, (2, 9))
 SITES = ("layers.0.attn.q", "layers.1.attn.v", "layers.1.mlp.down")
 
 
-def drawn(folder, method, **options) -> adapters.Adapter:
+def drawn(folder, method, **options) -> Adapter:
     model, random = load(folder, **options), np.random.default_rng(1)
     model.attach(",".join(SITES), method, random)
-    return adapters.Adapter(method, shaken(model, random).arrays())
+    return Adapter(method, shaken(model, random).arrays())
 
 
 def logits(folder, adapter, **options) -> np.ndarray:

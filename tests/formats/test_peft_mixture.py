@@ -12,6 +12,7 @@ from small_models import dropping, shaken, slopes
 
 from refpeft.errors import CapabilityError, FormatError, ShapeError
 from refpeft.formats import adapters, peft, peft_mixture, safetensors
+from refpeft.formats.adapter import Adapter
 from refpeft.formats.lint import lint
 from refpeft.methods import LoRA, PromptTuning, RsLoRA, XLoRA
 from refpeft.models import load
@@ -30,7 +31,7 @@ def experts(tiny_llama, tmp_path_factory):
         model = load(tiny_llama)
         model.attach(",".join(SITES[k:]), method, np.random.default_rng(k))
         shaken(model, np.random.default_rng(k))
-        peft.save(folder / str(k), adapters.Adapter(method, model.arrays()), base=str(tiny_llama))
+        peft.save(folder / str(k), Adapter(method, model.arrays()), base=str(tiny_llama))
     return folder
 
 
@@ -61,7 +62,7 @@ def mixed(experts, **choices):
         site: {name: random.normal(size=array.shape).astype(np.float32) for name, array in its.items()}
         for site, its in method.layers(random, 32, len(SITES)).items()
     }
-    return adapters.Adapter(method, classifier | arrays)
+    return Adapter(method, classifier | arrays)
 
 
 def ours(folder, adapter, **options):

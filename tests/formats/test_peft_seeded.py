@@ -12,6 +12,7 @@ from small_models import shaken
 from refpeft.cli import main
 from refpeft.errors import CapabilityError, FormatError, ShapeError
 from refpeft.formats import adapters, peft, safetensors
+from refpeft.formats.adapter import Adapter
 from refpeft.formats.lint import lint
 from refpeft.methods import FourierFT, SHiRA, WaveFT
 from refpeft.models import load
@@ -20,10 +21,10 @@ IDS = np.random.default_rng(0).integers(0, 256, (2, 9))
 SITES = ("layers.0.attn.q", "layers.1.attn.v")
 
 
-def drawn(folder, method) -> adapters.Adapter:
+def drawn(folder, method) -> Adapter:
     model, random = load(folder), np.random.default_rng(1)
     model.attach(",".join(SITES), method, random)
-    return adapters.Adapter(method, shaken(model, random, by=3).arrays())
+    return Adapter(method, shaken(model, random, by=3).arrays())
 
 
 def logits(folder, adapter) -> np.ndarray:
@@ -78,7 +79,7 @@ def test_places_of_another_seed_are_kept_in_our_form_only(tiny_llama, tmp_path):
     assert all(set(arrays) == {"values"} for arrays in adapter.arrays.values())
     others = FourierFT(frequencies=30, seed=2).init(np.random.default_rng(0), np.zeros((32, 32)))["places"]
     elsewhere = {site: arrays | {"places": others} for site, arrays in adapter.arrays.items()}
-    other = adapters.Adapter(adapter.method, {SITES[0]: elsewhere[SITES[0]]})
+    other = Adapter(adapter.method, {SITES[0]: elsewhere[SITES[0]]})
     assert np.abs(logits(tiny_llama, other) - logits(tiny_llama, adapter)).max() > 1e-3
     with pytest.raises(
         CapabilityError, match=r"q: peft draws places from the seed 1 and keeps none, so that its files"

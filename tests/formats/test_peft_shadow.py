@@ -10,6 +10,7 @@ from small_models import by_site, dropping, save, shaken, slopes
 
 from refpeft.errors import CapabilityError, FormatError, ShapeError
 from refpeft.formats import adapters, peft, peft_shadow, safetensors
+from refpeft.formats.adapter import Adapter
 from refpeft.formats.lint import lint
 from refpeft.methods import LoRA, Shadow
 from refpeft.models import load
@@ -44,7 +45,7 @@ def test_peft_has_the_logits_loss_and_gradients_of_what_is_written(base, method,
     """Of every array, under the small model's own loss; and what peft saves of it reads back equal."""
     torch, theirs, transformers = (pytest.importorskip(n) for n in ("torch", "peft", "transformers"))
     model = made(base, method)
-    adapter = adapters.Adapter(method, model.arrays())
+    adapter = Adapter(method, model.arrays())
     adapters.save(tmp_path / "ours", adapter)
     expected, (loss, gradients) = model.logits(IDS).numpy(), model.loss(IDS)
     assert np.abs(expected - load(base).logits(IDS).numpy()).max() > 0.1
@@ -59,7 +60,7 @@ def test_peft_has_the_logits_loss_and_gradients_of_what_is_written(base, method,
     found = {name: p.grad for name, p in other.named_parameters() if p.requires_grad}
     there = safetensors.load(tmp_path / "ours" / peft.TENSORS).tensors
     assert set(there) == set(found)
-    ours = peft_shadow.encode(adapters.Adapter(method, by_site(gradients)))[1]
+    ours = peft_shadow.encode(Adapter(method, by_site(gradients)))[1]
     for name, grad in found.items():
         grad = np.zeros(ours[name].shape) if grad is None else grad.numpy()
         np.testing.assert_allclose(ours[name], grad, rtol=0, atol=2.0**-12 * max(np.abs(grad).max(), 1e-3))
@@ -79,7 +80,7 @@ def test_peft_trains_under_the_same_dropout(base, tmp_path):
     """Of what hidden states and the shadow differ by, with our masks in the place of torch's."""
     torch, theirs, transformers = (pytest.importorskip(n) for n in ("torch", "peft", "transformers"))
     model, dropout = made(base), Dropout(0.0, seed=3, step=7)
-    adapters.save(tmp_path, adapters.Adapter(DEEP, model.arrays()))
+    adapters.save(tmp_path, Adapter(DEEP, model.arrays()))
     loss, gradients = model.loss(IDS, dropout=dropout)
     assert abs(loss - model.loss(IDS)[0]) > 2.0**-10 * loss
     plain = transformers.AutoModelForCausalLM.from_pretrained(base)
@@ -95,7 +96,7 @@ def test_peft_trains_under_the_same_dropout(base, tmp_path):
     out.loss.backward()
     assert abs(loss - out.loss.item()) < 2.0**-18 * loss
     found = {name: p.grad for name, p in other.named_parameters() if p.requires_grad}
-    ours = peft_shadow.encode(adapters.Adapter(DEEP, by_site(gradients)))[1]
+    ours = peft_shadow.encode(Adapter(DEEP, by_site(gradients)))[1]
     for name, grad in found.items():
         grad = np.zeros(ours[name].shape) if grad is None else grad.numpy()
         np.testing.assert_allclose(ours[name], grad, rtol=0, atol=2.0**-12 * max(np.abs(grad).max(), 1e-3))
@@ -122,7 +123,7 @@ def test_blocks_that_lie_together_may_have_one(base, tmp_path):
     method = Shadow(rank=3, alpha=0.7)
     arrays = made(base, method).arrays()
     some = {site: its for site, its in arrays.items() if not site.startswith("layers.2.")}
-    adapters.save(tmp_path, adapters.Adapter(method, some))
+    adapters.save(tmp_path, Adapter(method, some))
     adapters.attach(model := load(base), adapters.load(tmp_path))
     other = theirs.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(base), tmp_path)
     expected = model.logits(IDS).numpy()
@@ -156,7 +157,7 @@ def test_blocks_that_lie_together_may_have_one(base, tmp_path):
 def test_what_is_not_computed_is_refused(base, tmp_path, fields, extra, error, message):
     """In one sentence."""
     method = Shadow(rank=2)
-    adapters.save(tmp_path, adapters.Adapter(method, made(base, method).arrays()))
+    adapters.save(tmp_path, Adapter(method, made(base, method).arrays()))
     config = json.loads((tmp_path / peft.CONFIG).read_text())
     (tmp_path / peft.CONFIG).write_text(json.dumps(config | fields))
     there = dict(safetensors.load(tmp_path / peft.TENSORS).tensors)

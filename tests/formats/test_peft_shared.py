@@ -10,6 +10,7 @@ from small_models import shaken, slopes
 
 from refpeft.errors import CapabilityError, FormatError, ShapeError
 from refpeft.formats import adapters, peft, safetensors
+from refpeft.formats.adapter import Adapter
 from refpeft.formats.lint import lint
 from refpeft.methods import DVoRA, Lily, PVeRA, RandLoRA, TinyLoRA, UniLoRA, VBLoRA, VeRA
 from refpeft.models import load, shards
@@ -97,13 +98,13 @@ def test_sites_that_share_nothing_have_no_place_in_peft(tiny_llama, tmp_path):
     """Of two draws, peft has room for one: both are kept in refpeft's own form, to the bit, where one draw is kept once."""
     method = VeRA(rank=3)
     model, once = (attached(tiny_llama, method, seeds) for seeds in ((1, 3), (1,)))
-    adapter = adapters.Adapter(method, model.arrays())
+    adapter = Adapter(method, model.arrays())
     with pytest.raises(CapabilityError, match="peft has one vera_A for all modules, but sites have a of their own"):
         peft.save(tmp_path / "peft", adapter)
     adapters.save(tmp_path / "own", adapter)
-    adapters.save(tmp_path / "shared", adapters.Adapter(method, once.arrays()))
+    adapters.save(tmp_path / "shared", Adapter(method, once.arrays()))
     model_of_one = attached(tiny_llama, other := DVoRA(rank=3))
-    adapters.save(tmp_path / "one", adapters.Adapter(other, model_of_one.arrays()))
+    adapters.save(tmp_path / "one", Adapter(other, model_of_one.arrays()))
     assert (tmp_path / "own" / adapters.CONFIG).exists()
     for folder, wanted in ((tmp_path / "own", model), (tmp_path / "shared", once), (tmp_path / "one", model_of_one)):
         again = load(tiny_llama, backend="reference")
@@ -136,7 +137,7 @@ def test_sites_that_share_nothing_have_no_place_in_peft(tiny_llama, tmp_path):
 def test_what_is_not_shared_or_not_there_is_refused(tiny_llama, tmp_path, fields, tensors, error, message):
     """In one sentence; what only says how the arrays were drawn is kept."""
     model = attached(tiny_llama, VeRA(rank=3))
-    peft.save(tmp_path, adapters.Adapter(VeRA(rank=3), model.arrays()))
+    peft.save(tmp_path, Adapter(VeRA(rank=3), model.arrays()))
     config = json.loads((tmp_path / peft.CONFIG).read_text()) | {"projection_prng_key": 5, "vera_dropout": 0.1}
     (tmp_path / peft.CONFIG).write_text(json.dumps(config))
     assert peft.load(tmp_path).config["projection_prng_key"] == 5
@@ -166,7 +167,7 @@ def test_vectors_are_numbered_in_the_models_order(tiny_llama, tmp_path, fields, 
     """Whatever the order of sites, and each module has its own."""
     method, numbers = TinyLoRA(rank=2, numbers=4), {"projection_seed": 42}
     arrays = attached(tiny_llama, method).arrays()
-    peft.save(tmp_path, adapters.Adapter(method, {site: arrays[site] for site in reversed(SITES)}, numbers))
+    peft.save(tmp_path, Adapter(method, {site: arrays[site] for site in reversed(SITES)}, numbers))
     tensors = dict(safetensors.load(tmp_path / peft.TENSORS).tensors)
     for number, site in enumerate(SITES):
         np.testing.assert_array_equal(tensors[f"base_model.tinylora_v.{number}"], arrays[site]["v"])
@@ -189,7 +190,7 @@ def test_matrices_of_a_kind_have_arrays_in_common(tiny_llama, tmp_path, stride, 
     model.attach(",".join(BY_KIND), method, random)
     shaken(model, random)
     assert len(model.trained) == trained
-    adapter = adapters.Adapter(method, model.arrays())
+    adapter = Adapter(method, model.arrays())
     expected, (_, gradients) = model.logits(IDS).numpy(), model.loss(IDS)
     peft.save(tmp_path / "ours", adapter)
     plain = transformers.AutoModelForCausalLM.from_pretrained(tiny_llama)
@@ -227,10 +228,10 @@ def test_what_peft_would_have_in_common_otherwise_is_ours_alone(tiny_llama, tmp_
     alone = load(tiny_llama)
     alone.attach(BY_KIND[0], Lily(rank=3, experts=1), np.random.default_rng(1))
     for folder, adapter, said in (
-        ("apart", adapters.Adapter(method, apart), "have one b under Lily"),
-        ("uneven", adapters.Adapter(method, {s: arrays[s] for s in BY_KIND[:3]}), "at other matrices than others"),
-        ("bert", adapters.Adapter(method, {s: arrays[s] for s in BY_KIND[2:]}, family="bert"), "names end alike"),
-        ("single", adapters.Adapter(Lily(rank=3, experts=1), alone.arrays()), "peft refuses a single B"),
+        ("apart", Adapter(method, apart), "have one b under Lily"),
+        ("uneven", Adapter(method, {s: arrays[s] for s in BY_KIND[:3]}), "at other matrices than others"),
+        ("bert", Adapter(method, {s: arrays[s] for s in BY_KIND[2:]}, family="bert"), "names end alike"),
+        ("single", Adapter(Lily(rank=3, experts=1), alone.arrays()), "peft refuses a single B"),
     ):
         with pytest.raises(CapabilityError, match=said):
             peft.save(tmp_path / folder, adapter)
@@ -238,7 +239,7 @@ def test_what_peft_would_have_in_common_otherwise_is_ours_alone(tiny_llama, tmp_
         assert (tmp_path / folder / adapters.CONFIG).exists()
     adapters.attach(again := load(tiny_llama), adapters.load(tmp_path / "uneven"))
     assert len(again.trained) == 3 + 2 + 3
-    peft.save(tmp_path / "theirs", adapters.Adapter(method, arrays))
+    peft.save(tmp_path / "theirs", Adapter(method, arrays))
     tensors = dict(safetensors.load(tmp_path / "theirs" / peft.TENSORS).tensors)
     tensors["base_model.model.model.layers.1.self_attn.q_proj.lily_B.weight"] = np.ones((6, 32), np.float32)
     safetensors.save(tmp_path / "theirs" / peft.TENSORS, tensors)

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from refpeft.cli import main
 from refpeft.formats import adapters, safetensors
+from refpeft.formats.adapter import Adapter
 from refpeft.methods import LoRA
 from refpeft.models import load
 
@@ -106,7 +107,7 @@ def adapter(tiny_llama, tmp_path_factory):
     """LoRA of the model, as peft has it."""
     folder, model = tmp_path_factory.mktemp("lora") / "adapter", load(tiny_llama, backend="reference")
     model.attach("*.attn.q", method := LoRA(rank=2), np.random.default_rng(0))
-    adapters.save(folder, adapters.Adapter(*model.kept(method)))
+    adapters.save(folder, Adapter(*model.kept(method)))
     return folder
 
 

@@ -12,6 +12,7 @@ from test_sites import IDS, KINDS, tiny
 from refpeft.convert.quantise import Settings
 from refpeft.errors import CapabilityError, FormatError, ShapeError
 from refpeft.formats import adapters, peft
+from refpeft.formats.adapter import Adapter
 from refpeft.methods import AdaptionPrompt
 from refpeft.models import load
 
@@ -80,7 +81,7 @@ def test_of_gates_of_heads_ours_is_the_only_form(saved_folder, tmp_path):
     """peft has one for a layer; a file that says another number of layers is refused."""
     model, method = load(saved_folder), AdaptionPrompt(tokens=3, adapted=1, size=8)
     model.attach("*", method, np.random.default_rng(0))
-    adapter = adapters.Adapter(method, model.arrays())
+    adapter = Adapter(method, model.arrays())
     with pytest.raises(
         CapabilityError, match=r"peft's files have no place for AdaptionPrompt\(.*gates='heads'\) as it is"
     ):
@@ -88,7 +89,7 @@ def test_of_gates_of_heads_ours_is_the_only_form(saved_folder, tmp_path):
     adapters.save(tmp_path / "ours", adapter)
     assert adapters.load(tmp_path / "ours").method == method
     model.attach("*", AdaptionPrompt(**LAYER), np.random.default_rng(0))
-    peft.save(tmp_path / "theirs", adapters.Adapter(AdaptionPrompt(**LAYER), model.arrays()))
+    peft.save(tmp_path / "theirs", Adapter(AdaptionPrompt(**LAYER), model.arrays()))
     config = json.loads((tmp_path / "theirs" / peft.CONFIG).read_text())
     assert config["target_modules"] == "self_attn"
     for change, said in (

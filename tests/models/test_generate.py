@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from refpeft.cli import main
 from refpeft.errors import AttributeValueError, FormatError, ShapeError
 from refpeft.formats import peft
+from refpeft.formats.adapter import Adapter
 from refpeft.methods import LoRA
 from refpeft.models import load
 from refpeft.models.chat import ask
@@ -56,7 +57,7 @@ def adapters(model, tmp_path_factory):
         }
         arrays = {site: {n: a.astype(np.float32) for n, a in given.items()} for site, given in arrays.items()}
         found[name] = tmp_path_factory.mktemp("adapters") / name
-        peft.save(found[name], peft.Adapter(LoRA(rank=2, alpha=4), arrays))
+        peft.save(found[name], Adapter(LoRA(rank=2, alpha=4), arrays))
     return found
 
 

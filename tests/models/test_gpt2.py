@@ -14,6 +14,7 @@ from refpeft.cli import main
 from refpeft.convert.quantise import Settings
 from refpeft.errors import CapabilityError, DomainError, FormatError
 from refpeft.formats import adapters, peft, safetensors
+from refpeft.formats.adapter import Adapter
 from refpeft.methods import (
     DEFT,
     IA3,
@@ -108,7 +109,7 @@ def test_the_loss_and_every_gradient_are_pefts_in_float64(gpt2, tmp_path, name):
     parts = [model.logits(IDS[:, start:stop], cache) for start, stop in ((0, 3), (3, 4), (4, 9))]
     np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, rtol=0, atol=2.0**-38)
 
-    peft.save(tmp_path, peft.Adapter(method, model.arrays(), family="gpt2"))
+    peft.save(tmp_path, Adapter(method, model.arrays(), family="gpt2"))
     config = hf.PeftConfig.from_pretrained(tmp_path)
     config.inference_mode = False
     other = hf.get_peft_model(theirs(gpt2, torch.float64), config).double()
@@ -121,7 +122,7 @@ def test_the_loss_and_every_gradient_are_pefts_in_float64(gpt2, tmp_path, name):
     assert abs(expected.item() - loss) < 2.0**-40
     expected.backward()
     compared = {n.replace(".default", ""): p.grad.numpy() for n, p in other.named_parameters() if p.requires_grad}
-    found = peft.Adapter(method, by_site(gradients), family="gpt2")
+    found = Adapter(method, by_site(gradients), family="gpt2")
     peft.save(tmp_path / "gradients", found)
     for n, gradient in safetensors.load(tmp_path / "gradients" / peft.TENSORS).tensors.items():
         n = "prompt_encoder.embedding.weight" if n == "prompt_embeddings" else n
@@ -139,7 +140,7 @@ def test_adapters_are_exchanged_with_peft_and_merged(gpt2, tmp_path, method):
     model, ids = load(gpt2), torch.from_numpy(IDS)
     model.attach(EVERYWHERE, method, np.random.default_rng(1))
     shaken(model, np.random.default_rng(2))
-    adapter, logits = peft.Adapter(method, model.arrays(), family="gpt2"), model.logits(IDS).numpy()
+    adapter, logits = Adapter(method, model.arrays(), family="gpt2"), model.logits(IDS).numpy()
     adapters.save(tmp_path / "ours", adapter, base=str(gpt2))
     other = hf.PeftModel.from_pretrained(theirs(gpt2), tmp_path / "ours")
     bound = 2.0**-16 * np.abs(logits).max()
@@ -166,7 +167,7 @@ def test_what_peft_has_not_for_such_matrices_is_kept_in_refpefts_own_form(gpt2, 
         model, folder = load(gpt2), tmp_path / type(method).__name__
         model.attach("layers.*.attn.qkv", method, np.random.default_rng(1))
         shaken(model, np.random.default_rng(2))
-        adapters.save(folder, adapters.Adapter(method, model.arrays(), family="gpt2"), base=str(gpt2))
+        adapters.save(folder, Adapter(method, model.arrays(), family="gpt2"), base=str(gpt2))
         found, again = adapters.load(folder), load(gpt2)
         assert (folder / adapters.CONFIG).exists()
         assert found.family == "gpt2"
@@ -228,7 +229,7 @@ def test_a_gguf_file_of_it_is_read(gpt2, tmp_path):
     np.testing.assert_array_equal(load(tmp_path / "a.gguf").logits(IDS), load(gpt2).logits(IDS))
     random = np.random.default_rng(1)
     given = {"layers.0.attn.qkv": {"a": random.normal(size=(2, 32)), "b": np.zeros((96, 2))}}
-    peft.save(tmp_path / "adapter", peft.Adapter(LoRA(rank=2), given, family="gpt2"))
+    peft.save(tmp_path / "adapter", Adapter(LoRA(rank=2), given, family="gpt2"))
     merge = ["merge", tmp_path / "a.gguf", "--adapter", tmp_path / "adapter", "--out", tmp_path / "out"]
     assert CliRunner().invoke(main, [*map(str, merge)]).exit_code == 0
     ids = torch.from_numpy(IDS)
@@ -258,7 +259,7 @@ def test_what_is_not_computed_is_refused(gpt2, tiny_llama, tmp_path):
     with pytest.raises(DomainError, match="has positions for 24 tokens, but 25 came"):
         model.logits(np.zeros((1, 25), np.int64))
     model.attach("layers.0.attn.o", LoRA(rank=2), np.random.default_rng(0))
-    adapter = adapters.Adapter(LoRA(rank=2), model.arrays(), family="gpt2")
+    adapter = Adapter(LoRA(rank=2), model.arrays(), family="gpt2")
     with pytest.raises(FormatError, match=r"is for a model of gpt2's family, but .* is of llama's"):
         adapters.attach(load(tiny_llama), adapter)
     config = json.loads((gpt2 / "config.json").read_text())

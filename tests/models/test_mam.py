@@ -8,6 +8,7 @@ from small_models import shaken
 
 from refpeft.errors import AttributeValueError, CapabilityError, ShapeError
 from refpeft.formats import adapterhub, adapters, peft
+from refpeft.formats.adapter import Adapter
 from refpeft.formats.lint import lint
 from refpeft.methods import MAM, FlatMAM, LoRA, ParallelAdapter, PrefixTuning
 from refpeft.models import load
@@ -42,7 +43,7 @@ def test_it_is_kept_and_read_as_one(tiny_llama, tmp_path):
     model = model_of(tiny_llama, METHOD)
     flat, arrays = model.kept(METHOD)
     assert flat == FlatMAM(tokens=3, size=8)
-    adapters.save(tmp_path, adapters.Adapter(flat, arrays))
+    adapters.save(tmp_path, Adapter(flat, arrays))
     read = adapters.load(tmp_path)
     assert read.method == flat
     assert {finding.severity for finding in lint(tmp_path)} == {"note"}
@@ -61,7 +62,7 @@ def test_adapterhub_has_its_logits(tiny_llama):
     library = pytest.importorskip("adapters")
     flat, arrays = shaken(model_of(tiny_llama, METHOD), np.random.default_rng(1)).kept(METHOD)
     model = load(tiny_llama, backend="reference")
-    adapters.attach(model, adapters.Adapter(flat, arrays))
+    adapters.attach(model, Adapter(flat, arrays))
     shaken(model, np.random.default_rng(2))
     other = transformers.LlamaForCausalLM.from_pretrained(tiny_llama, attn_implementation="eager")
     library.init(other)

@@ -9,6 +9,7 @@ from refpeft.convert.quantise import Settings
 from refpeft.errors import AttributeValueError, CapabilityError
 from refpeft.formats import adapters
 from refpeft.formats import peft as files
+from refpeft.formats.adapter import Adapter
 from refpeft.methods import EVA, CorDA, LoftQ, LoRA, LoRAFA, LoRAGA, MiCA, OLoRA, PiSSA
 from refpeft.models import load
 from refpeft.models.starts import gradients, inputs
@@ -200,7 +201,7 @@ def test_loftqs_base_has_no_place_in_pefts_files(saved_folder, tmp_path):
     model = attached(saved_folder, method)
     with pytest.raises(CapabilityError, match=r"peft's files have no place for LoftQ\("):
         files.save(tmp_path / "peft", files.Adapter(*model.kept(method)))
-    adapters.save(tmp_path / "own", adapters.Adapter(*model.kept(method)))
+    adapters.save(tmp_path / "own", Adapter(*model.kept(method)))
     found, again = adapters.load(tmp_path / "own"), load(saved_folder)
     again.attach(found.pattern, found.method, arrays=found.arrays)
     np.testing.assert_array_equal(again.logits(IDS), model.logits(IDS))

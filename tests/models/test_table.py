@@ -10,6 +10,7 @@ from small_models import save
 from refpeft.cli import main
 from refpeft.errors import CapabilityError
 from refpeft.formats import adapters, peft
+from refpeft.formats.adapter import Adapter
 from refpeft.methods import LoRA, PromptTuning, TrainableTokens
 from refpeft.models import load
 
@@ -52,7 +53,7 @@ def test_loss_gradient_and_merge_are_pefts(folder, tmp_path):
     loss, gradients = model.loss(IDS)
     assert list(gradients) == ["embedding.trained"]
     family = model.shape.family
-    peft.save(tmp_path, peft.Adapter(TrainableTokens(tokens=TOKENS), model.arrays(), family=family), base=str(folder))
+    peft.save(tmp_path, Adapter(TrainableTokens(tokens=TOKENS), model.arrays(), family=family), base=str(folder))
     other = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
     other = hf.PeftModel.from_pretrained(other, tmp_path, is_trainable=True, autocast_adapter_dtype=False).double()
     ids = torch.from_numpy(IDS)
@@ -91,7 +92,7 @@ def test_a_step_moves_both_ends_and_stands_beside_other_methods(folder, tmp_path
         array -= 0.1 * gradients[name]
     assert model.score(IDS) < loss
     kept = {"embedding": model.arrays()["embedding"]}
-    adapters.save(tmp_path, peft.Adapter(TrainableTokens(tokens=TOKENS), kept, family=model.shape.family))
+    adapters.save(tmp_path, Adapter(TrainableTokens(tokens=TOKENS), kept, family=model.shape.family))
     alone, read = load(folder, dtype="float64", backend="reference"), adapters.load(tmp_path)
     adapters.attach(alone, read)
     np.testing.assert_array_equal(alone.arrays()["embedding"]["trained"], rows)

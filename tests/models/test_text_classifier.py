@@ -8,6 +8,7 @@ from small_models import dropping, save, shaken, slopes
 
 from refpeft.errors import AttributeValueError, CapabilityError, DomainError, FormatError, ShapeError
 from refpeft.formats import adapters, peft
+from refpeft.formats.adapter import Adapter
 from refpeft.formats.lint import lint
 from refpeft.methods import Houlsby, LoRA, PTuningV2
 from refpeft.models import load_classifier, load_encoder, shards
@@ -114,7 +115,7 @@ def test_transformers_trains_under_the_same_dropout(bert, tmp_path):
     model, random, dropout = load_classifier(tmp_path / "base"), np.random.default_rng(1), Dropout(0.4, seed=3, step=7)
     model.attach(SITES, method := LoRA(rank=2, alpha=6), random)
     shaken(model, random)
-    adapters.save(tmp_path / "ours", adapters.Adapter(method, model.arrays(), family="bert", head=model.head))
+    adapters.save(tmp_path / "ours", Adapter(method, model.arrays(), family="bert", head=model.head))
     other = library.PeftModel.from_pretrained(base, tmp_path / "ours", is_trainable=True).train()
     places = {"embeddings.dropout": "embedding.dropout", "model.dropout": "pooler.dropout"}
     for i in range(2):
@@ -151,7 +152,7 @@ def test_head_and_adapter_are_exchanged_with_peft(bert, tmp_path, train):
     model, random, method = load_classifier(bert, train=train), np.random.default_rng(1), LoRA(rank=2, alpha=6)
     model.attach(SITES, method, random)
     shaken(model, random)
-    adapter = adapters.Adapter(method, model.arrays(), family="bert", head=model.head)
+    adapter = Adapter(method, model.arrays(), family="bert", head=model.head)
     adapters.save(tmp_path / "ours", adapter)
     expected = model.logits(IDS, MASK, SEGMENTS).numpy()
     other = library.PeftModel.from_pretrained(theirs(bert), tmp_path / "ours").eval()
@@ -182,7 +183,7 @@ def test_a_head_beside_what_peft_has_not_is_kept_in_our_form(bert, tmp_path, met
     model, random = load_classifier(bert, train=train), np.random.default_rng(1)
     model.attach("*.q" if isinstance(method, LoRA) else "*", method, random)
     shaken(model, random)
-    adapter = adapters.Adapter(method, model.arrays(), family="bert", head=model.head)
+    adapter = Adapter(method, model.arrays(), family="bert", head=model.head)
     with pytest.raises(CapabilityError, match=r"have no place for .* beside a classifier's head"):
         peft.save(tmp_path, adapter)
     adapters.save(tmp_path, adapter)

@@ -13,6 +13,7 @@ from small_models import by_site, save, shaken
 from refpeft.cli import main
 from refpeft.errors import CapabilityError, DomainError, FormatError, ShapeError
 from refpeft.formats import adapters, peft, safetensors
+from refpeft.formats.adapter import Adapter
 from refpeft.memory.models import read
 from refpeft.methods import IA3, DoRA, LayerNormTuning, LoRA, Pfeiffer, methods
 from refpeft.models import load, load_encoder
@@ -86,14 +87,14 @@ def test_gradients_and_files_are_pefts(bert, tmp_path, method):
     dhidden = np.random.default_rng(2).normal(size=(3, 9, 32))
     hidden, vjp = model.with_vjp(IDS, MASK, SEGMENTS)
     gradients = vjp(dhidden)
-    adapter = peft.Adapter(method, model.arrays(), family="bert")
+    adapter = Adapter(method, model.arrays(), family="bert")
     adapters.save(tmp_path / "ours", adapter, base=str(bert))
     assert json.loads((tmp_path / "ours" / peft.CONFIG).read_text())["task_type"] == "FEATURE_EXTRACTION"
     other = hf.PeftModel.from_pretrained(theirs(bert, "float64"), tmp_path / "ours", is_trainable=True).double()
     states = other(**inputs()).last_hidden_state
     np.testing.assert_allclose(hidden, states.detach().numpy(), rtol=0, atol=2.0**-38)
     (states * torch.from_numpy(dhidden)).sum().backward()
-    peft.save(tmp_path / "gradients", peft.Adapter(method, by_site(gradients), family="bert"))
+    peft.save(tmp_path / "gradients", Adapter(method, by_site(gradients), family="bert"))
     wanted = {n.replace(".default", ""): p.grad.numpy() for n, p in other.named_parameters() if p.requires_grad}
     for name, gradient in safetensors.load(tmp_path / "gradients" / peft.TENSORS).tensors.items():
         expected = wanted.pop(name if name in wanted else f"{name}.weight")

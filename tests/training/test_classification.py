@@ -15,6 +15,7 @@ from small_models import save, shaken, slopes
 from refpeft.cli import main
 from refpeft.errors import CapabilityError, FormatError
 from refpeft.formats import adapters, safetensors
+from refpeft.formats.adapter import Adapter
 from refpeft.formats.lint import lint
 from refpeft.methods import Houlsby, LoRA, LoRAGA, LoRAPlus
 from refpeft.models import load, load_classifier
@@ -115,7 +116,7 @@ def test_what_a_classifiers_adapters_cost_is_counted(folder, tmp_path):
         model = load_classifier(folder / "three", labels=3, train=("classifier",))
         model.attach("layers.*.attn.q" if name == "lora" else "*", method, np.random.default_rng(0))
         shaken(model, np.random.default_rng(1))
-        adapters.save(tmp_path / name, adapters.Adapter(method, model.arrays(), family="bert", head=model.head))
+        adapters.save(tmp_path / name, Adapter(method, model.arrays(), family="bert", head=model.head))
     lines(tmp_path / "texts.jsonl", [row | {"label": i % 3} for i, row in enumerate(reviews(9, 0))])
     given = [part for name in ("lora", "houlsby") for part in ("--adapter", tmp_path / name)]
     asked = evaluating(folder, *given, "--cost", "--rounds", 6, "--json", model="three", data=tmp_path / "texts.jsonl")
