@@ -76,12 +76,14 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     if not target.parent.is_dir():
         raise FormatError(f"{os.fspath(path)} cannot be written because the folder {target.parent} does not exist.")
     temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
-    temporary.mkdir()
     try:
+        temporary.mkdir()
         yield temporary
         os.rename(temporary, target)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError):
+            named(error, path, temporary)
         raise
 
 
