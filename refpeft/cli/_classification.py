@@ -14,7 +14,13 @@ task = click.option(
 
 
 def labelling(command):
-    """Options of ``--task classification``; both are None where they are not given."""
+    """Options of ``--task classification``; each is None where it is not given."""
+    command = click.option(
+        "--hidden-dropout",
+        type=float,
+        metavar="RATE",
+        help="Of --task classification, within the encoder and in front of the classifier; those of MODEL's config.json.",
+    )(command)
     command = click.option(
         "--labels",
         metavar="NAMES",
@@ -30,16 +36,17 @@ def labelling(command):
 def require_task(task: str, **given) -> None:
     """Refuse options of classification where the task is another."""
     if task != "classification" and (needless := [name for name, value in given.items() if value is not None]):
-        raise click.UsageError(f"--{needless[0]} needs --task classification.")
+        raise click.UsageError(f"--{needless[0].replace('_', '-')} needs --task classification.")
 
 
-def asked(task: str, model: str, data: str, labels: str | None, head: str | None):
+def asked(task: str, model: str, data: str, labels: str | None, head: str | None, hidden_dropout: float | None):
     """The task that the command line names."""
     from refpeft.training.task import Classification, Language
 
     if task == "language":
         return Language()
-    return Classification.of(model, data, *(text.split(",") if text is not None else () for text in (labels, head)))
+    names, parts = (text.split(",") if text is not None else () for text in (labels, head))
+    return Classification.of(model, data, names, parts, hidden_dropout)
 
 
 def rows(

@@ -42,6 +42,7 @@ def command(
     task,
     labels,
     head,
+    hidden_dropout,
     out,
     methods,
     ranks,
@@ -86,11 +87,11 @@ def command(
             raise click.UsageError(f"{name} must be at least 1, but {number} came.")
     chosen = names("--method", methods)
     require_taken(*chosen)
-    classes.require_task(task, labels=labels, head=head)
+    classes.require_task(task, labels=labels, head=head, hidden_dropout=hidden_dropout)
     plan = Plan(
         model=str(Path(model).absolute()),
         data=str(Path(data).absolute()),
-        task=classes.asked(task, model, data, labels, head),
+        task=classes.asked(task, model, data, labels, head, hidden_dropout),
         methods=chosen,
         ranks=integers("--rank", ranks or RANKS),
         seeds=tuple(range(seeds or 3)) if listed is None else integers("--seed", listed),

@@ -32,6 +32,7 @@ def command(
     task,
     labels,
     head,
+    hidden_dropout,
     out,
     method,
     rank,
@@ -70,7 +71,7 @@ def command(
 
     require_taken(method)
     numbers = {"rank": rank, "alpha": alpha, "tokens": tokens, "reduction": reduction}
-    classes.require_task(task, labels=labels, head=head)
+    classes.require_task(task, labels=labels, head=head, hidden_dropout=hidden_dropout)
     chosen = choice.configured(method, pairs("--option", options), **numbers)
     if sequence < 1:
         raise AttributeValueError(f"--sequence must be at least 1, but {sequence} came.")
@@ -82,7 +83,7 @@ def command(
     how = {"backend": backend, "quantise": quantise}
     identity = {"model": str(model), "data": str(data), "sequence": sequence, "backend": backend}
     identity |= {"quantised": asdict(quantise)} if quantise else {}
-    asked = classes.asked(task, model, data, labels, head)
+    asked = classes.asked(task, model, data, labels, head, hidden_dropout)
     rows = asked.rows(data, tokens_of, sequence)
     learner = asked.model(model, settings["seed"], **how)
     identity |= asked.record() | {"sha256 of the model": digest(open_model(model, four_bit=True))}

@@ -60,26 +60,36 @@ class Classification:
         Their names, in the order of the classifier's outputs.
     head : tuple of str
         What of the head is trained: of ``pooler`` and ``classifier``.
+    dropout : float or None
+        The rate within the encoder, and in front of the classifier; None for those of the model's configuration.
     """
 
     labels: tuple[str, ...]
     head: tuple[str, ...]
+    dropout: float | None = None
 
     drawn: ClassVar[bool] = True
 
+    def __post_init__(self):
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise AttributeValueError(f"the hidden dropout must be from 0 and below 1, but {self.dropout} came.")
+
     @classmethod
-    def of(cls, path: str, data: str, labels: Sequence[str] = (), head: Sequence[str] = ()) -> Classification:
+    def of(
+        cls, path: str, data: str, labels: Sequence[str] = (), head: Sequence[str] = (), dropout: float | None = None
+    ) -> Classification:
         """That of a model and a file, where some of it is not said: the model's labels, or else the data's; the classifier is
         trained, and what the model has not.
         """
         there = head_of(path)
         names = tuple(labels) or there.labels or classification.names(data, classification.examples(data))
         needed = [part for part in HEAD if part == "classifier" or part not in there.parts]
-        return cls(names, tuple(head) or tuple(needed))
+        return cls(names, tuple(head) or tuple(needed), dropout)
 
     def record(self) -> dict[str, Any]:
         """What a run's record says of it."""
-        return {"task": "classification", "labels": list(self.labels), "head": list(self.head)}
+        own = {} if self.dropout is None else {"hidden_dropout": self.dropout}
+        return {"task": "classification", "labels": list(self.labels), "head": list(self.head)} | own
 
     def rows(self, data: str, tokenizer, sequence: int) -> Labelled:
         """All texts of a file, cut to so many tokens."""
@@ -112,6 +122,8 @@ class Classification:
         classifier = load_classifier(
             path, labels=len(self.labels), train=self.head, random=random, backend=backend, quantise=quantise
         )
+        if self.dropout is not None:
+            classifier.hidden_dropout = classifier.classifier_dropout = self.dropout
         there = head_of(path).parts
         if untrained := [part for part in HEAD if part not in there and part not in self.head]:
             raise AttributeValueError(

@@ -137,6 +137,31 @@ def test_what_a_classifiers_adapters_cost_is_counted(folder, tmp_path):
     assert {row["context"] for row in rows} == {0}
 
 
+def test_a_rate_that_is_given_goes_before_the_models(folder, tmp_path):
+    """Losses are those of a model whose configuration has that rate; without one they are others, of the model's own rates."""
+    shutil.copytree(folder / "bert", tmp_path / "bert")
+    stated = json.loads((tmp_path / "bert" / "config.json").read_text())
+    (tmp_path / "bert" / "config.json").write_text(json.dumps(stated | {"hidden_dropout_prob": 0.4}))
+    options = ["--task", "classification", "--data", folder / "train.jsonl", "--steps", 3, "--batch", 8, "--json"]
+    losses = []
+    for number, (model, given) in enumerate(
+        (("own", ()), ("given", ("--hidden-dropout", 0.4)), ("stated", ()), ("none", ("--hidden-dropout", 0)))
+    ):
+        where = tmp_path / "bert" if model == "stated" else folder / "bert"
+        result = refpeft("train", where, *options, *given, "--out", tmp_path / str(number))
+        assert result.exit_code == 0, result.output
+        losses.append((tmp_path / str(number) / "metrics.jsonl").read_text())
+    steps = [[json.loads(line)["loss"] for line in text.splitlines()] for text in losses]
+    assert steps[1] == steps[2]
+    assert len({tuple(each) for each in steps}) == 3
+    for given, said in (
+        (("--hidden-dropout", 1), "the hidden dropout must be from 0 and below 1, but 1.0 came."),
+        (("--hidden-dropout", 0, "--task", "language"), "--hidden-dropout needs --task classification."),
+    ):
+        result = refpeft("train", folder / "bert", *options, *given, "--out", tmp_path / "refused")
+        assert (result.exit_code, said in result.stderr) == (2, True)
+
+
 @pytest.mark.parametrize("method", ["lora_ga", "eva", "corda"])
 def test_a_classifier_is_trained_from_a_start_that_sees_its_texts(folder, tmp_path, method):
     """What is kept is for the base as it was."""
