@@ -22,26 +22,24 @@ def command(model, adapter, tuned, out, rank, matrices_only, as_json):
 
     Of the rank that is given it is the nearest there is; without one each matrix has the lowest rank that says its change to
     the rounding of the changed weights. Lost is the norm of what is left out over that of the change, the largest of a
-    kind of matrix.
+    kind of matrix. A classifier's head that came with the adapter stays as it is.
     """
-    from refpeft.convert.extract import by_adapter, by_model, extract, family_in
+    from refpeft.convert.extract import of_adapter, of_model
     from refpeft.convert.source import open_model
     from refpeft.files import new_folder
-    from refpeft.formats import adapters, peft
+    from refpeft.formats import adapters
 
     if (adapter is None) == (tuned is None):
         raise click.UsageError(
             "expected either --adapter or --tuned, got " + ("neither." if adapter is None else "both.")
         )
     source = open_model(model)
-    if adapter is not None:
-        found = adapters.load(adapter)
-        family, changes = found.family, by_adapter(source, found, matrices_only=matrices_only)
-    else:
-        family, changes = family_in(source), by_model(source, open_model(tuned), matrices_only=matrices_only)
     with new_folder(out) as folder:
-        made = extract(changes, family, rank)
-        peft.save(folder, made.adapter, model)
+        if adapter is not None:
+            made = of_adapter(source, adapters.load(adapter), rank, matrices_only=matrices_only)
+        else:
+            made = of_model(source, open_model(tuned), rank, matrices_only=matrices_only)
+        adapters.save(folder, made.adapter, model)
     kinds: dict[str, list[str]] = {}
     for site in made.lost:
         kinds.setdefault(re.sub(r"\.\d+\.", ".*.", site), []).append(site)

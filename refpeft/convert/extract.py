@@ -11,7 +11,7 @@ the most that a rounding of the changed matrix to its dtype makes: what is left 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -124,6 +124,17 @@ def extract(changes: Iterable[Changed], family: str, rank: int | None = None) ->
     return Extracted(Adapter(LoRA(rank=most, alpha=most), arrays, family=family), lost)
 
 
+def of_adapter(source: Source, adapter: Adapter, rank: int | None = None, *, matrices_only: bool = False) -> Extracted:
+    """What an adapter changes in a model, see `extract` and `by_adapter`; a classifier's head that it has stays as it is."""
+    made = extract(by_adapter(source, adapter, matrices_only=matrices_only), adapter.family, rank)
+    return replace(made, adapter=replace(made.adapter, head=adapter.head, labels=adapter.labels))
+
+
+def of_model(source: Source, tuned: Source, rank: int | None = None, *, matrices_only: bool = False) -> Extracted:
+    """In what a model differs from the one that it was made of, see `extract` and `by_model`."""
+    return extract(by_model(source, tuned, matrices_only=matrices_only), family_in(source), rank)
+
+
 def by_adapter(source: Source, adapter: Adapter, *, matrices_only: bool = False) -> Iterator[Changed]:
     """The matrices of a model before and after an adapter is merged into them, in float64.
 
@@ -142,9 +153,10 @@ def by_adapter(source: Source, adapter: Adapter, *, matrices_only: bool = False)
         If its method cannot be merged.
     """
     work = Merge(adapter)
+    source = work.completed(source)
     work.require_fitting(source)
     sites = {site: f"{FAMILIES[adapter.family].module(site)}." for site in adapter.arrays}
-    others = [site for site in sites if not _is_matrix(site, adapter.family)] + [f"the {part}" for part in adapter.head]
+    others = [site for site in sites if not _is_matrix(site, adapter.family)]
     for site, module in sites.items():
         if f"{module}bias" in source.tensors:
             bias = _wide(source.tensors[f"{module}bias"])

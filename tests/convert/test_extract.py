@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from small_models import shaken
 
 from refpeft.cli import main
-from refpeft.convert.extract import Changed, by_adapter, extract, factors
+from refpeft.convert.extract import Changed, extract, factors, of_adapter
 from refpeft.convert.source import open_model
 from refpeft.errors import CapabilityError, DomainError
 from refpeft.formats import adapters, peft, safetensors
@@ -72,9 +72,9 @@ def test_what_any_method_changes_is_lora_of_some_rank(tiny_llama, name):
     adapter = trained(tiny_llama, name, **FITTING.get(name, {}))
     if name in ("bitfit", "beft"):
         with pytest.raises(DomainError, match="No matrix of a block changed"):
-            extract(by_adapter(open_model(tiny_llama), adapter, matrices_only=True), "llama")
+            of_adapter(open_model(tiny_llama), adapter, matrices_only=True)
         return
-    made = extract(by_adapter(open_model(tiny_llama), adapter, matrices_only=True), "llama")
+    made = of_adapter(open_model(tiny_llama), adapter, matrices_only=True)
     expected = logits(tiny_llama, adapter)
     bound = 2.0**-16 * np.abs(expected).max()
     np.testing.assert_allclose(logits(tiny_llama, made.adapter), expected, rtol=0, atol=bound)
@@ -244,6 +244,6 @@ def test_wrong_uses_are_said(tiny_llama, tmp_path):
     assert not (tmp_path / "out").exists()
     routed = Adapter(methods()["lily"](), {SITES[0]: {}})
     with pytest.raises(CapabilityError, match="Lily cannot be merged"):
-        extract(by_adapter(open_model(tiny_llama), routed), "llama")
+        of_adapter(open_model(tiny_llama), routed)
     with pytest.raises(DomainError, match="there is nothing to extract"):
         extract([Changed(SITES[0], np.ones((3, 3)), np.ones((3, 3)), 2.0**-24)], "llama")

@@ -18,7 +18,7 @@ from refpeft.formats import adapters, safetensors
 from refpeft.formats.adapter import Adapter
 from refpeft.formats.lint import lint
 from refpeft.methods import Houlsby, LoRA, LoRAGA, LoRAPlus
-from refpeft.models import load, load_classifier
+from refpeft.models import load, load_classifier, load_encoder
 from refpeft.models.dropout import Dropout
 from refpeft.models.head import Head, head_of
 from refpeft.models.starts import gradients
@@ -291,6 +291,31 @@ def test_a_sweep_says_of_every_run_what_evaluate_says_of_its_adapter(folder, tmp
     other = refpeft(*sweeping(folder, out, labels="positive,negative"))
     assert other.exit_code == 2
     assert "holds another sweep: labels is ['negative', 'positive'] there, but ['positive', 'neg" in other.output
+
+
+def test_a_classifiers_adapter_as_lora_brings_its_head(folder, tmp_path):
+    """What IA3 changed in matrices and biases is refused, its matrices alone are LoRA; the classifier and its labels go along."""
+    options = ["--task", "classification", "--data", folder / "train.jsonl", "--steps", 3, "--batch", 8]
+    trained = refpeft(
+        "train", folder / "bert", *options, "--method", "ia3", "--targets", "q", "--out", tmp_path / "run"
+    )
+    assert trained.exit_code == 0, trained.output
+    given = ["extract", folder / "bert", "--adapter", tmp_path / "run" / "adapter", "--out", tmp_path / "lora"]
+    refused = refpeft(*given)
+    assert refused.exit_code == 2
+    assert "but the adapter also changes the bias of layers.0.attn.q and 1 more" in refused.stderr
+    assert refpeft(*given, "--matrices-only").exit_code == 0
+    before, after = (adapters.load(where) for where in (tmp_path / "run" / "adapter", tmp_path / "lora"))
+    assert isinstance(after.method, LoRA)
+    assert after.labels == before.labels == ("negative", "positive")
+    for name, array in before.head["classifier"].items():
+        np.testing.assert_array_equal(after.head["classifier"][name], array)
+    for site, arrays in before.arrays.items():
+        weight = load_encoder(folder / "bert", dtype="float64", backend="reference").weight(site)
+        change = after.arrays[site]["b"].astype(float) @ after.arrays[site]["a"]
+        np.testing.assert_allclose(
+            weight + change, np.asarray(arrays["scale"])[:, None] * weight, rtol=0, atol=2.0**-20
+        )
 
 
 def test_a_model_that_has_a_classifier_is_what_its_sweep_is_beside(folder, tmp_path):
