@@ -51,8 +51,8 @@ def command(model, adapter, tuned, out, rank, matrices_only, as_json):
             {
                 "matrices": kind,
                 "number": len(sites),
-                "lowest rank": min(ranks),
-                "highest rank": max(ranks),
+                "lowest_rank": min(ranks),
+                "highest_rank": max(ranks),
                 "parameters": sum(a.size for its in arrays for a in its.values()),
                 "lost": max(made.lost[site] for site in sites),
             }

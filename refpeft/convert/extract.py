@@ -184,10 +184,8 @@ def by_model(source: Source, tuned: Source, *, matrices_only: bool = False) -> I
         If the two are not of one architecture, or differ in what LoRA has no place for.
     """
     family = family_in(source)
-    matrices, others = (
-        {},
-        [f"{name!r}, which one of them lacks" for name in sorted(source.tensors.keys() ^ tuned.tensors.keys())],
-    )
+    matrices: dict[str, tuple[Tensor, Tensor]] = {}
+    others = [f"{name!r}, which one of them lacks" for name in sorted(source.tensors.keys() ^ tuned.tensors.keys())]
     for name in (name for name in source.tensors if name in tuned.tensors):
         before, after = source.tensors[name], tuned.tensors[name]
         if before.shape != after.shape:

@@ -105,7 +105,7 @@ def test_peft_loads_what_its_own_form_of_a_method_does_not_say(tiny_llama, tmp_p
     assert [(row["matrices"], row["number"]) for row in rows] == [
         (s.replace("0", "*").replace("1", "*"), 1) for s in SITES
     ]
-    assert max(row["highest rank"] for row in rows) <= rank
+    assert max(row["highest_rank"] for row in rows) <= rank
     assert all(0 <= row["lost"] < 2.0**-14 for row in rows)
     expected = logits(tiny_llama, adapter)
     bound = 2.0**-15 * np.abs(expected).max()
@@ -173,11 +173,11 @@ def test_a_lower_rank_loses_what_it_says(tiny_llama, tmp_path):
         out = tmp_path / f"rank{rank}"
         result = run(tiny_llama, "--tuned", tmp_path / "tuned", "--rank", rank, "--out", out, "--json")
         [row] = json.loads(result.stdout)
-        assert (row["matrices"], row["highest rank"], row["parameters"]) == ("layers.*.attn.q", rank, rank * 64)
+        assert (row["matrices"], row["highest_rank"], row["parameters"]) == ("layers.*.attn.q", rank, rank * 64)
         assert abs(row["lost"] - lost) < 2.0**-18
         assert json.loads((out / "adapter_config.json").read_text())["r"] == rank
     assert [
-        row["highest rank"]
+        row["highest_rank"]
         for row in json.loads(
             run(tiny_llama, "--tuned", tmp_path / "tuned", "--out", tmp_path / "all", "--json").stdout
         )
