@@ -61,9 +61,8 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise
 
 
-@contextmanager
-def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A folder to write in that appears under its name only when the block has succeeded; otherwise nothing is left behind.
+def require_new(path: str | os.PathLike[str]) -> Path:
+    """The absolute name of a folder that can be made.
 
     Raises
     ------
@@ -75,6 +74,19 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise FormatError(f"{os.fspath(path)} exists already, expected the name of a new folder.")
     if not target.parent.is_dir():
         raise FormatError(f"{os.fspath(path)} cannot be written because the folder {target.parent} does not exist.")
+    return target
+
+
+@contextmanager
+def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder to write in that appears under its name only when the block has succeeded; otherwise nothing is left behind.
+
+    Raises
+    ------
+    FormatError
+        If the name is taken, or the folder that it is to lie in does not exist.
+    """
+    target = require_new(path)
     temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         temporary.mkdir()

@@ -18,7 +18,8 @@ import numpy as np
 
 from refpeft.convert.merge import Merge
 from refpeft.convert.source import Source, Tensor
-from refpeft.errors import DomainError, FormatError
+from refpeft.errors import AttributeValueError, DomainError, FormatError
+from refpeft.formats import peft
 from refpeft.formats.adapter import Adapter
 from refpeft.formats.names import FAMILIES, family_of
 from refpeft.methods.lora import LoRA
@@ -77,7 +78,16 @@ def factors(change: np.ndarray, rank: int | None = None, known: float = 0.0) -> 
     a, b : (r, i), (o, r) float64
     off : float
         Frobenius' norm of what is left out.
+
+    Raises
+    ------
+    AttributeValueError
+        If the rank is less than 1, or the norm less than 0.
     """
+    if (rank is not None and rank < 1) or not known >= 0:
+        raise AttributeValueError(
+            f"factors: expected a rank of at least 1 and a norm of at least 0, got {rank} and {known}."
+        )
     u, s, vt = np.linalg.svd(change, full_matrices=False)
     beyond = np.append(np.sqrt(np.cumsum(s[::-1] ** 2)[::-1]), 0.0)
     r = int(np.argmax(beyond <= known)) if rank is None else min(rank, len(s))
@@ -155,17 +165,17 @@ def by_adapter(source: Source, adapter: Adapter, *, matrices_only: bool = False)
     work = Merge(adapter)
     source = work.completed(source)
     work.require_fitting(source)
-    sites = {site: f"{FAMILIES[adapter.family].module(site)}." for site in adapter.arrays}
-    others = [site for site in sites if not _is_matrix(site, adapter.family)]
-    for site, module in sites.items():
-        if f"{module}bias" in source.tensors:
-            bias = _wide(source.tensors[f"{module}bias"])
-            others += [] if np.array_equal(bias, work.merged(f"{module}bias", bias)) else [f"the bias of {site}"]
+    weights = {site: peft.tensor_of(site, adapter.family) for site in adapter.arrays}
+    others = [site for site in weights if not _is_matrix(site, adapter.family)]
+    for site, name in weights.items():
+        if (bias := f"{name.removesuffix('weight')}bias") in source.tensors:
+            before = _wide(source.tensors[bias])
+            others += [] if np.array_equal(before, work.merged(bias, before)) else [f"the bias of {site}"]
     _require_matrices("the adapter", others, matrices_only)
-    for site, module in sites.items():
+    for site, name in weights.items():
         if _is_matrix(site, adapter.family):
-            before = _wide(source.tensors[f"{module}weight"])
-            yield Changed(site, before, work.merged(f"{module}weight", before), _UNIT)
+            before = _wide(source.tensors[name])
+            yield Changed(site, before, work.merged(name, before), _UNIT)
 
 
 def by_model(source: Source, tuned: Source, *, matrices_only: bool = False) -> Iterator[Changed]:
@@ -184,6 +194,8 @@ def by_model(source: Source, tuned: Source, *, matrices_only: bool = False) -> I
         If the two are not of one architecture, or differ in what LoRA has no place for.
     """
     family = family_in(source)
+    if not source.tensors.keys() & tuned.tensors.keys():
+        raise FormatError("The model and the tuned one have no tensor in common, expected two of one architecture.")
     matrices: dict[str, tuple[Tensor, Tensor]] = {}
     others = [f"{name!r}, which one of them lacks" for name in sorted(source.tensors.keys() ^ tuned.tensors.keys())]
     for name in (name for name in source.tensors if name in tuned.tensors):

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from refpeft.errors import FormatError
-from refpeft.files import atomic_write, locked, sweep_up
+from refpeft.files import atomic_write, locked, require_new, sweep_up
 
 
 def begin(out: Path, plan: bytes, *, restart: bool) -> tuple[Path, Callable[[], None]]:
@@ -31,9 +31,7 @@ def begin(out: Path, plan: bytes, *, restart: bool) -> tuple[Path, Callable[[], 
             if os.path.lexists(partial) and not (partial / "done").exists() and _plan_of(partial) in (None, plan):
                 os.close(locked(partial, "at work"))
                 remove(partial)  # of one that was killed when all was done but this
-        raise FormatError(f"{out} exists already, expected the name of a new folder.")
-    if not out.parent.is_dir():
-        raise FormatError(f"{out} cannot be written because the folder {out.parent} does not exist.")
+    require_new(out)
     if os.path.lexists(partial):
         _require_ours(partial, plan, restart)
     partial.mkdir(exist_ok=True)
